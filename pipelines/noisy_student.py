@@ -1,0 +1,179 @@
+"""Noisy Student (Xie et al. 2020, arXiv:1911.04252, algorithm 1).
+
+1. Train a teacher on the labelled images.
+2. Let it score the unlabelled ones, without noise; keep the confident ones, balance the classes.
+3. Train an equal or larger student on both, with noise.
+4. The student becomes the teacher: back to 2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+
+from sslscale.config import require
+from sslscale.dag import Resources, Stage, stage
+from sslscale.recipes.augment import AugmentConfig
+from sslscale.recipes.data import PackConfig
+from sslscale.recipes.model import ModelConfig
+from sslscale.recipes.noisy_student import NoisyStudent
+from sslscale.recipes.pseudo import EvaluateConfig, ScoreConfig, SelectConfig
+from sslscale.recipes.supervised import Supervised
+from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.stages.evaluate import evaluate
+from sslscale.stages.pack import content, pack
+from sslscale.stages.score import score
+from sslscale.stages.select import select
+from sslscale.stages.shard import ShardConfig, shard
+from sslscale.stages.summary import SummaryConfig, summary
+from sslscale.stages.train import train
+
+
+@dataclass(frozen=True, kw_only=True)
+class HighResolution:
+    """The last epochs at a higher resolution, on labelled images without noise, shallow layers fixed (section 4.1)."""
+
+    size: int
+    epochs: float = 1.5
+    lr: float = 0.01
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What one student has of its own; null takes the value of `student`."""
+
+    model: ModelConfig | None = None
+    unlabeled_ratio: int | None = None
+    batch_size: int | None = None
+    num_steps: int | None = None
+    epochs: float | None = None
+    high_resolution: HighResolution | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Resources of the two kinds of stage that are heavy."""
+
+    train: Resources = Resources()
+    score: Resources = Resources()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run. `warm_start` gives a student its teacher's weights; the paper trains it from scratch."""
+
+    data: PackConfig
+    teacher: TrainConfig
+    student: TrainConfig
+    rounds: tuple[Round, ...] = (Round(), Round(), Round())
+    score: ScoreConfig = ScoreConfig()
+    select: SelectConfig = SelectConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    materialize: bool = True
+    warm_start: bool = False
+    resources: Workers = Workers()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.teacher.method, Supervised), "teacher", "its method must be supervised")
+        require(isinstance(self.student.method, NoisyStudent), "student", "its method must be noisy_student")
+        require(len(self.rounds) > 0, "rounds", "must name at least one student")
+        for name, config in (("teacher", self.teacher), ("student", self.student)):
+            workers = self.resources.train.num_workers
+            require(
+                config.batch_size % workers == 0,
+                name,
+                f"batch_size {config.batch_size} does not divide over resources.train.num_workers={workers}",
+            )
+
+
+def build(config: Config) -> list[Stage]:
+    """The graph. The last target is the report."""
+    seed = config.seed
+    source = dataclasses.replace(config.data, seed=seed)
+    workers = config.resources
+    data = stage(pack, source, name="data", content=partial(content, source))
+
+    def test(name: str, model: Stage) -> Stage:
+        return stage(evaluate, config.evaluate, name=f"{name}/evaluate", model=model, data=data)
+
+    teacher = stage(
+        train, dataclasses.replace(config.teacher, seed=seed), name="teacher", resources=workers.train, data=data
+    )
+    reports = {"teacher_report": test("teacher", teacher)}
+    selections: dict[str, Stage] = {}
+    for number, own in enumerate(config.rounds, 1):
+        name = f"student_{number}"
+        scores = stage(
+            score, config.score, name=f"{name}/score", resources=workers.score, teacher=teacher, data=data
+        )
+        settings = dataclasses.replace(config.select, seed=1000 * seed + number)
+        chosen = stage(select, settings, name=f"{name}/select", scores=scores, data=data)
+        if config.materialize:
+            shards = stage(
+                shard, ShardConfig(), name=f"{name}/shard", resources=workers.score, selection=chosen, data=data
+            )
+            pseudo = {"pseudo": shards}
+        else:
+            pseudo = {"selection": chosen}
+        if config.warm_start:
+            pseudo["init"] = teacher
+        student = stage(
+            train,
+            student_config(config.student, own, 1000 * seed + number),
+            name=name,
+            resources=workers.train,
+            data=data,
+            at_least=teacher,
+            **pseudo,
+        )
+        if own.high_resolution is not None:
+            student = stage(
+                train,
+                high_resolution_config(student.config, own.high_resolution),
+                name=f"{name}/high_resolution",
+                resources=workers.train,
+                data=data,
+                init=student,
+            )
+        reports[f"{name}_report"] = test(name, student)
+        selections[f"{name}_selection"] = chosen
+        teacher = student
+    names = ("teacher", *(f"student_{number}" for number in range(1, len(config.rounds) + 1)))
+    settings = SummaryConfig(names=names, split=config.evaluate.split)
+    return [stage(summary, settings, name="report", **reports, **selections)]
+
+
+def student_config(student: TrainConfig, own: Round, seed: int) -> TrainConfig:
+    """The student's training with what this round has of its own."""
+    changes = {n: getattr(own, n) for n in ("model", "batch_size") if getattr(own, n) is not None}
+    if own.num_steps is not None or own.epochs is not None:
+        changes |= {"num_steps": own.num_steps, "epochs": own.epochs}
+    if own.unlabeled_ratio is not None:
+        assert isinstance(student.method, NoisyStudent)
+        changes["method"] = dataclasses.replace(student.method, unlabeled_ratio=own.unlabeled_ratio)
+    return dataclasses.replace(student, seed=seed, **changes)
+
+
+def high_resolution_config(student: TrainConfig, high: HighResolution) -> TrainConfig:
+    """Supervised fine-tuning of the last stage at `size`, with the student's crop and flip alone."""
+    assert isinstance(student.method, NoisyStudent)
+    plain = AugmentConfig(
+        crop=student.augment.crop,
+        padding=student.augment.padding,
+        scale=student.augment.scale,
+        flip=student.augment.flip,
+    )
+    return dataclasses.replace(
+        student,
+        method=Supervised(label_smoothing=student.method.label_smoothing, ema=student.method.ema),
+        image=dataclasses.replace(student.image, size=high.size),
+        augment=plain,
+        optim=OptimConfig(name="sgd", lr=high.lr, weight_decay=student.optim.weight_decay),
+        batch_size=high.batch_size or student.batch_size,
+        num_steps=None,
+        epochs=high.epochs,
+        trainable="last_stage",
+    )

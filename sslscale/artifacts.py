@@ -1,0 +1,89 @@
+"""The kinds of result that a stage leaves behind. An artifact is a directory; its fields are kept in record.json.
+
+An artifact without a record does not exist: the record is written last, in one rename.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A finished directory. `metrics` are the few numbers worth showing in a list; values must be plain JSON."""
+
+    path: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def dir(self) -> Path:
+        """The directory as a Path."""
+        return Path(self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Artifact):
+    """Packed images: one folder of shards for each split, e.g. labeled, unlabeled, val, test."""
+
+    num_samples: Mapping[str, int]
+    classes: tuple[str, ...]
+
+    def split(self, name: str) -> Path:
+        """The folder of one split's shards (it holds index.json)."""
+        return self.dir / name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Artifact):
+    """A trained network: model.safetensors and model.json."""
+
+    num_parameters: int
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores(Artifact):
+    """A teacher's predictions: scores-%06d.parquet, one file a shard, one row a sample, in shard order."""
+
+    num_samples: int
+    num_failed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(Artifact):
+    """Which samples a student sees, how often and with which label: selection-%06d.parquet, one file a shard."""
+
+    num_samples: int
+    accounting: Mapping[str, int]
+    shard_size: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSet(Artifact):
+    """Shards of one split that a stage wrote, with their index.json."""
+
+    num_samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Artifact):
+    """Numbers (in `metrics`), tables and figures for a person to read."""
+
+
+def to_fields(artifact: Artifact) -> dict[str, Any]:
+    """Plain JSON fields of an artifact, its path left out: artifacts may be moved with their root."""
+    fields = {f.name: getattr(artifact, f.name) for f in dataclasses.fields(artifact) if f.name != "path"}
+    return {name: dict(v) if isinstance(v, Mapping) else v for name, v in fields.items()}
+
+
+def from_fields(kind: str, path: str | os.PathLike[str], fields: Mapping[str, Any]) -> Artifact:
+    """Rebuild the artifact of a record; raises KeyError for an unknown kind."""
+    kinds = {cls.__name__: cls for cls in (Artifact, *Artifact.__subclasses__())}
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    return kinds[kind](path=os.fspath(path), **values)

@@ -1,0 +1,338 @@
+"""The `sslscale` command. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sslscale import __version__
+from sslscale.errors import ConfigError, UserError
+
+_EPILOG = """examples:
+  sslscale run configs/noisy_student/digits.yaml
+  sslscale run configs/noisy_student/digits.yaml seed=1 student.model.dropout=0 --plan
+  sslscale data pack photos/ shards/ --labels labels.csv --test 0.1
+  sslscale predict runs/artifacts/train/KEY photo.jpg
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with our exit code and one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}\n(see: {self.prog} --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = _Parser(
+        prog="sslscale",
+        description="Image models from few labels and many images, as a graph of cached stages.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"sslscale {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def add(to: Any, name: str, call: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = to.add_parser(name, help=text, description=text)
+        command.set_defaults(call=call)
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+        return command
+
+    def add_root(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--root", type=Path, default=Path("runs"), help="where results are kept (./runs)")
+
+    run = add(commands, "run", _run, "Run the graph of a configuration; what is done already is not done again.")
+    run.add_argument("config", metavar="CONFIG", help="a YAML file")
+    run.add_argument("overrides", nargs="*", metavar="key.path=value", help="values to set in it; seed=N sets all seeds")
+    add_root(run)
+    run.add_argument("--plan", action="store_true", help="show what would run, and why; run nothing")
+    run.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
+
+    data = commands.add_parser("data", help="Pack and check images.").add_subparsers(
+        dest="data_command", required=True, metavar="COMMAND", parser_class=_Parser
+    )
+    pack = add(data, "pack", _pack, "Write images as shards: labeled, unlabeled, val and test.")
+    pack.add_argument("source", metavar="SRC", help="a folder, a CSV (path,label), torchvision:NAME:ROOT, or digits")
+    pack.add_argument("out", metavar="OUT", type=Path, help="a folder that is not there yet")
+    pack.add_argument("--labels", help="CSV (path,label) of the few labelled images; all others are unlabelled")
+    pack.add_argument("--labels-per-class", type=int, help="keep so many labels of each class and hide the rest")
+    pack.add_argument("--val", help="a fraction of the labelled images, or a folder of class folders")
+    pack.add_argument("--test", help="a fraction of the labelled images, or a folder of class folders")
+    pack.add_argument("--shard-size", type=int, default=1000, help="images a shard (1000)")
+    pack.add_argument("--resize", type=int, help="scale larger images to this short side (re-encodes them)")
+    pack.add_argument("--on-bad-sample", choices=("error", "skip"), default="error")
+    pack.add_argument("--seed", type=int, default=0, help="which labels --labels-per-class keeps")
+    check = add(data, "check", _check, "Check shards: counts, checksums, images, class balance, duplicates.")
+    check.add_argument("shards", metavar="SHARDS", type=Path, help="a folder of shards, or of splits")
+    check.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
+
+    predict = add(commands, "predict", _predict, "Class and probability for image files, from any checkpoint.")
+    predict.add_argument("model", metavar="MODEL", type=Path, help="the folder of a checkpoint")
+    predict.add_argument("paths", metavar="PATHS", nargs="+", type=Path, help="images, or folders of images")
+    predict.add_argument("--top", type=int, default=1, help="classes to show for each image (1)")
+    predict.add_argument("--json", action="store_true", help="one JSON line for each image")
+
+    ui = add(commands, "ui", _ui, "Open MLflow's own page over this root's store, on this machine only.")
+    add_root(ui)
+    ui.add_argument("--port", type=int, default=5000)
+    listing = add(commands, "ls", _ls, "List artifacts: stage, key, age, size, headline numbers.")
+    add_root(listing)
+    listing.add_argument("--json", action="store_true", help="one JSON line for each artifact")
+    collect = add(commands, "gc", _gc, "Remove artifacts that no configuration's last run uses.")
+    add_root(collect)
+    collect.add_argument("--dry-run", action="store_true", help="show what would go")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        options = _parse(arguments)
+        return options.call(options)
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse; key=value words may stand anywhere among the flags of `run`."""
+    top = parser()
+    if arguments[:1] == ["run"]:
+        overrides = [word for word in arguments[1:] if "=" in word and not word.startswith("-")]
+        options = top.parse_args([word for word in arguments if word not in overrides])
+        options.overrides += overrides
+        return options
+    return top.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from sslscale import dag, experiment
+
+    for word in options.overrides:
+        if "=" not in word:
+            raise ConfigError(f"{word!r} is not of the form key.path=value")
+    loaded = experiment.load(options.config, options.overrides)
+    if options.plan:
+        return _plan(loaded, options)
+    # our own output keeps its descriptor: libraries' stderr goes to a log while the graph runs
+    from rich.console import Console
+
+    out = os.fdopen(os.dup(2 if options.json else 1), "w")
+    console = Console(file=out)
+    started = time.monotonic()
+    try:
+        records = experiment.run(loaded, options.root, console)
+    except dag.StageFailed as failure:
+        if options.debug:
+            raise
+        cause = failure.__cause__
+        reason = str(cause).strip().splitlines()[-1:] or [type(cause).__name__]
+        logs = sorted((options.root / "logs").glob("*/" + failure.name.replace("/", "-") + ".log"))
+        raise UserError(
+            f"{failure.name} failed: {reason[0]}\n"
+            f"log: {logs[-1] if logs else options.root / 'logs'}\nthe same command goes on where it stopped"
+        ) from cause
+    result = experiment.summary(records)
+    ran = sum(stage["state"] == "ran" for stage in result["stages"])
+    console.print(
+        f"{ran} of {len(records)} stages ran, {len(records) - ran} were there, in {time.monotonic() - started:.1f} s",
+        highlight=False,
+    )
+    for name, value in result["metrics"].items():
+        if name.endswith(("accuracy", "gain")) and "top5" not in name:
+            console.print(f"  {name:32} {value:.4f}", highlight=False)
+    last = list(records.values())[-1]
+    page = options.root / "artifacts" / last["stage"] / last["key"] / "report.html"
+    if page.exists():
+        console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    out.flush()
+    if options.json:
+        print(json.dumps(result), flush=True)
+    return 0
+
+
+def _plan(loaded: Any, options: argparse.Namespace) -> int:
+    from sslscale import dag
+
+    planned = dag.plan(loaded.targets, options.root)
+    if options.json:
+        stages = [
+            {"name": p.stage.name, "key": p.key, "state": p.state, "why": p.why, "inputs": dict(p.input_keys)}
+            for p in planned
+        ]
+        print(json.dumps({"stages": stages}))
+        return 0
+    from rich.console import Console
+
+    from sslscale.progress import plan_table
+
+    Console().print(plan_table(planned))
+    missing = sum(p.state == "run" for p in planned)
+    print(f"{missing} to run, {len(planned) - missing} cached")
+    return 0
+
+
+def _share(text: str | None) -> float | str | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return text
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from sslscale.recipes.data import PackConfig
+
+    try:
+        config = PackConfig(
+            source=options.source,
+            labels=options.labels,
+            labels_per_class=options.labels_per_class,
+            val=_share(options.val),
+            test=_share(options.test),
+            shard_size=options.shard_size,
+            resize=options.resize,
+            on_bad_sample=options.on_bad_sample,
+            seed=options.seed,
+        )
+    except ValueError as error:
+        raise ConfigError("--" + str(error).replace("_", "-")) from None
+    out: Path = options.out
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is there already; choose another folder or remove it")
+    from sslscale.data.pack import pack
+
+    indexes = pack(config, out, threads=os.cpu_count() or 1)
+    for name, index in indexes.items():
+        print(f"{name:10} {index.num_samples:>10,} images in {len(index.shards):,} shards")
+    print(f"{len(next(iter(indexes.values())).classes)} classes; wrote {out}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from sslscale.data.check import check
+
+    found = check(options.shards, threads=os.cpu_count() or 1, say=print)
+    if options.json:
+        print(json.dumps(found))
+    return 3 if found["problems"] else 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from sslscale.evaluate.predict import predict
+
+    failed = 0
+    for path, result in predict(options.model, options.paths, top=options.top, threads=os.cpu_count() or 1):
+        if isinstance(result, str):
+            failed += 1
+            print(f"error: {path}: {result}", file=sys.stderr)
+        elif options.json:
+            print(json.dumps({"path": str(path), "predictions": [{"class": c, "probability": p} for c, p in result]}))
+        else:
+            print(f"{path}  " + "  ".join(f"{name} {share:.4f}" for name, share in result))
+    return 3 if failed else 0
+
+
+def _ui(options: argparse.Namespace) -> int:
+    from sslscale.tracking import store
+
+    uri = store(options.root)
+    if uri.startswith("sqlite:") and not (options.root / "mlflow.db").exists():
+        raise UserError(f"{options.root}: no run has been tracked there yet")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    print(f"http://127.0.0.1:{options.port}  (stop with Ctrl-C)", flush=True)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    os.execv(sys.executable, [*command, "--port", str(options.port), "--workers", "1"])  # noqa: S606
+
+
+def _artifacts(root: Path) -> list[dict[str, Any]]:
+    from sslscale import dag
+    from sslscale.jsonio import read_json
+
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such root; --root names the folder that runs were made in")
+    rows = []
+    for path in (root / "artifacts").glob("*/*"):
+        try:
+            record = read_json(path / dag.RECORD)
+            metrics, state = record["fields"]["metrics"], "finished"
+            name = record["name"]
+        except (OSError, ValueError, KeyError):
+            metrics, state, name = {}, "unfinished", ""
+        rows.append(
+            {
+                "stage": path.parent.name,
+                "name": name,
+                "key": path.name,
+                "state": state,
+                "age_s": round(time.time() - path.stat().st_mtime),
+                "bytes": dag.tree_bytes(path),
+                "metrics": metrics,
+            }
+        )
+    return sorted(rows, key=lambda row: row["age_s"])
+
+
+def _ls(options: argparse.Namespace) -> int:
+    rows = _artifacts(options.root)
+    if options.json:
+        for row in rows:
+            print(json.dumps(row))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("stage", "name", "key", "age", "size", "metrics"):
+        table.add_column(column, justify="right" if column in ("age", "size") else "left", no_wrap=column != "metrics")
+    for row in rows:
+        shown = "  ".join(f"{name} {value:,.4g}" for name, value in list(row["metrics"].items())[:2])
+        shown = shown if row["state"] == "finished" else "unfinished"
+        table.add_row(row["stage"], row["name"], row["key"], _age(row["age_s"]), _size(row["bytes"]), shown)
+    Console().print(table)
+    return 0
+
+
+def _gc(options: argparse.Namespace) -> int:
+    from sslscale import dag
+
+    if not options.root.is_dir():
+        raise UserError(f"{options.root}: there is no such root")
+    removed = dag.collect(options.root, dry_run=options.dry_run)
+    for path, size in removed:
+        print(f"{path.parent.name}/{path.name}  {_size(size)}")
+    total = sum(size for _, size in removed)
+    print(f"{'would remove' if options.dry_run else 'removed'} {len(removed)} artifacts, {_size(total)}")
+    return 0
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

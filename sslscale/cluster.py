@@ -1,0 +1,256 @@
+"""The file that imports ray: stages run remotely, training workers, and maps over shards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sslscale.dag import Job, RunContext, execute
+from sslscale.errors import ResourceError, UserError
+
+T = TypeVar("T")
+W = TypeVar("W")
+
+# Set before ray is imported, in the driver; workers inherit them.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would resolve the environment again in each worker
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class RayRunner:
+    """Runs stages as Ray tasks: on the cluster that RAY_ADDRESS names, else on one of its own on this machine.
+
+    A worker process serves many stages, so torch is imported once by stages that follow one another.
+    """
+
+    def __init__(self, logs: Path):
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        import ray
+
+        self._ray = ray
+        self._logs = logs
+        address = os.environ.get("RAY_ADDRESS")
+        options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        if address is None:  # a cluster of this run alone; a bare init would join any that happens to run here
+            options |= {"address": "local", "include_dashboard": False, "object_store_memory": 256 << 20}
+        ray.init(**options)
+        self.cpus = int(ray.cluster_resources().get("CPU", 1))
+        self.gpus = int(ray.cluster_resources().get("GPU", 0))
+        self._jobs: dict[Any, Job] = {}
+
+    def start(self, job: Job) -> None:
+        """Submit a job. One worker: the stage's task does the work. More: the task only waits for its workers."""
+        resources = job.context.resources
+        wanted = resources.num_workers * (resources.cpus_per_worker or 1)
+        if wanted > self.cpus:
+            raise ResourceError(
+                f"{job.context.name}: {resources.num_workers} workers of {resources.cpus_per_worker or 1} CPUs "
+                f"are more than the {self.cpus} CPUs there are; lower resources.num_workers or cpus_per_worker"
+            )
+        alone = resources.num_workers == 1
+        gpus = gpus_per_worker(resources.gpus_per_worker, resources.num_workers, self.gpus)
+        if gpus * resources.num_workers > self.gpus:
+            raise ResourceError(
+                f"{job.context.name}: {resources.num_workers} workers of {gpus:g} GPUs are more than the "
+                f"{self.gpus} GPUs there are; lower resources.num_workers or gpus_per_worker"
+            )
+        task = self._ray.remote(_execute).options(
+            name=job.context.name,
+            num_cpus=1 if alone else 0,
+            num_gpus=gpus if alone else 0,
+            max_retries=2,  # a lost node or a killed process; the stage goes on from what it left
+        )
+        self._jobs[task.remote(job, str(self._logs))] = job
+
+    def poll(self, timeout_s: float) -> list[tuple[Job, dict[str, Any] | BaseException]]:
+        """Wait up to `timeout_s` and return the jobs that ended, each with its record or what it raised."""
+        done, _ = self._ray.wait(list(self._jobs), num_returns=1, timeout=timeout_s, fetch_local=True)
+        ended = []
+        for reference in done:
+            job = self._jobs.pop(reference)
+            try:
+                ended.append((job, self._ray.get(reference)))
+            except Exception as error:
+                ended.append((job, unwrap(error)))
+        return ended
+
+    def close(self) -> None:
+        """Stop the cluster if it is this run's own, else leave it."""
+        for reference in self._jobs:
+            with contextlib.suppress(Exception):
+                self._ray.cancel(reference, force=True)
+        self._ray.shutdown()
+
+
+def gpus_per_worker(asked: float | None, num_workers: int, available: int) -> float:
+    """What a worker gets if nothing was asked for: a GPU each where there are enough, else none."""
+    return asked if asked is not None else float(available >= num_workers)
+
+
+def unwrap(error: BaseException) -> BaseException:
+    """Find what a stage raised below Ray's and Ray Train's wrappers."""
+    import ray.exceptions
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UserError) and type(seen).__module__ == UserError.__module__:
+            return seen
+        failures = getattr(seen, "worker_failures", None) or {}
+        inner = next(iter(failures.values()), None)
+        if isinstance(seen, ray.exceptions.RayTaskError) and isinstance(seen.cause, BaseException):
+            inner = seen.cause
+        seen = inner or seen.__cause__
+    return error
+
+
+def _execute(job: Job, logs: str) -> dict[str, Any]:
+    with _logged(Path(logs) / f"{job.context.name.replace('/', '-')}.log"):
+        return execute(job)
+
+
+@contextlib.contextmanager
+def _logged(file: Path) -> Iterator[None]:
+    """Send this process's stdout and stderr to `file`, also what libraries write below Python."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    target = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        for fd in (*saved, target):
+            os.close(fd)
+
+
+def train_workers(loop: Callable[[W], T], work: W, ctx: RunContext) -> T:
+    """Call `loop(work)` on `num_workers` training workers with a process group; returns the main one's result.
+
+    One worker is Ray Train's local mode, in this process. A worker that dies makes all of them start again, up to
+    `max_failures` times; the loop goes on from its own checkpoints.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    resources = ctx.resources
+    alone = resources.num_workers == 1
+    gpus = 0.0
+    if not alone:
+        import ray
+
+        available = int(ray.cluster_resources().get("GPU", 0))
+        gpus = gpus_per_worker(resources.gpus_per_worker, resources.num_workers, available)
+    trainer = TorchTrainer(
+        _TrainLoop(loop, ctx, alone),
+        train_loop_config={"work": work},
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=0 if alone else resources.num_workers,
+            use_gpu=gpus > 0,
+            resources_per_worker=None if alone else {"CPU": resources.cpus_per_worker or 1, "GPU": gpus},
+        ),
+        run_config=RunConfig(
+            name=f"{ctx.path.name}-{time.time_ns():x}",  # Ray's own state is not used: a name used twice would resume
+            storage_path=str(ctx.root / "ray"),
+            failure_config=FailureConfig(max_failures=resources.max_failures),
+        ),
+    )
+    return trainer.fit().return_value
+
+
+class _TrainLoop:
+    """The picklable loop that Ray Train runs on each worker."""
+
+    def __init__(self, loop: Callable[[Any], Any], ctx: RunContext, alone: bool):
+        self.loop, self.ctx, self.alone = loop, ctx, alone
+        self.__name__ = "train_loop"
+
+    def __call__(self, config: dict[str, Any]) -> Any:
+        if self.alone:
+            return self.loop(config["work"])
+        import ray.train
+
+        rank = ray.train.get_context().get_world_rank()
+        with _logged(self.ctx.root / "logs" / f"{self.ctx.path.name}-worker{rank}.log"):
+            return self.loop(config["work"])
+
+
+def map_items(
+    make: Callable[[], Callable[[int], T]],
+    items: Sequence[int],
+    ctx: RunContext,
+    finished: Callable[[int, T], None],
+) -> None:
+    """Call the function that `make()` returns on every item, and `finished(item, result)` as each ends.
+
+    `make` runs once a process, for what is dear to load. One worker works in this process; more are Ray actors, which
+    take the next item as they are free and are replaced if they die.
+    """
+    if not items:
+        return
+    num_workers = min(ctx.resources.num_workers, len(items))
+    if num_workers == 1:
+        function = make()
+        for item in items:
+            finished(item, function(item))
+        return
+    import ray
+
+    resources = ctx.resources
+    gpus = gpus_per_worker(resources.gpus_per_worker, num_workers, int(ray.cluster_resources().get("GPU", 0)))
+    actor = ray.remote(_Mapper).options(
+        num_cpus=resources.cpus_per_worker or 1,
+        num_gpus=gpus,
+        max_restarts=resources.max_failures,
+        max_task_retries=resources.max_failures,
+    )
+    logs = ctx.root / "logs"
+    actors = [actor.remote(make, str(logs / f"{ctx.path.name}-mapper{n}.log")) for n in range(num_workers)]
+    waiting = list(reversed(items))
+    running: dict[Any, tuple[Any, int]] = {}
+    try:
+        for handle in actors:
+            item = waiting.pop()
+            running[handle.call.remote(item)] = (handle, item)
+        while running:
+            (reference,), _ = ray.wait(list(running), num_returns=1)
+            handle, item = running.pop(reference)
+            finished(item, ray.get(reference))
+            if waiting:
+                item = waiting.pop()
+                running[handle.call.remote(item)] = (handle, item)
+    except Exception as error:
+        raise unwrap(error) from None
+    finally:
+        for handle in actors:
+            ray.kill(handle)
+
+
+class _Mapper:
+    """A process that keeps what `make` loaded and is called with one item at a time."""
+
+    def __init__(self, make: Callable[[], Callable[[int], Any]], log: str):
+        self._log = Path(log)
+        with _logged(self._log):
+            self._function = make()
+
+    def call(self, item: int) -> Any:
+        with _logged(self._log):
+            return self._function(item)

@@ -1,0 +1,509 @@
+"""Stages, their identities, the plan, and the run. Nothing here knows torch, Ray, MLflow or learning.
+
+A stage is an inert description: a function, a frozen config, and the stages it reads. Its key is a hash of what it is
+(function, config, the keys of its inputs, the content of outside data), never of where or how it runs (paths,
+resources, workers, log cadence), so the same experiment twice is free. An artifact is finished when its record.json
+exists, which is written last.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from sslscale import locks
+from sslscale.artifacts import Artifact, from_fields, to_fields
+from sslscale.errors import DataError, UserError
+from sslscale.jsonio import canonical, digest, read_json, write_json
+
+RECORD = "record.json"
+DESCRIPTION = "stage.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Where and how a stage runs; never part of its identity. None means all there is, shared among workers."""
+
+    num_workers: int = 1
+    cpus_per_worker: int | None = None
+    gpus_per_worker: float | None = None
+    max_failures: int = 3
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers: must be 1 or more, not {self.num_workers}")
+        if self.max_failures < 0:
+            raise ValueError(f"max_failures: must be 0 or more, not {self.max_failures}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stage:
+    """One node of the graph. Making it runs nothing and touches no disk."""
+
+    name: str  # for people: teacher, student_1/score; never part of the key
+    fn: Callable[..., Artifact]
+    config: Any
+    inputs: Mapping[str, Stage]
+    content: Callable[[Path], str] | None = None  # identity of data outside the root, given the root
+    resources: Resources = field(default_factory=Resources)
+
+    @property
+    def kind(self) -> str:
+        """The function's name; that of a user's own module with its module before it."""
+        module = self.fn.__module__
+        return self.fn.__name__ if module.startswith("sslscale.") else f"{module}.{self.fn.__name__}"
+
+
+def stage(
+    fn: Callable[..., Artifact],
+    config: Any,
+    *,
+    name: str,
+    resources: Resources | None = None,
+    content: Callable[[Path], str] | None = None,
+    **inputs: Stage,
+) -> Stage:
+    """Describe a stage. A wrong input name fails here, at declaration, before anything runs."""
+    try:
+        inspect.signature(fn).bind(None, config, **inputs)
+    except TypeError as error:
+        raise TypeError(f"stage {name!r} cannot call {fn.__name__}: {error}") from None
+    for key, value in inputs.items():
+        if not isinstance(value, Stage):
+            raise TypeError(f"stage {name!r}: input {key!r} must be a Stage, not {type(value).__name__}")
+    return Stage(
+        name=name,
+        fn=fn,
+        config=config,
+        inputs=inputs,
+        content=content,
+        resources=resources or Resources(),
+    )
+
+
+def topological(targets: Sequence[Stage]) -> list[Stage]:
+    """All stages that the targets need, inputs before users, in the order of declaration."""
+    order: list[Stage] = []
+    seen: set[int] = set()
+
+    def visit(node: Stage) -> None:
+        if id(node) in seen:
+            return
+        seen.add(id(node))
+        for parent in node.inputs.values():
+            visit(parent)
+        order.append(node)
+
+    for target in targets:
+        visit(target)
+    names = [node.name for node in order]
+    for node in order:
+        if names.count(node.name) > 1:
+            raise ValueError(f"two stages are named {node.name!r}")
+    return order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What will happen to one stage, and why."""
+
+    stage: Stage
+    key: str
+    path: Path
+    state: str  # "cached" or "run"
+    why: str
+    input_keys: Mapping[str, str]
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the key is the hash of."""
+        return describe(self.stage, self.input_keys, None)
+
+
+def describe(node: Stage, input_keys: Mapping[str, str], content: str | None) -> dict[str, Any]:
+    """The identity of a stage as plain JSON."""
+    identity = {"stage": node.kind, "config": canonical(node.config), "inputs": dict(input_keys)}
+    return identity if content is None else {**identity, "content": content}
+
+
+def plan(targets: Sequence[Stage], root: str | Path) -> list[Planned]:
+    """Say for every stage whether its result is there, and if not, why. Reads the root, writes nothing to it."""
+    root = Path(root)
+    planned: list[Planned] = []
+    keys: dict[int, str] = {}
+    earlier: dict[str, list[dict[str, Any]]] = {}
+    for node in topological(targets):
+        input_keys = {name: keys[id(parent)] for name, parent in sorted(node.inputs.items())}
+        content = node.content(root) if node.content else None
+        identity = describe(node, input_keys, content)
+        key = digest(identity)
+        keys[id(node)] = key
+        path = root / "artifacts" / node.kind / key
+        if (path / RECORD).exists():
+            state, why = "cached", "cached"
+        else:
+            state = "run"
+            if node.kind not in earlier:
+                earlier[node.kind] = _earlier(root, node.kind)
+            why = _why(identity, path, earlier[node.kind])
+        planned.append(
+            Planned(stage=node, key=key, path=path, state=state, why=why, input_keys=input_keys)
+        )
+    return planned
+
+
+def _earlier(root: Path, kind: str) -> list[dict[str, Any]]:
+    found = []
+    for file in sorted((root / "artifacts" / kind).glob(f"*/{RECORD}")):
+        try:
+            found.append(read_json(file))
+        except (OSError, json.JSONDecodeError):
+            continue
+    return found
+
+
+def _why(identity: Mapping[str, Any], path: Path, earlier: list[dict[str, Any]]) -> str:
+    if (path / DESCRIPTION).exists():
+        return "unfinished: goes on where it stopped"
+    nearest: tuple[int, str] | None = None
+    for record in earlier:
+        changes = differences(record, identity)
+        if nearest is None or len(changes) < nearest[0]:
+            shown = "; ".join(changes[:2]) + (f"; {len(changes) - 2} more" if len(changes) > 2 else "")
+            nearest = (len(changes), f"{shown} (nearest {record.get('key', '?')})")
+    return nearest[1] if nearest else "no earlier result"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Name the fields in which two identities differ, config fields first."""
+    changes = _diff("", old.get("config"), new.get("config"))
+    old_inputs, new_inputs = old.get("inputs", {}), new.get("inputs", {})
+    changes += [
+        f"input {n} changed" for n in sorted({*old_inputs, *new_inputs}) if old_inputs.get(n) != new_inputs.get(n)
+    ]
+    if old.get("content") != new.get("content"):
+        changes.append("the source's content changed")
+    return changes
+
+
+def _diff(key: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for name in sorted({*old, *new})
+            for line in _diff(f"{key}.{name}" if key else name, old.get(name), new.get(name))
+        ]
+    return [] if old == new else [f"{key}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def load(path: Path) -> Artifact:
+    """Load a finished artifact; raises DataError if its record is missing or unreadable."""
+    try:
+        record = read_json(path / RECORD)
+        return from_fields(record["kind"], path, record["fields"])
+    except FileNotFoundError:
+        raise DataError(f"{path}: not a finished artifact (it has no {RECORD})") from None
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path / RECORD}: unreadable record ({error}); remove the folder to redo it") from None
+
+
+# --- running -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """Where and how a stage runs. It bears no identity: nothing read from it may change a result."""
+
+    path: Path
+    root: Path
+    name: str
+    resources: Resources
+    threads: int = 1
+    cache_bytes: int = 8 << 30
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one row to metrics.jsonl (the tracker mirrors it; the file is the truth)."""
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop rows after `step`, which a killed attempt wrote beyond the checkpoint it is resumed from."""
+        file = self.path / "metrics.jsonl"
+        if file.exists():
+            rows = [line for line in file.read_text("utf-8").splitlines() if line.endswith("}")]
+            kept = [line for line in rows if json.loads(line)["step"] <= step]
+            temporary = file.with_suffix(".tmp")
+            temporary.write_text("".join(line + "\n" for line in kept), "utf-8")
+            os.replace(temporary, file)
+
+    def progress(self, done: int, total: int, **shown: float | str) -> None:
+        """Say how far the stage is; the driver's table shows it. Lossy and cheap."""
+        temporary = self.path / "progress.tmp"
+        temporary.write_text(json.dumps({"done": done, "total": total, **shown}), "utf-8")
+        os.replace(temporary, self.path / "progress.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything a worker needs to execute one stage."""
+
+    fn: Callable[..., Artifact]
+    config: Any
+    inputs: Mapping[str, str]
+    description: Mapping[str, Any]
+    key: str
+    context: RunContext
+    git: str
+
+
+def execute(job: Job) -> dict[str, Any]:
+    """Run a job where it stands and commit its artifact; returns the record. One writer a directory."""
+    started = time.monotonic()
+    path = job.context.path
+    path.mkdir(parents=True, exist_ok=True)
+    with locks.held(path / "writer.lock", wait_s=60):
+        if (path / RECORD).exists():
+            return read_json(path / RECORD)
+        if not (path / DESCRIPTION).exists():
+            write_json(path / DESCRIPTION, {**job.description, "key": job.key, "name": job.context.name})
+        inputs = {name: load(Path(where)) for name, where in job.inputs.items()}
+        artifact = job.fn(job.context, job.config, **inputs)
+        assert artifact.path == str(path), (artifact.path, path)
+        (path / "progress.json").unlink(missing_ok=True)
+        record = {
+            **job.description,
+            "key": job.key,
+            "name": job.context.name,
+            "kind": type(artifact).__name__,
+            "fields": to_fields(artifact),
+            "seconds": round(time.monotonic() - started, 3),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "host": socket.gethostname(),
+            "git": job.git,
+        }
+        write_json(path / RECORD, record)
+        return record
+
+
+class Runner(Protocol):
+    """Executes jobs somewhere; `poll` returns those that ended, with a record or the exception."""
+
+    def start(self, job: Job) -> None: ...
+
+    def poll(self, timeout_s: float) -> list[tuple[Job, dict[str, Any] | BaseException]]: ...
+
+
+class Inline:
+    """Executes jobs one after another in this process, for tests and debuggers."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Job] = []
+
+    def start(self, job: Job) -> None:
+        self._jobs.append(job)
+
+    def poll(self, timeout_s: float) -> list[tuple[Job, dict[str, Any] | BaseException]]:
+        del timeout_s
+        job = self._jobs.pop(0)
+        try:
+            return [(job, execute(job))]
+        except Exception as error:
+            return [(job, error)]
+
+
+class StageFailed(Exception):
+    """A stage raised; `__cause__` is what it raised."""
+
+    def __init__(self, name: str, path: Path):
+        super().__init__(name, path)
+        self.name, self.path = name, path
+
+
+class Observer(Protocol):
+    """Hears of every change of a stage's state: waiting, running, cached, ran, failed."""
+
+    def changed(self, planned: Planned, state: str, record: Mapping[str, Any] | None) -> None: ...
+
+    def tick(self) -> None: ...
+
+
+def run(
+    planned: Sequence[Planned],
+    root: str | Path,
+    runner: Runner,
+    observers: Sequence[Observer] = (),
+    *,
+    cache_bytes: int = 8 << 30,
+) -> dict[str, dict[str, Any]]:
+    """Run what the plan says is missing, independent stages side by side; returns the records by stage name.
+
+    Raises StageFailed after the stages already running have ended; what they finished is kept.
+    """
+    root = Path(root).absolute()
+    git = git_commit()
+    records: dict[str, dict[str, Any]] = {}
+    waiting = {p.key: p for p in planned}
+    running: dict[str, tuple[Planned, locks.Lock]] = {}
+    blocked: set[str] = set()
+    failure: tuple[Planned, BaseException] | None = None
+
+    def tell(entry: Planned, state: str, record: Mapping[str, Any] | None = None) -> None:
+        for observer in observers:
+            observer.changed(entry, state, record)
+
+    def finish(entry: Planned, state: str, record: dict[str, Any]) -> None:
+        for twin in [p for p in planned if p.key == entry.key]:
+            records[twin.stage.name] = {**record, "state": state}
+            tell(twin, state, record)
+
+    try:
+        while (waiting and failure is None) or running:
+            for entry in list(waiting.values()) if failure is None else []:
+                if any(key in waiting or key in running for key in entry.input_keys.values()):
+                    continue
+                lock = None
+                if not (entry.path / RECORD).exists():
+                    lock = locks.try_lock(root / "locks" / f"{entry.key}.lock")
+                    if lock is None:  # another run is at it: its result will be ours
+                        if entry.key not in blocked:
+                            blocked.add(entry.key)
+                            tell(entry, "waiting")
+                        continue
+                if (entry.path / RECORD).exists():
+                    if lock:
+                        lock.release()
+                    del waiting[entry.key]
+                    finish(entry, "cached", read_json(entry.path / RECORD))
+                    continue
+                assert lock is not None
+                del waiting[entry.key]
+                running[entry.key] = (entry, lock)
+                tell(entry, "running")
+                runner.start(_job(entry, planned, root, git, cache_bytes))
+            for job, result in runner.poll(0.2) if running else []:
+                entry, lock = running.pop(job.key)
+                lock.release()
+                if isinstance(result, BaseException):
+                    failure = failure or (entry, result)
+                    tell(entry, "failed")
+                else:
+                    finish(entry, "ran", result)
+            if not running and blocked:
+                time.sleep(0.2)
+            for observer in observers:
+                observer.tick()
+    finally:
+        for _, lock in running.values():
+            lock.release()
+    if failure is not None:
+        raise StageFailed(failure[0].stage.name, failure[0].path) from failure[1]
+    return records
+
+
+def _job(entry: Planned, planned: Sequence[Planned], root: Path, git: str, cache_bytes: int) -> Job:
+    paths = {p.key: str(p.path.absolute()) for p in planned}
+    content = entry.stage.content(root) if entry.stage.content else None
+    resources = entry.stage.resources
+    return Job(
+        fn=entry.stage.fn,
+        config=entry.stage.config,
+        inputs={name: paths[key] for name, key in entry.input_keys.items()},
+        description=describe(entry.stage, entry.input_keys, content),
+        key=entry.key,
+        git=git,
+        context=RunContext(
+            path=entry.path.absolute(),
+            root=root,
+            name=entry.stage.name,
+            resources=resources,
+            threads=resources.cpus_per_worker or max((os.cpu_count() or 1) // resources.num_workers, 1),
+            cache_bytes=cache_bytes,
+        ),
+    )
+
+
+def git_commit() -> str:
+    """The commit of the working directory with `+` if it has changes, or an empty text outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+# --- housekeeping --------------------------------------------------------------------------------------------
+
+
+def remember(root: Path, run_name: str, planned: Sequence[Planned]) -> None:
+    """Note which artifacts a run uses, so that `collect` keeps them. The same run again replaces its note."""
+    folder = root / "refs"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{digest(run_name)}.json"
+    note = {"run": run_name, "keys": {p.stage.name: f"{p.stage.kind}/{p.key}" for p in planned}}
+    if not file.exists() or read_json(file) != note:
+        write_json(file, note)
+
+
+def collect(root: Path, *, dry_run: bool = False) -> list[tuple[Path, int]]:
+    """Remove artifacts that no remembered run uses; returns what went, with sizes in bytes.
+
+    A stage that some process is working on is left alone.
+    """
+    kept: set[str] = set()
+    for file in (root / "refs").glob("*.json"):
+        kept.update(read_json(file)["keys"].values())
+    removed = []
+    for path in sorted((root / "artifacts").glob("*/*")):
+        if f"{path.parent.name}/{path.name}" in kept or not path.is_dir():
+            continue
+        lock = locks.try_lock(root / "locks" / f"{path.name}.lock")
+        if lock is None:
+            continue
+        with lock:
+            removed.append((path, tree_bytes(path)))
+            if not dry_run:
+                (path / RECORD).unlink(missing_ok=True)  # first: a half-removed artifact must not look finished
+                shutil.rmtree(path)
+    return removed
+
+
+def tree_bytes(path: Path) -> int:
+    """Bytes of all files below `path`."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+__all__ = [
+    "Inline",
+    "Job",
+    "Planned",
+    "Resources",
+    "RunContext",
+    "Stage",
+    "StageFailed",
+    "UserError",
+    "collect",
+    "execute",
+    "load",
+    "plan",
+    "run",
+    "stage",
+]

@@ -1,0 +1,1 @@
+"""From shards of encoded images to batches of augmented tensors."""

@@ -1,0 +1,254 @@
+"""WebDataset shards with an index that tells how many samples, how many bytes and which checksum each must have.
+
+A folder of shards holds NAME-%06d.tar and index.json. A sample is KEY.jpg (png, webp), KEY.cls (its label, ASCII) if
+labeled, and KEY.soft.npy (a distribution over the classes) if pseudo-labeled. Keys are unique over the whole folder.
+Plain `webdataset` opens the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import mmap
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sslscale import jsonio
+from sslscale.data import tar
+from sslscale.errors import DataError
+
+INDEX = "index.json"
+FORMAT = "sslscale-shards/1"
+IMAGE_TYPES = ("jpg", "jpeg", "png", "webp")
+_KEY = re.compile(r"[A-Za-z0-9_\-/]{1,200}")
+
+
+class Sample(NamedTuple):
+    """One encoded sample. `label` is -1 where there is none; `soft` are class probabilities, float32 (classes,)."""
+
+    key: str
+    image: bytes | memoryview
+    extension: str
+    label: int = -1
+    soft: np.ndarray | None = None
+
+
+class ShardInfo(NamedTuple):
+    """What the index says of one shard."""
+
+    file: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """The index of a folder of shards."""
+
+    folder: Path
+    shards: tuple[ShardInfo, ...]
+    classes: tuple[str, ...]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+
+def read_index(folder: str | Path) -> Index:
+    """Read a folder's index.json; raises DataError if it is not there or not ours."""
+    folder = Path(folder)
+    try:
+        data = jsonio.read_json(folder / INDEX)
+        if data["format"] != FORMAT:
+            raise DataError(f"{folder / INDEX}: format {data['format']!r} is not {FORMAT!r}")
+        shards = tuple(ShardInfo(**shard) for shard in data["shards"])
+        if any(Path(shard.file).name != shard.file for shard in shards):
+            raise DataError(f"{folder / INDEX}: a shard lies outside its folder")
+        return Index(folder, shards, tuple(data["classes"]))
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder}: no {INDEX} there; make shards with: sslscale data pack SRC {folder}"
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder / INDEX}: unreadable index ({error})") from None
+
+
+def write_index(folder: Path, shards: Iterable[ShardInfo], classes: Iterable[str]) -> Index:
+    """Write index.json, which makes the shards a finished set."""
+    index = Index(folder, tuple(shards), tuple(classes))
+    jsonio.write_json(
+        folder / INDEX,
+        {
+            "format": FORMAT,
+            "num_samples": index.num_samples,
+            "classes": list(index.classes),
+            "shards": [shard._asdict() for shard in index.shards],
+        },
+    )
+    return index
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> ShardInfo:
+    """Write one shard atomically and deterministically: the same samples make the same bytes."""
+    buffer = io.BytesIO()
+    count = 0
+    for sample in samples:
+        if not _KEY.fullmatch(sample.key) or ".." in sample.key or sample.key.startswith("/"):
+            raise DataError(f"{path.name}: {sample.key!r} is not a usable key (letters, digits, _, - and / only)")
+        tar.add(buffer, f"{sample.key}.{sample.extension}", sample.image)
+        if sample.label >= 0:
+            tar.add(buffer, f"{sample.key}.cls", str(sample.label).encode())
+        if sample.soft is not None:
+            array = io.BytesIO()
+            np.save(array, sample.soft, allow_pickle=False)
+            tar.add(buffer, f"{sample.key}.soft.npy", array.getvalue())
+        count += 1
+    buffer.write(tar.END)
+    data = buffer.getvalue()
+    try:
+        jsonio.write_bytes(path, data)
+    except OSError as error:
+        raise DataError(f"{path}: cannot write {len(data):,} bytes: {error.strerror}") from error
+    return ShardInfo(path.name, count, len(data), hashlib.sha256(data).hexdigest())
+
+
+def write_shards(
+    folder: Path, name: str, samples: Iterable[Sample], classes: Iterable[str], shard_size: int
+) -> Index:
+    """Write samples into NAME-%06d.tar of `shard_size` samples each, and their index."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[ShardInfo] = []
+    batch: list[Sample] = []
+    seen: dict[str, None] = {}
+    for sample in samples:
+        if sample.key in seen:
+            raise DataError(f"{folder.name}: the key {sample.key!r} comes twice")
+        seen[sample.key] = None
+        batch.append(sample)
+        if len(batch) == shard_size:
+            shards.append(write_shard(folder / f"{name}-{len(shards):06d}.tar", batch))
+            batch = []
+    if batch:
+        shards.append(write_shard(folder / f"{name}-{len(shards):06d}.tar", batch))
+    return write_index(folder, shards, classes)
+
+
+@dataclass
+class Shard:
+    """One open shard: a memory map of its bytes and where each sample's members lie."""
+
+    path: Path
+    data: memoryview
+    keys: list[str] = field(default_factory=list)
+    extensions: list[str] = field(default_factory=list)
+    image: list[tar.Member] = field(default_factory=list)
+    label_member: list[tar.Member | None] = field(default_factory=list)
+    soft_member: list[tar.Member | None] = field(default_factory=list)
+    ignored: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def encoded(self, row: int) -> memoryview:
+        """The bytes of one encoded image, without a copy."""
+        member = self.image[row]
+        return self.data[member.offset : member.offset + member.size]
+
+    def labels(self, num_classes: int) -> np.ndarray:
+        """Labels as int64 (samples,), -1 where a sample has none; raises DataError for one out of range."""
+        labels = np.full(len(self), -1, np.int64)
+        for row, member in enumerate(self.label_member):
+            if member is None:
+                continue
+            text = bytes(self.data[member.offset : member.offset + member.size]).strip()
+            if not text.isdigit() or int(text) >= num_classes:
+                raise DataError(
+                    f"{self.path}: {self.keys[row]}: label {text.decode('ascii', 'replace')!r} is not one of the "
+                    f"{num_classes} classes 0 to {num_classes - 1}"
+                )
+            labels[row] = int(text)
+        return labels
+
+    def soft(self, row: int) -> np.ndarray | None:
+        """The pseudo-label of one sample, float32 (classes,), or None."""
+        member = self.soft_member[row]
+        if member is None:
+            return None
+        data = bytes(self.data[member.offset : member.offset + member.size])
+        return np.load(io.BytesIO(data), allow_pickle=False)
+
+    def sample(self, row: int) -> Sample:
+        """One encoded sample without its labels."""
+        return Sample(self.keys[row], self.encoded(row), self.extensions[row])
+
+
+def open_shard(folder: Path, info: ShardInfo) -> Shard:
+    """Open one shard after checking its size, its SHA-256 and its number of samples against the index."""
+    path = folder / info.file
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if size else memoryview(b"")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened: {error.strerror}") from None
+    if len(data) != info.bytes:
+        raise DataError(f"{path}: {len(data):,} bytes, but its index says {info.bytes:,}: cut or changed")
+    shard = scan(path, data)
+    if hashlib.sha256(data).hexdigest() != info.sha256:
+        raise DataError(f"{path}: its SHA-256 is not the one in {INDEX}: changed after packing")
+    if len(shard) != info.samples:
+        raise DataError(f"{path}: {len(shard)} samples, but its index says {info.samples}")
+    return shard
+
+
+def scan(path: Path, data: memoryview) -> Shard:
+    """Find the samples of a shard; raises DataError for a damaged tar, a bad key or a key that comes twice."""
+    shard = Shard(path, data)
+    rows: dict[str, int] = {}
+    labels: dict[str, tar.Member] = {}
+    softs: dict[str, tar.Member] = {}
+    for member in tar.members(data, str(path)):
+        folder, slash, base = member.name.rpartition("/")
+        stem, _, extension = base.partition(".")
+        key, extension = folder + slash + stem, extension.lower()
+        if not _KEY.fullmatch(key) or ".." in key or key.startswith("/"):
+            raise DataError(f"{path}: {member.name!r} is not a usable key")
+        if extension in IMAGE_TYPES:
+            if key in rows:
+                raise DataError(f"{path}: the key {key!r} comes twice")
+            rows[key] = len(rows)
+            shard.keys.append(key)
+            shard.extensions.append(extension)
+            shard.image.append(member)
+        elif extension in ("cls", "soft.npy"):
+            into = labels if extension == "cls" else softs
+            if key in into:
+                raise DataError(f"{path}: the key {key!r} comes twice")
+            into[key] = member
+        else:  # nothing else is ever decoded: a pickle in a shard stays bytes
+            shard.ignored[extension] = shard.ignored.get(extension, 0) + 1
+    orphans = (labels.keys() | softs.keys()) - rows.keys()
+    if orphans:
+        raise DataError(f"{path}: {min(orphans)}: a label without an image")
+    shard.label_member = [labels.get(key) for key in shard.keys]
+    shard.soft_member = [softs.get(key) for key in shard.keys]
+    return shard
+
+
+def open_shards(index: Index) -> Iterator[Shard]:
+    """Open the shards of an index one after another."""
+    for info in index.shards:
+        yield open_shard(index.folder, info)
+
+
+def as_json(index: Index) -> Mapping[str, Any]:
+    """What identifies the content of a set of shards."""
+    return {"classes": list(index.classes), "shards": [[s.file, s.samples, s.sha256] for s in index.shards]}

@@ -1,0 +1,219 @@
+"""One YAML file as a graph: find its pipeline, build its config, plan it, run it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sslscale import config as configuration
+from sslscale import dag
+from sslscale.errors import ConfigError, DataError, UserError
+
+_PACKAGE = Path(__file__).parent
+
+
+def share() -> Path:
+    """The folder that holds pipelines/ and configs/: the checkout, or what the wheel carries."""
+    packaged = _PACKAGE / "_share"
+    return packaged if packaged.is_dir() else _PACKAGE.parent
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A configuration and the graph that its pipeline builds of it."""
+
+    source: str
+    pipeline: str
+    config: Any
+    targets: Sequence[dag.Stage]
+    overrides: tuple[str, ...]
+
+    @property
+    def run_name(self) -> str:
+        """What tells this run from others in the same root: its file and its overrides."""
+        return " ".join([self.source, *sorted(self.overrides)])
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> Experiment:
+    """Read a configuration (from here, or one that comes with sslscale) and build its graph; raises ConfigError."""
+    file = Path(path)
+    if not file.exists() and (share() / path).is_file() and not file.is_absolute():
+        file = share() / path
+    document = configuration.read(file, overrides)
+    name = document.data.pop("pipeline", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"{file}: pipeline: is required, the name of a pipeline ({', '.join(pipelines())})")
+    module = _load_pipeline(name, file)
+    settings = configuration.build(module.Config, document)
+    try:
+        targets = module.build(settings)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    return Experiment(path, name, settings, targets, tuple(overrides))
+
+
+def pipelines() -> list[str]:
+    """Names of the pipelines that come with sslscale."""
+    return sorted(path.stem for path in (share() / "pipelines").glob("*.py") if path.stem != "__init__")
+
+
+def _load_pipeline(name: str, config: Path) -> ModuleType:
+    if name.endswith(".py"):  # the user's own, named relative to the configuration or to here
+        path = next((p for p in (config.parent / name, Path(name)) if p.is_file()), None)
+        if path is None:
+            raise ConfigError(f"{config}: pipeline: there is no file {name}")
+    else:
+        path = share() / "pipelines" / f"{name}.py"
+        if not path.is_file():
+            near = difflib.get_close_matches(name, pipelines(), 1, 0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(
+                f"{config}: pipeline: there is no pipeline {name!r}{hint}; pipelines: {', '.join(pipelines())}"
+            )
+    module_name = f"sslscale_pipeline_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    spec.loader.exec_module(module)
+    for needed in ("Config", "build"):
+        if not hasattr(module, needed):
+            raise ConfigError(f"{path}: a pipeline needs {needed}")
+    return module
+
+
+def metrics(records: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The numbers of all reports, as GROUP/metric where GROUP/evaluate is the stage's name."""
+    found = {}
+    for name, record in records.items():
+        if record["kind"] == "Report":
+            group = name.rpartition("/")[0] or name
+            found |= {f"{group}/{metric}": value for metric, value in record["fields"]["metrics"].items()}
+    return found
+
+
+def summary(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `run --json` prints: the stages and the numbers."""
+    stages = [
+        {
+            "name": name,
+            "key": record["key"],
+            "state": record["state"],
+            "seconds": record["seconds"],
+            "metrics": record["fields"]["metrics"],
+        }
+        for name, record in records.items()
+    ]
+    return {"stages": stages, "metrics": metrics(records)}
+
+
+def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str, Any]]:
+    """Run what is missing and return the records by stage name, in the order of the graph.
+
+    Nothing missing: reads the records and returns, without Ray, torch or MLflow. Raises UserError for what the user
+    can mend, and dag.StageFailed for the rest.
+    """
+    planned = dag.plan(experiment.targets, root)
+    if all(entry.state == "cached" for entry in planned):
+        records = {p.stage.name: {**_record(p), "state": "cached"} for p in planned}
+        with contextlib.suppress(OSError):
+            dag.remember(root, experiment.run_name, planned)
+        return records
+    _check_root(root)
+    dag.remember(root, experiment.run_name, planned)
+    from sslscale.progress import Progress
+    from sslscale.tracking import Tracker
+
+    logs = root / "logs" / time.strftime("%Y%m%d-%H%M%S")
+    logs.mkdir(parents=True, exist_ok=True)
+    with _quiet(logs / "driver.log"):
+        tracker = Tracker(root, experiment, planned)
+        progress = Progress(planned, console, logs)
+        status = "FAILED"
+        try:
+            from sslscale.cluster import RayRunner
+
+            runner = RayRunner(logs)
+            try:
+                records = dag.run(planned, root, runner, [progress, tracker])
+            finally:
+                runner.close()
+            records = {p.stage.name: records[p.stage.name] for p in planned}
+            tracker.finish(metrics(records))
+            status = "FINISHED"
+        except dag.StageFailed as failure:
+            cause = failure.__cause__
+            if isinstance(cause, UserError):
+                text = str(cause)
+                text = text if text.startswith(failure.name) else f"{failure.name}: {text}"
+                raise type(cause)(f"{text}\n(log: {logs / (failure.name.replace('/', '-') + '.log')})") from cause
+            raise
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            progress.close()
+            tracker.close(status)
+            for warning in tracker.warnings:
+                console.print(f"warning: {warning}", style="yellow", highlight=False)
+    return records
+
+
+def _record(entry: dag.Planned) -> dict[str, Any]:
+    from sslscale.jsonio import read_json
+
+    try:
+        return read_json(entry.path / dag.RECORD)
+    except ValueError as error:
+        raise DataError(f"{entry.path / dag.RECORD}: unreadable ({error}); remove the folder to redo it") from None
+
+
+def _check_root(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / f".probe-{os.getpid()}"
+        probe.write_bytes(b"ok")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{root}: cannot be written: {error.strerror}; choose another --root") from None
+
+
+@contextlib.contextmanager
+def _quiet(file: Path) -> Iterator[None]:
+    """Send what libraries write to stderr, also below Python, to `file`; ours keeps its own descriptor."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    target = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(target, 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(target)
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """A config as dotted keys, for people and trackers."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, tuple) and any(dataclasses.is_dataclass(item) for item in value):
+        items = ((str(i), item) for i, item in enumerate(value))
+    else:
+        return {prefix: value}
+    return {k: v for n, item in items for k, v in flat(item, f"{prefix}.{n}" if prefix else str(n)).items()}

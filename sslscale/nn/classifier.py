@@ -1,0 +1,56 @@
+"""A backbone with a linear classifier, built from a ModelConfig."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from sslscale.errors import ConfigError
+from sslscale.nn.wide_resnet import WideResNet
+from sslscale.recipes.model import ModelConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class Classifier(nn.Module):
+    """Features, dropout, one linear layer."""
+
+    def __init__(self, backbone: nn.Module, num_features: int, num_classes: int, dropout: float):
+        super().__init__()
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(num_features, num_classes)
+
+    def forward(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes"]:
+        return self.head(self.dropout(self.backbone(x)))
+
+
+def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
+    """Build a network without its classifier; returns it with its number of features."""
+    if config.name.startswith("timm:"):
+        import timm
+
+        name = config.name.removeprefix("timm:")
+        try:
+            # timm's drop_path_rate falls linearly over the blocks, as the paper's stochastic depth does
+            backbone = timm.create_model(name, num_classes=0, drop_path_rate=1 - config.survival)
+        except RuntimeError as error:
+            near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+            raise ConfigError(f"model {config.name!r}: {error}; timm has, among others, {near}") from None
+        return backbone, int(backbone.num_features)
+    _, depth, width = config.name.split("_")
+    network = WideResNet(int(depth), float(width), survival=config.survival)
+    return network, network.num_features
+
+
+def build_classifier(config: ModelConfig, num_classes: int) -> Classifier:
+    """Build a network with its classifier, initialised from torch's global generator."""
+    backbone, num_features = build_backbone(config)
+    return Classifier(backbone, num_features, num_classes, config.dropout)
+
+
+def num_parameters(module: nn.Module) -> int:
+    """The number of trainable weights."""
+    return sum(parameter.numel() for parameter in module.parameters())

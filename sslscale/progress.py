@@ -1,0 +1,140 @@
+"""What a person sees while a graph runs: one live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from sslscale.dag import Planned
+
+_MARKS = {"planned": " ", "waiting": "…", "running": "▶", "ran": "✓", "cached": "=", "failed": "✗"}
+_STYLES = {"running": "bold", "ran": "green", "cached": "dim", "failed": "bold red", "waiting": "yellow"}
+PLAIN_EVERY_S = 10.0
+
+
+def plan_table(planned: Sequence[Planned]) -> Table:
+    """The plan: each stage, its key, and whether and why it runs."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("stage", "key", "state", "why"):
+        table.add_column(column, overflow="fold" if column == "why" else "ellipsis")
+    for entry in planned:
+        why = "" if entry.why == "cached" else entry.why
+        table.add_row(entry.stage.name, entry.key, entry.state, why, style=_STYLES.get(entry.state, ""))
+    return table
+
+
+def shown_metrics(record: Mapping[str, Any]) -> str:
+    """The few numbers of a record, in one line."""
+    values = record["fields"]["metrics"].items()
+    return "  ".join(f"{name} {value:,.4g}" for name, value in list(values)[:3])
+
+
+class Progress:
+    """Observes a run and shows it."""
+
+    def __init__(self, planned: Sequence[Planned], console: Console, logs: Path):
+        self._states = {entry.stage.name: "planned" for entry in planned}
+        self._planned = {entry.stage.name: entry for entry in planned}
+        self._since: dict[str, float] = {}
+        self._first: dict[str, tuple[float, float]] = {}
+        self._records: dict[str, Mapping[str, Any]] = {}
+        self._said = time.monotonic()
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=4, auto_refresh=False) if console.is_terminal else None
+        if self._live:
+            self._live.start()
+        else:
+            self._print(f"{len(planned)} stages; logs in {logs}")
+
+    def changed(self, planned: Planned, state: str, record: Mapping[str, Any] | None) -> None:
+        """A stage has a new state."""
+        name = planned.stage.name
+        self._states[name] = state
+        if state == "running":
+            self._since[name] = time.monotonic()
+        if record is not None:
+            self._records[name] = record
+        if not self._live:
+            if state == "waiting":
+                self._print(f"{name}: another run is at it; waiting for its result")
+            elif record is not None:
+                seconds = f" in {record['seconds']:.1f} s" if state == "ran" else ""
+                self._print(f"{name}: {state}{seconds}  {shown_metrics(record)}")
+            else:
+                self._print(f"{name}: {state}")
+        self.tick()
+
+    def tick(self) -> None:
+        """Show how far the running stages are."""
+        if self._live:
+            self._live.update(self._table(), refresh=True)
+        elif time.monotonic() - self._said > PLAIN_EVERY_S:
+            for name, state in self._states.items():
+                if state == "running":
+                    done, rate, eta, loss = self._row(name)
+                    self._print(f"{name}: {done} {rate} {('ETA ' + eta) if eta else ''} {loss}".rstrip())
+
+    def close(self) -> None:
+        """Leave the last table on the screen."""
+        if self._live:
+            self._live.update(self._table(), refresh=True)
+            self._live.stop()
+
+    def _print(self, text: str) -> None:
+        self._said = time.monotonic()
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("")
+        table.add_column("stage", no_wrap=True)
+        table.add_column("done", justify="right", no_wrap=True)
+        table.add_column("rate", justify="right", no_wrap=True)
+        table.add_column("time", justify="right", no_wrap=True)
+        table.add_column("", overflow="ellipsis", no_wrap=True)
+        for name, state in self._states.items():
+            style = _STYLES.get(state, "")
+            record = self._records.get(name)
+            if state == "running":
+                done, rate, eta, loss = self._row(name)
+                clock = _clock(time.monotonic() - self._since[name])
+                table.add_row(_MARKS[state], name, done, rate, f"{clock} +{eta}" if eta else clock, loss, style=style)
+            elif record is not None:
+                clock = _clock(record["seconds"]) if state == "ran" else ""
+                table.add_row(_MARKS[state], name, state, "", clock, shown_metrics(record), style=style)
+            else:
+                table.add_row(_MARKS[state], name, "" if state == "planned" else state, "", "", "", style=style)
+        return table
+
+    def _row(self, name: str) -> tuple[str, str, str, str]:
+        """Share done, images/s, time left, loss."""
+        try:
+            seen = json.loads((self._planned[name].path / "progress.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return "", "", "", ""
+        done, total = seen["done"], max(seen["total"], 1)
+        now = time.monotonic()
+        # the first sight of a resumed stage is not 0: the rate of this attempt alone tells the time left
+        start, first = self._first.setdefault(name, (now, done))
+        eta = _clock((now - start) / (done - first) * (total - done)) if done > first else ""
+        rate = seen.get("rate")
+        loss = seen.get("loss")
+        return (
+            f"{100 * done / total:.0f} %",
+            f"{rate:,.0f} img/s" if rate else "",
+            eta,
+            f"loss {loss:.3f}" if loss is not None else "",
+        )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,59 @@
+"""Settings of scoring, selecting and evaluating."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sslscale.config import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """How a teacher scores images. `top_k` classes are kept of each distribution; 0 keeps all."""
+
+    batch_size: int = field(default=500, metadata={"identity": False})
+    top_k: int = 0
+    on_bad_sample: Literal["error", "skip"] = "error"
+    version: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0, "batch_size", "must be positive")
+        require(self.top_k >= 0, "top_k", "must be 0 (all) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig:
+    """Which images a student learns from, and how often.
+
+    `balance`: `paper` takes the `per_class` most confident images of each class and repeats them where there are fewer
+    (arXiv:1911.04252, section 4.1); `code` does what the authors' filter_unlabel.py does: a threshold for each class
+    from a grid of .01, never below `threshold`, and each image per_class / count times (the fraction by a coin);
+    `none` takes every image above the threshold once. `per_class` is 130,000 for ImageNet.
+    """
+
+    threshold: float = 0.3
+    balance: Literal["paper", "code", "none"] = "paper"
+    per_class: int | None = None  # None: the mean over the classes of the images above the threshold
+    on_empty_class: Literal["error", "warn"] = "error"
+    shard_size: int = 1000
+    seed: int = field(default=0, metadata={"hidden": True})
+    version: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.threshold < 1, "threshold", "must lie in [0, 1)")
+        require(self.per_class is None or self.per_class > 0, "per_class", "must be positive")
+        require(self.shard_size > 0, "shard_size", "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How a checkpoint is measured."""
+
+    split: str = "test"
+    batch_size: int = field(default=500, metadata={"identity": False})
+    on_bad_sample: Literal["error", "skip"] = "error"
+    version: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0, "batch_size", "must be positive")

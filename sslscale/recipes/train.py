@@ -1,0 +1,90 @@
+"""Settings of one training: optimiser, schedule, batch, length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sslscale.config import Recipe, require
+from sslscale.recipes.augment import AugmentConfig
+from sslscale.recipes.model import ImageConfig, ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The learning rate as a share of its peak: linear warm-up, then cosine, steps, exponential decay or constant.
+
+    `milestones` (shares of the training, for step) multiply by `decay` each; exponential multiplies by `decay` every
+    `decay_steps` steps (EfficientNet: .97 every 2.4 epochs).
+    """
+
+    name: Literal["cosine", "step", "exponential", "constant"] = "cosine"
+    warmup_steps: int = 0
+    final: float = 0.0
+    milestones: tuple[float, ...] = (0.3, 0.6, 0.9)
+    decay: float = 0.1
+    decay_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        require(self.warmup_steps >= 0, "warmup_steps", "must be 0 or more")
+        require(0 <= self.final <= 1, "final", "is a share of the peak, 0 to 1")
+        require(list(self.milestones) == sorted(self.milestones), "milestones", "must rise")
+        require(all(0 < m < 1 for m in self.milestones), "milestones", "are shares of the training, 0 to 1")
+        require(0 < self.decay <= 1, "decay", "must lie in (0, 1]")
+        require(self.decay_steps > 0, "decay_steps", "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimiser. `lr` is the peak for the global batch as configured; biases and norms are not decayed."""
+
+    name: Literal["sgd", "adamw", "rmsprop"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    clip_norm: float | None = None
+    schedule: ScheduleConfig = ScheduleConfig()
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "lr", "must be positive")
+        require(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)")
+        require(self.weight_decay >= 0, "weight_decay", "must be 0 or more")
+        require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training. `batch_size` is global (labelled images a step): workers divide it, and results stay the same."""
+
+    method: Recipe
+    model: ModelConfig
+    image: ImageConfig
+    augment: AugmentConfig = AugmentConfig()
+    optim: OptimConfig = OptimConfig()
+    batch_size: int = 256
+    num_steps: int | None = None
+    epochs: float | None = None  # passes over the labelled images
+    sync_batch_norm: bool = False
+    precision: Literal["fp32", "bf16"] = "fp32"
+    trainable: Literal["all", "last_stage"] = "all"  # last_stage: FixRes, the shallow layers stay
+    on_bad_sample: Literal["error", "skip"] = "error"
+    seed: int = field(default=0, metadata={"hidden": True})
+    log_every: int = field(default=50, metadata={"identity": False})
+    save_every: int = field(default=500, metadata={"identity": False})
+    version: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0, "batch_size", "must be positive")
+        require((self.num_steps is None) != (self.epochs is None), "num_steps", "give either num_steps or epochs")
+        require(self.num_steps is None or self.num_steps > 0, "num_steps", "must be positive")
+        require(self.epochs is None or self.epochs > 0, "epochs", "must be positive")
+        require(self.log_every > 0, "log_every", "must be positive")
+        require(self.save_every > 0, "save_every", "must be positive")
+
+    def steps(self, num_labeled: int) -> int:
+        """The number of optimiser steps for so many labelled images."""
+        if self.num_steps is not None:
+            return self.num_steps
+        assert self.epochs is not None
+        return max(round(self.epochs * num_labeled / self.batch_size), 1)

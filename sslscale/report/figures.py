@@ -1,0 +1,105 @@
+"""The figures of each stage, as PNG files beside its numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sslscale.jsonio import read_json
+
+_MAX_NAMED = 30  # classes whose names still fit along an axis
+
+
+def new_figure(width: float = 6.4, height: float = 4.0) -> Any:
+    """A figure without a display or global state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def learning_curves(folder: Path) -> None:
+    """curves.png of metrics.jsonl: the losses, and the accuracies if there are any."""
+    file = folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+    if not rows:
+        return
+    groups = {
+        "loss": sorted({name for row in rows for name in row if name.endswith("loss")}),
+        "share": sorted({name for row in rows for name in row if name.endswith(("accuracy", "agreement"))}),
+    }
+    groups = {title: names for title, names in groups.items() if names}
+    figure = new_figure(4.6 * len(groups), 3.4)
+    for number, (title, names) in enumerate(groups.items()):
+        axes = figure.add_subplot(1, len(groups), number + 1)
+        for name in names:
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            axes.plot(*zip(*points, strict=True), label=name.replace("_", " "))
+        axes.set(xlabel="step", ylabel=title)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(folder / "curves.png", dpi=110)
+
+
+def confusion_figure(folder: Path, confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> None:
+    """confusion.png: rows are true classes, each normalised to 1."""
+    import numpy as np
+
+    matrix = np.asarray(confusion, float)
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    figure = new_figure(5.4, 4.6)
+    axes = figure.add_subplot()
+    drawn = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    figure.colorbar(drawn, ax=axes, label="share of the true class")
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(classes) <= _MAX_NAMED:
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+    if len(classes) <= 12:
+        for i, row in enumerate(share):
+            for j, value in enumerate(row):
+                if value >= 0.005:
+                    colour = "white" if value > 0.5 else "black"
+                    axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    figure.savefig(folder / "confusion.png", dpi=110)
+
+
+def selection_figures(folder: Path) -> None:
+    """confidence.png and class_counts.png of stats.json."""
+    stats = read_json(folder / "stats.json")
+    figure = new_figure()
+    axes = figure.add_subplot()
+    draw_confidence(axes, stats, "pseudo-labels")
+    axes.axvline(stats["threshold"], color="tab:red", linestyle="--", label=f"threshold {stats['threshold']:g}")
+    axes.set(xlabel="confidence", ylabel="images")
+    axes.legend(frameon=False)
+    figure.savefig(folder / "confidence.png", dpi=110)
+    figure = new_figure(max(6.4, min(0.3 * len(stats["classes"]), 16)))
+    axes = figure.add_subplot()
+    draw_class_counts(axes, stats)
+    figure.savefig(folder / "class_counts.png", dpi=110)
+
+
+def draw_confidence(axes: Any, stats: Mapping[str, Any], label: str) -> None:
+    """The histogram of the teacher's confidences, as a line of steps."""
+    import numpy as np
+
+    edges = np.linspace(0, 1, len(stats["histogram"]) + 1)
+    axes.stairs(stats["histogram"], edges, label=label)
+    axes.set_yscale("log" if max(stats["histogram"]) > 0 else "linear")
+    axes.grid(alpha=0.3)
+
+
+def draw_class_counts(axes: Any, stats: Mapping[str, Any]) -> None:
+    """Pseudo-labelled images of each class, before and after balancing."""
+    import numpy as np
+
+    place = np.arange(len(stats["classes"]))
+    axes.bar(place - 0.2, stats["before"], 0.4, label="above the threshold")
+    axes.bar(place + 0.2, stats["after"], 0.4, label="used, repeats counted")
+    if len(place) <= _MAX_NAMED:
+        turn = 90 if max(map(len, stats["classes"])) > 3 else 0
+        axes.set_xticks(place, stats["classes"], rotation=turn)
+    axes.set(xlabel="class", ylabel="images")
+    axes.legend(frameon=False)

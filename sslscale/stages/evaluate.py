@@ -1,0 +1,55 @@
+"""Measure a checkpoint on a labelled split."""
+
+from __future__ import annotations
+
+from sslscale.artifacts import Checkpoint, Dataset, Report
+from sslscale.dag import RunContext
+from sslscale.errors import DataError
+from sslscale.jsonio import write_json
+from sslscale.recipes.pseudo import EvaluateConfig
+
+
+def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data: Dataset) -> Report:
+    """Write report.json (accuracy, top-5, calibration, per class, confusion matrix) and confusion.png."""
+    import torch
+
+    from sslscale.data.images import open_images
+    from sslscale.data.samples import open_samples
+    from sslscale.evaluate.classify import measure, predict_images
+    from sslscale.report.figures import confusion_figure
+    from sslscale.train.checkpoint import load_model
+    from sslscale.train.engine import best_device
+
+    if config.split not in data.num_samples:
+        raise DataError(f"there is no split {config.split!r} to evaluate on; splits: {', '.join(data.num_samples)}")
+    torch.set_num_threads(ctx.threads)
+    network, info = load_model(model.dir)
+    samples = open_samples(data.split(config.split))
+    if samples.index.classes != info.classes:
+        raise DataError(f"{model.path} knows other classes than {data.split(config.split)}")
+    images = open_images(
+        samples.shards,
+        [shard.sha256 for shard in samples.index.shards],
+        info.image.size,
+        cache=ctx.root / "cache" / "images",
+        cache_bytes=ctx.cache_bytes,
+        threads=ctx.threads,
+        on_bad_sample=config.on_bad_sample,
+        evaluation_crop=info.image.crop,
+    )
+    samples = samples.without(images.bad)
+    probs = predict_images(
+        network,
+        info.image,
+        images,
+        samples.shard,
+        samples.row,
+        batch_size=config.batch_size,
+        device=best_device(),
+        on_progress=lambda done: ctx.progress(done, len(samples)),
+    )
+    result = measure(probs, torch.from_numpy(samples.labels), info.classes)
+    write_json(ctx.path / "report.json", {"split": config.split, "failed": sum(map(len, images.bad)), **result})
+    confusion_figure(ctx.path, result["confusion"], info.classes)
+    named = {f"{config.split}_{name}": result[name] for name in ("accuracy", "top5_accuracy", "ece", "samples")}
+    return Report(path=str(ctx.path), metrics=named)

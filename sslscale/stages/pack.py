@@ -1,0 +1,58 @@
+"""Images from wherever they are -> shards of each split."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from sslscale.artifacts import Dataset
+from sslscale.dag import RunContext
+from sslscale.data import sources
+from sslscale.errors import DataError
+from sslscale.jsonio import digest
+from sslscale.recipes.data import PackConfig
+
+SPLITS = ("labeled", "unlabeled", "val", "test")
+
+
+def content(config: PackConfig, root: Path) -> str:
+    """Identity of everything outside the root that packing reads."""
+    parts: dict[str, str | float | None] = {"source": sources.fingerprint(config.source, root)}
+    if config.labels is not None:
+        parts["labels"] = sources.file_hash(Path(config.labels))
+    for name in ("val", "test"):
+        share = getattr(config, name)
+        if isinstance(share, str):
+            share = sources.fingerprint(sources.beside(config.source, share), root)
+        parts[name] = share
+    return digest(parts)
+
+
+def pack(ctx: RunContext, config: PackConfig) -> Dataset:
+    """Write the shards of every split; shards that exist already are taken as they are, without a copy."""
+    from sslscale.data import pack as packing
+    from sslscale.data.shards import read_index
+
+    for split in SPLITS:  # of an attempt that was stopped
+        old = ctx.path / split
+        old.unlink() if old.is_symlink() else shutil.rmtree(old, ignore_errors=True)
+    if sources.is_packed(config.source):
+        if config.labels or config.labels_per_class or config.val or config.test or config.resize:
+            raise DataError(f"{config.source}: is packed already; set labels and splits when packing")
+        source = Path(config.source).absolute()
+        indexes = {split: read_index(source / split) for split in SPLITS if (source / split).is_dir()}
+        for split in indexes:
+            os.symlink(source / split, ctx.path / split)
+    else:
+        indexes = packing.pack(config, ctx.path, threads=ctx.threads)
+    classes = {index.classes for index in indexes.values()}
+    if len(classes) > 1:
+        raise DataError(f"{config.source}: its splits do not have the same classes")
+    counts = {split: index.num_samples for split, index in indexes.items()}
+    return Dataset(
+        path=str(ctx.path),
+        num_samples=counts,
+        classes=next(iter(classes)),
+        metrics={f"{split}_images": count for split, count in counts.items()},
+    )

@@ -1,0 +1,128 @@
+"""A teacher's predictions for unlabelled images: one table a shard, each written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sslscale.artifacts import Checkpoint, Dataset, Scores
+from sslscale.dag import RunContext
+from sslscale.recipes.pseudo import ScoreConfig
+
+
+def score(ctx: RunContext, config: ScoreConfig, *, teacher: Checkpoint, data: Dataset) -> Scores:
+    """Score every unlabelled image with the teacher in eval mode, without noise or augmentation.
+
+    Writes scores-%06d.parquet: key, status (null, or why the image could not be scored), label (the most probable
+    class), confidence, entropy (nats) and probs. Shards that are scored already are not scored again.
+    """
+    from sslscale import cluster
+    from sslscale.data.shards import read_index
+
+    index = read_index(data.split("unlabeled"))
+    done: dict[int, dict[str, int]] = {}
+    waiting = []
+    for number in range(len(index.shards)):
+        counts = _counts(ctx.path / f"scores-{number:06d}.parquet")
+        if counts is None:
+            waiting.append(number)
+        else:
+            done[number] = counts
+    make = partial(make_scorer, teacher.dir, data.split("unlabeled"), ctx, config)
+
+    def finished(number: int, counts: dict[str, int]) -> None:
+        done[number] = counts
+        scored = sum(c["samples"] for c in done.values())
+        ctx.log(len(done), {"shard": number, "scored": scored, **counts})
+        ctx.progress(scored, index.num_samples)
+
+    cluster.map_items(make, waiting, ctx, finished)
+    failed = sum(counts["failed"] for counts in done.values())
+    metrics = {"scored": index.num_samples - failed, "failed": failed}
+    return Scores(path=str(ctx.path), num_samples=index.num_samples, num_failed=failed, metrics=metrics)
+
+
+def _counts(file: Path) -> dict[str, int] | None:
+    if not file.exists():
+        return None
+    import pyarrow.parquet as parquet
+
+    status = parquet.read_table(file, columns=["status"])["status"]
+    return {"samples": len(status), "failed": len(status) - status.null_count}
+
+
+def make_scorer(
+    teacher: Path, unlabeled: Path, ctx: RunContext, config: ScoreConfig
+) -> Callable[[int], dict[str, int]]:
+    """Load the teacher once a process; returns the function that scores one shard."""
+    import torch
+
+    from sslscale.data.augment import normalize
+    from sslscale.data.images import open_images
+    from sslscale.data.shards import open_shard, read_index
+    from sslscale.train.checkpoint import load_model
+    from sslscale.train.engine import best_device
+
+    torch.set_num_threads(ctx.threads)
+    device = best_device()
+    network, info = load_model(teacher)
+    network = network.to(device)
+    index = read_index(unlabeled)
+
+    def score_shard(number: int) -> dict[str, int]:
+        shard = open_shard(index.folder, index.shards[number])
+        images = open_images(
+            [shard],
+            [index.shards[number].sha256],
+            info.image.size,
+            cache=ctx.root / "cache" / "images",
+            cache_bytes=ctx.cache_bytes // max(len(index.shards), 1),
+            threads=ctx.threads,
+            on_bad_sample="skip" if config.on_bad_sample == "skip" else "error",
+            evaluation_crop=info.image.crop,
+        )
+        import numpy as np
+
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(shard), config.batch_size):
+                rows = np.arange(start, min(start + config.batch_size, len(shard)))
+                pixels = images.fetch(np.zeros(len(rows), np.int32), rows).to(device)
+                batch = normalize(pixels, info.image.mean, info.image.std, torch.float32)
+                parts.append(network(batch).float().softmax(-1).cpu())
+        write_scores(
+            ctx.path / f"scores-{number:06d}.parquet", shard.keys, torch.cat(parts).numpy(), images.bad[0], config.top_k
+        )
+        return {"samples": len(shard), "failed": len(images.bad[0])}
+
+    return score_shard
+
+
+def write_scores(file: Path, keys: list[str], probs: Any, bad: Any, top_k: int) -> None:
+    """Write one table of scores, in one rename. `probs` is float32 (samples, classes)."""
+    import os
+
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    num_classes = probs.shape[1]
+    entropy = -(probs * np.log(np.clip(probs, 1e-30, None))).sum(1)
+    columns: dict[str, Any] = {
+        "key": pa.array(keys, pa.string()),
+        "status": pa.array([bad.get(row) for row in range(len(keys))], pa.string()),
+        "label": pa.array(probs.argmax(1).astype(np.int32)),
+        "confidence": pa.array(probs.max(1).astype(np.float32)),
+        "entropy": pa.array(entropy.astype(np.float32)),
+    }
+    if 0 < top_k < num_classes:
+        order = np.argsort(-probs, axis=1, kind="stable")[:, :top_k].astype(np.int32)
+        columns["classes"] = pa.FixedSizeListArray.from_arrays(pa.array(order.ravel()), top_k)
+        probs = np.take_along_axis(probs, order, axis=1)
+    flat = pa.array(np.ascontiguousarray(probs, np.float32).ravel())
+    columns["probs"] = pa.FixedSizeListArray.from_arrays(flat, probs.shape[1])
+    temporary = file.with_suffix(".tmp")
+    parquet.write_table(pa.table(columns), temporary, compression="zstd")
+    os.replace(temporary, file)

@@ -1,0 +1,119 @@
+"""Choose the pseudo-labelled images a student learns from, by the score tables alone."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from sslscale.artifacts import Dataset, Scores, Selection
+from sslscale.dag import RunContext
+from sslscale.errors import DataError
+from sslscale.jsonio import write_json
+from sslscale.recipes.pseudo import SelectConfig
+
+HISTOGRAM_BINS = 50
+
+
+def select(ctx: RunContext, config: SelectConfig, *, scores: Scores, data: Dataset) -> Selection:
+    """Apply the confidence threshold and balance the classes.
+
+    Writes selection-%06d.parquet beside the scores of each shard (row, key, label, confidence, copies, probs) and
+    stats.json. Raises DataError if a class is left without images, unless `on_empty_class` is `warn`.
+    """
+    import numpy as np
+    import pyarrow.parquet as parquet
+
+    from sslscale.data.balance import Chunk, decide
+    from sslscale.report.figures import selection_figures
+
+    files = sorted(scores.dir.glob("scores-*.parquet"))
+    num_classes = len(data.classes)
+    failures: Counter[str] = Counter()
+
+    def read(number: int, table: Any) -> Chunk:
+        return Chunk(
+            number,
+            table["label"].to_numpy().astype(np.int64),
+            table["confidence"].to_numpy(),
+            np.asarray(table["status"].is_null()),
+        )
+
+    def chunks() -> Iterator[Chunk]:
+        for number, file in enumerate(files):
+            yield read(number, parquet.read_table(file, columns=["label", "confidence", "status"]))
+
+    decision = decide(chunks, num_classes, config)
+    empty = [name for name, count in zip(data.classes, decision.above, strict=True) if count == 0]
+    if empty and config.on_empty_class == "error":
+        raise DataError(
+            f"{ctx.name}: no pseudo-label of class {', '.join(map(repr, empty[:5]))} reaches the threshold of "
+            f"{config.threshold}; lower select.threshold, train the teacher longer, or set select.on_empty_class: warn"
+        )
+    accounting = Counter({"samples": 0, "used": 0, "below_threshold": 0, "balanced_out": 0})
+    before, after = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
+    histogram = np.zeros(HISTOGRAM_BINS, np.int64)
+    for number, file in enumerate(files):
+        light = parquet.read_table(file, columns=["key", "label", "confidence", "status"])
+        chunk = read(number, light)
+        copies = decision.copies(chunk)
+        above = chunk.usable & (chunk.confidence >= config.threshold)
+        reasons = [why for why in light["status"].drop_null().to_pylist()]
+        failures.update("failed: " + why.split(" (")[0] for why in reasons)
+        accounting.update(
+            samples=len(copies),
+            used=int((copies > 0).sum()),
+            below_threshold=int((chunk.usable & ~above).sum()),
+            balanced_out=int((above & (copies == 0)).sum()),
+        )
+        before += np.bincount(chunk.label[above], minlength=num_classes)
+        after += np.bincount(chunk.label, weights=copies, minlength=num_classes).astype(np.int64)
+        histogram += np.histogram(chunk.confidence[chunk.usable], HISTOGRAM_BINS, (0.0, 1.0))[0]
+        _write(ctx, number, file, copies)
+        ctx.progress(number + 1, len(files))
+    counts = {**accounting, **failures}
+    assert counts["samples"] == sum(count for name, count in counts.items() if name != "samples"), counts
+    total = int(after.sum())
+    if total == 0:
+        raise DataError(f"{ctx.name}: no image reaches the threshold of {config.threshold}; lower select.threshold")
+    write_json(
+        ctx.path / "stats.json",
+        {
+            "accounting": counts,
+            "classes": list(data.classes),
+            "per_class": decision.per_class,
+            "before": before.tolist(),
+            "after": after.tolist(),
+            "thresholds": decision.thresholds.tolist(),
+            "histogram": histogram.tolist(),
+            "threshold": config.threshold,
+        },
+    )
+    selection_figures(ctx.path)
+    metrics = {"selected": total, "kept_fraction": accounting["used"] / max(accounting["samples"], 1)}
+    return Selection(
+        path=str(ctx.path),
+        num_samples=total,
+        accounting=counts,
+        shard_size=config.shard_size,
+        seed=config.seed,
+        metrics=metrics,
+    )
+
+
+def _write(ctx: RunContext, number: int, file: Any, copies: Any) -> None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    rows = np.flatnonzero(copies)
+    reader = parquet.ParquetFile(file)
+    names = ["key", "label", "confidence", "probs"] + (["classes"] if "classes" in reader.schema_arrow.names else [])
+    kept = reader.read(columns=names).take(pa.array(rows)).combine_chunks()
+    kept = kept.append_column("row", pa.array(rows.astype(np.int32)))
+    kept = kept.append_column("copies", pa.array(copies[rows]))
+    target = ctx.path / f"selection-{number:06d}.parquet"
+    temporary = target.with_suffix(".tmp")
+    parquet.write_table(kept, temporary, compression="zstd")
+    os.replace(temporary, target)

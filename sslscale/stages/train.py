@@ -1,0 +1,148 @@
+"""Train one network: a teacher on labelled images, or a student on labelled and pseudo-labelled ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sslscale.artifacts import Checkpoint, Dataset, Selection, ShardSet
+from sslscale.dag import RunContext
+from sslscale.errors import ConfigError
+from sslscale.recipes.train import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainWork:
+    """What each training worker is given: paths and settings, nothing heavy."""
+
+    context: RunContext
+    config: TrainConfig
+    labeled: Path
+    pseudo: Path | None = None
+    selection: Path | None = None
+    unlabeled: Path | None = None
+    shard_size: int = 1000
+    selection_seed: int = 0
+    init: Path | None = None
+    at_least: int = 0
+
+
+def train(
+    ctx: RunContext,
+    config: TrainConfig,
+    *,
+    data: Dataset,
+    pseudo: ShardSet | None = None,
+    selection: Selection | None = None,
+    init: Checkpoint | None = None,
+    at_least: Checkpoint | None = None,
+) -> Checkpoint:
+    """Train to the end, going on from the stage's last checkpoint if there is one.
+
+    Pseudo-labelled images come as shards (`pseudo`), or are joined from a `selection` while reading. `init` gives the
+    first weights. `at_least` is a network that this one must not be smaller than.
+    """
+    from sslscale import cluster
+    from sslscale.report.figures import learning_curves
+
+    work = TrainWork(
+        context=ctx,
+        config=config,
+        labeled=data.split("labeled"),
+        pseudo=pseudo.dir if pseudo else None,
+        selection=selection.dir if selection else None,
+        unlabeled=data.split("unlabeled") if selection else None,
+        shard_size=selection.shard_size if selection else 1000,
+        selection_seed=selection.seed if selection else 0,
+        init=init.dir if init else None,
+        at_least=at_least.num_parameters if at_least else 0,
+    )
+    result = cluster.train_workers(train_worker, work, ctx)
+    learning_curves(ctx.path)
+    return Checkpoint(path=str(ctx.path), **result)
+
+
+def train_worker(work: TrainWork) -> dict[str, object]:
+    """Train on this worker; all workers run this, the main one writes."""
+    import torch
+
+    from sslscale import distributed
+    from sslscale.data.loader import Stream
+    from sslscale.data.samples import open_samples
+    from sslscale.data.selection import open_selected
+    from sslscale.methods.method import build_method
+    from sslscale.nn.classifier import Classifier, num_parameters
+    from sslscale.recipes.augment import AugmentConfig
+    from sslscale.train import checkpoint
+    from sslscale.train.engine import Engine, best_device
+    from sslscale.train.fit import fit
+
+    ctx, config = work.context, work.config
+    torch.set_num_threads(ctx.threads)
+    samples = {"labeled": open_samples(work.labeled)}
+    if work.pseudo is not None:
+        samples["pseudo"] = open_samples(work.pseudo)
+    elif work.selection is not None and work.unlabeled is not None:
+        samples["pseudo"] = open_selected(
+            work.selection, work.unlabeled, seed=work.selection_seed, shard_size=work.shard_size
+        )
+    classes = samples["labeled"].index.classes
+    sizes = config.method.batch_sizes(config.batch_size)
+    if sizes.keys() != samples.keys():
+        raise ConfigError(f"{ctx.name}: {config.method.name} reads {sorted(sizes)}, but is given {sorted(samples)}")
+    views: tuple[AugmentConfig, ...] = (config.augment,)
+    streams = {
+        name: Stream(
+            name,
+            samples[name],
+            batch_size=size,
+            seed=config.seed,
+            image=config.image,
+            size=config.image.size,
+            views=views,
+            cache=ctx.root / "cache" / "images",
+            cache_bytes=ctx.cache_bytes,
+            threads=ctx.threads,
+            on_bad_sample=config.on_bad_sample,
+        )
+        for name, size in sizes.items()
+    }
+    torch.manual_seed(config.seed)  # the same first weights on every worker
+    method = build_method(config.method, config.model, len(classes))
+    network = method.result
+    assert isinstance(network, Classifier)
+    parameters = num_parameters(network)
+    if parameters < work.at_least:
+        raise ConfigError(
+            f"{ctx.name}: {config.model.name} has {parameters:,} weights, its teacher {work.at_least:,}: "
+            "Noisy Student's students are equal to their teacher or larger"
+        )
+    if work.init is not None:
+        for part in {id(m): m for m in method.children() if isinstance(m, Classifier)}.values():
+            checkpoint.load_weights(part, work.init / "model.safetensors")
+    num_steps = config.steps(len(streams["labeled"]))
+    engine = Engine(method, config, num_steps, best_device())
+    last: dict[str, float] = {}
+
+    def on_log(step: int, metrics: dict[str, float]) -> None:
+        last.update(metrics)
+        ctx.log(step, metrics)
+
+    steps = fit(
+        engine,
+        streams,
+        folder=ctx.path / "state",
+        on_resume=ctx.rewind,
+        on_log=on_log,
+        on_progress=lambda step, shown: ctx.progress(step, num_steps, **shown),
+    )
+    if distributed.is_main():
+        info = checkpoint.describe_model(network, config.model, config.image, classes)
+        checkpoint.save_model(ctx.path, network, info)
+        checkpoint.drop_states(ctx.path / "state")
+    shown = ("loss", "train_accuracy", "images_per_s")
+    return {
+        "num_parameters": parameters,
+        "step": steps,
+        "metrics": {name: last[name] for name in shown if name in last},
+    }

@@ -1,0 +1,233 @@
+"""The file that imports mlflow. It mirrors what the stages write; a failure warns once and never stops a run.
+
+A parent run for the graph, a child for each stage that runs. All calls are made by one thread beside the run, so a slow
+store costs the training nothing. The files of the root stay the truth.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sslscale import jsonio
+from sslscale.dag import Planned, git_commit
+from sslscale.experiment import flat
+
+if TYPE_CHECKING:
+    from sslscale.experiment import Experiment
+
+FORWARD_EVERY_S = 2.0
+_NOTE = "mlflow.json"
+_LOGGED = ("*.png", "*.html", "stats.json", "report.json", "summary.json", "model.json", "index.json")
+
+
+def store(root: Path) -> str:
+    """The tracking store: MLFLOW_TRACKING_URI, or a SQLite file under the root."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').absolute()}"
+
+
+class Tracker:
+    """Observes a run and mirrors it to MLflow."""
+
+    def __init__(self, root: Path, experiment: Experiment, planned: Sequence[Planned]):
+        self.warnings: list[str] = []
+        self._root, self._experiment = root.absolute(), experiment
+        self._store = store(root)
+        self._final = {entry.stage.name for entry in experiment_targets(planned)}
+        self._children: dict[str, str] = {}
+        self._forwarded: dict[str, tuple[int, int]] = {}  # stage -> bytes read, last step sent
+        self._running: dict[str, Planned] = {}
+        self._next_tick = 0.0
+        self._work: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._broken = False
+        self._thread = threading.Thread(target=self._serve, daemon=True, name="tracking")
+        self._work.put(self._start)
+        self._thread.start()
+
+    # --- called by the run ---
+
+    def changed(self, planned: Planned, state: str, record: Mapping[str, Any] | None) -> None:
+        """A stage has a new state."""
+        name = planned.stage.name
+        if state == "running":
+            self._running[name] = planned
+            self._work.put(lambda: self._begin(planned))
+        elif state in ("ran", "failed"):
+            self._running.pop(name, None)
+            self._work.put(lambda: self._end(planned, record))
+        elif state == "cached":
+            self._work.put(lambda: self._client.set_tag(self._parent, f"cached.{name}", planned.key))
+
+    def tick(self) -> None:
+        """Forward new rows of metrics now and then."""
+        if time.monotonic() >= self._next_tick and self._work.empty():
+            self._next_tick = time.monotonic() + FORWARD_EVERY_S
+            for planned in list(self._running.values()):
+                self._work.put(lambda planned=planned: self._forward(planned))
+
+    def finish(self, metrics: Mapping[str, float]) -> None:
+        """Put the run's headline numbers on the parent."""
+        self._work.put(lambda: self._log_metrics(self._parent, metrics))
+
+    def close(self, status: str) -> None:
+        """End the parent run and wait for what is still to be sent, up to a minute."""
+        self._work.put(lambda: self._terminate(status))
+        self._work.put(None)
+        self._thread.join(timeout=60)
+        if self._thread.is_alive():
+            self.warnings.append(f"tracking at {self._store} is too slow; its last rows are lost there")
+
+    # --- called on the tracking thread ---
+
+    def _serve(self) -> None:
+        while (task := self._work.get()) is not None:
+            if self._broken:
+                continue
+            try:
+                task()
+            except Exception as error:
+                self._broken = True
+                text = str(error).strip().split("\n")[0][:200]
+                self.warnings.append(f"tracking at {self._store} failed and is off for this run: {text}")
+
+    def _start(self) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        import logging
+
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        self._metric, self._param = Metric, Param
+        self._client = MlflowClient(self._store)
+        name = self._experiment.pipeline
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            local = self._store.startswith("sqlite:")
+            place = (self._root / "mlflow-artifacts" / name).as_uri() if local else None
+            found_id = self._client.create_experiment(name, artifact_location=place)
+        else:
+            found_id = found.experiment_id
+        self._experiment_id = found_id
+        commit = git_commit()
+        tags = {
+            "mlflow.runName": Path(self._experiment.source).stem + "".join(f" {o}" for o in self._experiment.overrides),
+            "mlflow.source.name": self._experiment.source,
+            "mlflow.source.git.commit": commit,
+            "pipeline": name,
+        }
+        self._parent = self._client.create_run(found_id, tags=tags).info.run_id
+        self._log_params(self._parent, flat(self._experiment.config))
+
+    def _begin(self, planned: Planned) -> None:
+        name, note = planned.stage.name, planned.path / _NOTE
+        resumed = None
+        if note.exists():
+            seen = jsonio.read_json(note)
+            if seen.get("store") == self._store:
+                resumed = seen
+        if resumed is not None:  # the run of an attempt that was stopped goes on
+            self._children[name] = resumed["run_id"]
+            self._forwarded[name] = (0, resumed["step"])
+            self._client.update_run(resumed["run_id"], status="RUNNING")
+            self._client.set_tag(resumed["run_id"], "mlflow.parentRunId", self._parent)
+            return
+        tags = {
+            "mlflow.runName": name,
+            "mlflow.parentRunId": self._parent,
+            "mlflow.source.git.commit": git_commit(),
+            "stage": planned.stage.kind,
+            "key": planned.key,
+        }
+        run_id = self._client.create_run(self._experiment_id, tags=tags).info.run_id
+        self._children[name] = run_id
+        self._forwarded[name] = (0, -1)
+        self._log_params(run_id, flat(planned.stage.config))
+        self._log_inputs(run_id, planned)
+
+    def _log_inputs(self, run_id: str, planned: Planned) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        datasets = []
+        for name, key in planned.input_keys.items():
+            parent = planned.stage.inputs[name]
+            source = json.dumps({"uri": str(self._root / "artifacts" / parent.kind / key)})
+            data = Dataset(name=parent.name, digest=key, source_type="local", source=source)
+            datasets.append(DatasetInput(data, tags=[InputTag("mlflow.data.context", name)]))
+        if datasets:
+            self._client.log_inputs(run_id, datasets=datasets)
+
+    def _forward(self, planned: Planned) -> None:
+        """Send the rows that metrics.jsonl has gained."""
+        name = planned.stage.name
+        run_id = self._children.get(name)
+        file = planned.path / "metrics.jsonl"
+        if run_id is None or not file.exists():
+            return
+        offset, last = self._forwarded[name]
+        if file.stat().st_size < offset:  # rewound to a checkpoint
+            offset = 0
+        with open(file, "rb") as lines:
+            lines.seek(offset)
+            new = lines.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        rows = [json.loads(line) for line in whole.splitlines()]
+        rows = [row for row in rows if row["step"] > last]
+        now = int(time.time() * 1000)
+        metrics = [
+            self._metric(key, float(value), now, row["step"])
+            for row in rows
+            for key, value in row.items()
+            if key != "step" and isinstance(value, int | float)
+        ]
+        for start in range(0, len(metrics), 1000):
+            self._client.log_batch(run_id, metrics=metrics[start : start + 1000])
+        last = max([last, *(row["step"] for row in rows)])
+        self._forwarded[name] = (offset + len(whole), last)
+        if planned.path.exists():
+            jsonio.write_json(planned.path / _NOTE, {"store": self._store, "run_id": run_id, "step": last})
+
+    def _end(self, planned: Planned, record: Mapping[str, Any] | None) -> None:
+        self._forward(planned)
+        run_id = self._children.pop(planned.stage.name, None)
+        if run_id is None:
+            return
+        if record is not None:
+            self._log_metrics(run_id, {**record["fields"]["metrics"], "seconds": record["seconds"]})
+            wanted = [*_LOGGED, "model.safetensors"] if record["kind"] == "Checkpoint" else list(_LOGGED)
+            for file in sorted({f for pattern in wanted for f in planned.path.glob(pattern)}):
+                folder = "model" if file.name.startswith("model.") else None
+                self._client.log_artifact(run_id, str(file), folder)
+                if planned.stage.name in self._final and file.suffix in (".html", ".png"):
+                    self._client.log_artifact(self._parent, str(file))
+        self._client.set_terminated(run_id, "FINISHED" if record is not None else "FAILED")
+
+    def _terminate(self, status: str) -> None:
+        for run_id in self._children.values():
+            self._client.set_terminated(run_id, "KILLED")
+        self._client.set_terminated(self._parent, status)
+
+    def _log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        rows = [self._metric(name, float(value), now, 0) for name, value in metrics.items()]
+        self._client.log_batch(run_id, metrics=rows)
+
+    def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        rows = [self._param(name, str(value)[:500]) for name, value in params.items()]
+        for start in range(0, len(rows), 100):
+            self._client.log_batch(run_id, params=rows[start : start + 100])
+
+
+def experiment_targets(planned: Sequence[Planned]) -> list[Planned]:
+    """The stages that no other stage reads."""
+    read = {key for entry in planned for key in entry.input_keys.values()}
+    return [entry for entry in planned if entry.key not in read]

@@ -1,0 +1,154 @@
+"""Checkpoints that are whole or absent: weights as safetensors, the rest loaded by weights-only unpickling.
+
+A training keeps state/step-%08d folders to go on from; a finished one leaves model.safetensors and model.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sslscale import jsonio
+from sslscale.errors import DataError, ResourceError
+from sslscale.nn.classifier import Classifier, build_classifier, num_parameters
+from sslscale.recipes.model import ImageConfig, ModelConfig
+
+log = logging.getLogger(__name__)
+KEEP = 2
+FORMAT = "sslscale-checkpoint/1"
+
+
+def save_state(folder: Path, step: int, state: Mapping[str, Any]) -> None:
+    """Write state/step-N in one rename and drop all but the newest KEEP; raises ResourceError on a full disk."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"tmp-{uuid.uuid4().hex[:8]}"
+    try:
+        temporary.mkdir()
+        weights = {name: tensor.detach().contiguous().cpu() for name, tensor in state["method"].items()}
+        save_file(weights, temporary / "method.safetensors")
+        torch.save(state["optimizer"], temporary / "optimizer.pt")
+        files = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
+        jsonio.write_json(temporary / "commit.json", {"format": FORMAT, "step": step, "files": files})
+        final = folder / f"step-{step:08d}"
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        jsonio.fsync_dir(folder)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise ResourceError(f"{folder}: the checkpoint of step {step} cannot be written: {error}") from error
+    for old in sorted(folder.glob("step-*"))[:-KEEP]:
+        shutil.rmtree(old)
+    for left in folder.glob("tmp-*"):  # of an attempt that was killed while writing
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def load_state(folder: Path, device: torch.device) -> tuple[int, dict[str, Any]] | None:
+    """Load the newest whole state, or None if there is none. A damaged one is named and passed over."""
+    from safetensors.torch import load_file
+
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            commit = jsonio.read_json(path / "commit.json")
+            for name, expected in commit["files"].items():
+                if _sha256(path / name) != expected:
+                    raise ValueError(f"{name} has changed")
+            method = load_file(path / "method.safetensors", device=str(device))
+            optimizer = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
+            return commit["step"], {"method": method, "optimizer": optimizer}
+        except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+            log.warning("%s is damaged (%s): going back to the one before", path, error)
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What model.json says: how to build the network, and what to feed it."""
+
+    model: ModelConfig
+    image: ImageConfig
+    classes: tuple[str, ...]
+    num_parameters: int
+
+
+def save_model(folder: Path, network: Classifier, info: ModelInfo) -> None:
+    """Write model.safetensors and model.json."""
+    from safetensors.torch import save_file
+
+    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in network.state_dict().items()}
+    temporary = folder / f"model.tmp-{uuid.uuid4().hex[:8]}"
+    save_file(weights, temporary)
+    os.replace(temporary, folder / "model.safetensors")
+    jsonio.write_json(folder / "model.json", {"format": FORMAT, **asdict(info)})
+
+
+def load_model(folder: Path) -> tuple[Classifier, ModelInfo]:
+    """Build the network of a checkpoint folder in eval mode; raises DataError."""
+    try:
+        data = jsonio.read_json(folder / "model.json")
+        model = ModelConfig(**data["model"])
+        image = {k: tuple(v) if isinstance(v, list) else v for k, v in data["image"].items()}
+        info = ModelInfo(
+            model=model,
+            image=ImageConfig(**image),
+            classes=tuple(data["classes"]),
+            num_parameters=data["num_parameters"],
+        )
+    except FileNotFoundError:
+        raise DataError(f"{folder}: no checkpoint there (it has no model.json)") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder / 'model.json'}: unreadable ({error})") from None
+    network = build_classifier(model, len(info.classes))
+    load_weights(network, folder / "model.safetensors")
+    return network.eval(), info
+
+
+def load_weights(module: nn.Module, file: Path) -> None:
+    """Load weights that must fit exactly; raises DataError that counts what is missing, unexpected or misshapen."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{file}: unreadable weights ({error})") from None
+    wanted = module.state_dict()
+    missing = sorted(wanted.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - wanted.keys())
+    misshapen = sorted(n for n in wanted.keys() & weights.keys() if wanted[n].shape != weights[n].shape)
+    if missing or unexpected or misshapen:
+        parts = [
+            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+            if names
+        ]
+        raise DataError(f"{file}: the weights do not fit the network: {'; '.join(parts)}; of {len(wanted)} tensors")
+    module.load_state_dict(weights)
+
+
+def describe_model(network: Classifier, model: ModelConfig, image: ImageConfig, classes: tuple[str, ...]) -> ModelInfo:
+    """The ModelInfo of a network just trained."""
+    return ModelInfo(model=model, image=image, classes=classes, num_parameters=num_parameters(network))
+
+
+def drop_states(folder: Path) -> None:
+    """Remove what a finished training kept to go on from."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,80 @@
+"""Everything that depends on how many processes train, and with what: placement, precision, gradients, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sslscale import distributed
+from sslscale.data.loader import Batch
+from sslscale.methods.method import Losses, Method
+from sslscale.nn.batch_norm import use_global
+from sslscale.recipes.train import TrainConfig
+from sslscale.train.optim import build_optimizer, lr_share
+
+
+def best_device() -> torch.device:
+    """This worker's GPU if there is one, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+class Engine:
+    """Trains one method on this worker, alone or with others by DistributedDataParallel."""
+
+    def __init__(self, method: Method, config: TrainConfig, num_steps: int, device: torch.device):
+        self.method, self.config, self.num_steps, self.device = method.to(device), config, num_steps, device
+        if config.sync_batch_norm:
+            use_global(method)
+        if config.trainable == "last_stage":
+            _freeze_shallow(method)
+        self.optimizer = build_optimizer(method, config.optim)
+        self._module: nn.Module = method
+        if distributed.world_size() > 1:
+            ids = [device.index] if device.type == "cuda" else None
+            self._module = DistributedDataParallel(
+                method, device_ids=ids, broadcast_buffers=not config.sync_batch_norm
+            )
+
+    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        """Losses of this worker's part of the batch."""
+        enabled = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
+            return self._module(batch)
+
+    def step(self, losses: Losses, step: int) -> float:
+        """Backward and update; returns the learning rate that was used."""
+        lr = self.config.optim.lr * lr_share(self.config.optim.schedule, step, self.num_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        if self.config.optim.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.method.parameters(), self.config.optim.clip_norm)
+        self.optimizer.step()
+        return lr
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimiser state, whole on every worker."""
+        return {"method": self.method.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the state of a checkpoint."""
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _freeze_shallow(method: nn.Module) -> None:
+    """Leave the last residual stage, its norm and the classifier trainable (FixRes, arXiv:1906.06423, section 3).
+
+    The weights before the last change of resolution stay; their norms keep adapting their statistics.
+    """
+    parameters = [(n, p) for n, p in method.named_parameters() if p.requires_grad]
+    matrices = [n for n, p in parameters if p.ndim > 1]
+    last = {n for n in matrices[-max(len(matrices) // 3, 1) :]}
+    first = next(i for i, (n, _) in enumerate(parameters) if n in last)
+    for _, parameter in parameters[:first]:
+        parameter.requires_grad_(False)

@@ -1,0 +1,93 @@
+"""The training loop: fetch, augment, forward, backward, step, after_step, log, save."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from sslscale import distributed
+from sslscale.data.loader import Stream, batches
+from sslscale.data.rng import stream_seed
+from sslscale.errors import DataError
+from sslscale.train import checkpoint
+from sslscale.train.engine import Engine
+
+log = logging.getLogger(__name__)
+
+
+def fit(
+    engine: Engine,
+    streams: Mapping[str, Stream],
+    *,
+    folder: Path | None = None,
+    on_resume: Callable[[int], None] = lambda step: None,
+    on_log: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
+    on_progress: Callable[[int, Mapping[str, float]], None] = lambda step, shown: None,
+) -> int:
+    """Train from the newest state in `folder` (or from the start) to the end; returns the number of steps.
+
+    Runs alike on every worker; the callbacks are called on the main one alone. Without a folder nothing is saved.
+    Raises DataError if the loss is no longer finite, naming the step and the checkpoint to go back to.
+    """
+    config, num_steps = engine.config, engine.num_steps
+    for name, stream in streams.items():
+        low, high = distributed.agree(len(stream))
+        if low != high:
+            raise DataError(f"the workers see from {low} to {high} {name} images: is their data the same?")
+    step = 0
+    if folder is not None and (found := checkpoint.load_state(folder, engine.device)) is not None:
+        step, state = found
+        engine.load_state_dict(state)
+        log.info("going on from step %d", step)
+    low, high = distributed.agree(step)
+    if low != high:
+        raise DataError(f"the workers would resume from steps {low} to {high}: is {folder} shared by all of them?")
+    if distributed.is_main():
+        on_resume(step)
+    engine.method.train()
+    images = sum(size for size in config.method.batch_sizes(config.batch_size).values())
+    since, since_step, shown = time.monotonic(), step, 0.0
+    sums: dict[str, torch.Tensor] = {}
+    counted = 0
+    for batch in batches(streams, step, num_steps, engine.device):
+        # dropout and stochastic depth follow from (seed, step, worker): a resumed run draws the same
+        torch.manual_seed(stream_seed(config.seed, f"step {step} of worker {distributed.rank()}"))
+        losses = engine.forward(batch)
+        lr = engine.step(losses, step)
+        step += 1
+        engine.method.after_step(step, step / num_steps)
+        for name, value in losses.parts.items():
+            sums[name] = sums[name] + value if name in sums else value.clone()
+        counted += 1
+        ending = step == num_steps
+        if step % config.log_every == 0 or ending or step % config.save_every == 0:
+            means = {n: v / counted for n, v in distributed.mean_scalars(sums).items()}
+            _require_finite(means, step, folder)
+            if step % config.log_every == 0 or ending:
+                sums, counted = {}, 0
+                now = time.monotonic()
+                rate = images * (step - since_step) / max(now - since, 1e-9)
+                since, since_step = now, step
+                if distributed.is_main():
+                    on_log(step, {**means, "lr": lr, "images_per_s": rate})
+                    if now - shown > 0.5 or ending:
+                        on_progress(step, {"loss": means.get("loss", float("nan")), "rate": rate})
+                        shown = now
+        if folder is not None and (step % config.save_every == 0 or ending):
+            if distributed.is_main():
+                checkpoint.save_state(folder, step, engine.state_dict())
+            distributed.barrier()
+    return step
+
+
+def _require_finite(means: Mapping[str, float], step: int, folder: Path | None) -> None:
+    wrong = [name for name, value in means.items() if not abs(value) < float("inf")]
+    if wrong:
+        saved = sorted(folder.glob("step-*")) if folder is not None else []
+        back = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+        values = ", ".join(f"{name} {value:g}" for name, value in means.items())
+        raise DataError(f"{' and '.join(wrong)} not finite at step {step} ({values}); {back}; try a lower lr")

@@ -1,0 +1,40 @@
+"""Optimisers and learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from sslscale.recipes.train import OptimConfig, ScheduleConfig
+
+
+def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """Make the optimiser over the trainable weights; vectors (biases, norms) are not decayed."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.name == "sgd":
+        nesterov = config.nesterov and config.momentum > 0
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, foreach=True)
+    if config.name == "rmsprop":  # EfficientNet's: decay .9, epsilon 1e-3
+        return torch.optim.RMSprop(groups, lr=config.lr, alpha=0.9, eps=1e-3, momentum=config.momentum, foreach=True)
+    return torch.optim.AdamW(groups, lr=config.lr, foreach=True)
+
+
+def lr_share(schedule: ScheduleConfig, step: int, num_steps: int) -> float:
+    """The learning rate of `step` (from 0) as a share of its peak."""
+    if step < schedule.warmup_steps:
+        return (step + 1) / (schedule.warmup_steps + 1)
+    progress = (step - schedule.warmup_steps) / max(num_steps - schedule.warmup_steps, 1)
+    if schedule.name == "cosine":
+        return schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * progress))
+    if schedule.name == "step":
+        return schedule.decay ** sum(progress >= milestone for milestone in schedule.milestones)
+    if schedule.name == "exponential":
+        return max(schedule.decay ** ((step - schedule.warmup_steps) // schedule.decay_steps), schedule.final)
+    return 1.0
