@@ -302,17 +302,23 @@ def _build_dataclass(cls: Any, data: Any, key: str, lines: dict[str, int], probl
             problems.append(
                 Problem(dotted, f"is required ({describe(hints[name])}) and missing", _line(lines, key))
             )
-    if len(problems) > before:
-        return None
-    try:
-        return cls(**values)
-    except ValueError as error:
-        name, separator, text = str(error).partition(": ")
-        if separator and name in fields:
+    broken = {name for name in fields if name not in values or (values[name] is None and len(problems) > before)}
+    while True:  # a value out of range is noted and replaced by its default, so that the next one is found too
+        try:
+            made = cls(**{name: value for name, value in values.items() if name not in broken})
+        except ValueError as error:
+            name, separator, text = str(error).partition(": ")
             dotted = f"{key}.{name}" if key else name
-            problems.append(Problem(dotted, text, _line(lines, dotted)))
+            if separator and name in fields and name not in broken:
+                problems.append(Problem(dotted, text, _line(lines, dotted)))
+                broken.add(name)
+                continue
+            if not broken:
+                problems.append(Problem(key, str(error), _line(lines, key)))
+        except (TypeError, AttributeError):  # what is missing or broken has no default, and is reported already
+            assert broken
         else:
-            problems.append(Problem(key, str(error), _line(lines, key)))
+            return made if len(problems) == before else None
         return None
 
 

@@ -118,7 +118,7 @@ def load_model(folder: Path) -> tuple[Classifier, ModelInfo]:
         raise DataError(f"{folder / 'model.json'}: unreadable ({error})") from None
     network = build_classifier(model, len(info.classes))
     load_weights(network, folder / "model.safetensors")
-    return network.eval(), info
+    return network.to(memory_format=torch.channels_last).eval(), info  # pyright: ignore[reportCallIssue]
 
 
 def load_weights(module: nn.Module, file: Path) -> None:

@@ -26,7 +26,8 @@ class Engine:
     """Trains one method on this worker, alone or with others by DistributedDataParallel."""
 
     def __init__(self, method: Method, config: TrainConfig, num_steps: int, device: torch.device):
-        self.method, self.config, self.num_steps, self.device = method.to(device), config, num_steps, device
+        self.method = method.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.config, self.num_steps, self.device = config, num_steps, device
         if config.sync_batch_norm:
             use_global(method)
         if config.trainable == "last_stage":
