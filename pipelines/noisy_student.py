@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from sslscale.config import require
 from sslscale.dag import Resources, Stage, stage
@@ -102,20 +103,18 @@ def build(config: Config) -> list[Stage]:
     teacher = stage(
         train, dataclasses.replace(config.teacher, seed=seed), name="teacher", resources=workers.train, data=data
     )
-    reports = {"teacher_report": test("teacher", teacher)}
-    selections: dict[str, Stage] = {}
+    reports: dict[str, Any] = {"teacher_report": test("teacher", teacher)}
+    selections: dict[str, Any] = {}
     for number, own in enumerate(config.rounds, 1):
         name = f"student_{number}"
-        scores = stage(
-            score, config.score, name=f"{name}/score", resources=workers.score, teacher=teacher, data=data
-        )
+        scores = stage(score, config.score, name=f"{name}/score", resources=workers.score, teacher=teacher, data=data)
         settings = dataclasses.replace(config.select, seed=1000 * seed + number)
         chosen = stage(select, settings, name=f"{name}/select", scores=scores, data=data)
         if config.materialize:
             shards = stage(
                 shard, ShardConfig(), name=f"{name}/shard", resources=workers.score, selection=chosen, data=data
             )
-            pseudo = {"pseudo": shards}
+            pseudo: dict[str, Any] = {"pseudo": shards}
         else:
             pseudo = {"selection": chosen}
         if config.warm_start:

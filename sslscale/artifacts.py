@@ -85,5 +85,5 @@ def to_fields(artifact: Artifact) -> dict[str, Any]:
 def from_fields(kind: str, path: str | os.PathLike[str], fields: Mapping[str, Any]) -> Artifact:
     """Rebuild the artifact of a record; raises KeyError for an unknown kind."""
     kinds = {cls.__name__: cls for cls in (Artifact, *Artifact.__subclasses__())}
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
     return kinds[kind](path=os.fspath(path), **values)

@@ -51,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
 
     run = add(commands, "run", _run, "Run the graph of a configuration; what is done already is not done again.")
     run.add_argument("config", metavar="CONFIG", help="a YAML file")
-    run.add_argument("overrides", nargs="*", metavar="key.path=value", help="values to set in it; seed=N sets all seeds")
+    run.add_argument(
+        "overrides", nargs="*", metavar="key.path=value", help="values to set in it; seed=N sets all seeds"
+    )
     add_root(run)
     run.add_argument("--plan", action="store_true", help="show what would run, and why; run nothing")
     run.add_argument("--json", action="store_true", help="end with one JSON line on stdout")

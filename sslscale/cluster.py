@@ -172,7 +172,7 @@ def train_workers(loop: Callable[[W], T], work: W, ctx: RunContext) -> T:
             failure_config=FailureConfig(max_failures=resources.max_failures),
         ),
     )
-    return trainer.fit().return_value
+    return trainer.fit().return_value  # pyright: ignore[reportReturnType]
 
 
 class _TrainLoop:
@@ -215,14 +215,14 @@ def map_items(
 
     resources = ctx.resources
     gpus = gpus_per_worker(resources.gpus_per_worker, num_workers, int(ray.cluster_resources().get("GPU", 0)))
-    actor = ray.remote(_Mapper).options(
+    actor: Any = ray.remote(_Mapper).options(
         num_cpus=resources.cpus_per_worker or 1,
         num_gpus=gpus,
         max_restarts=resources.max_failures,
         max_task_retries=resources.max_failures,
     )
     logs = ctx.root / "logs"
-    actors = [actor.remote(make, str(logs / f"{ctx.path.name}-mapper{n}.log")) for n in range(num_workers)]
+    actors: list[Any] = [actor.remote(make, str(logs / f"{ctx.path.name}-mapper{n}.log")) for n in range(num_workers)]
     waiting = list(reversed(items))
     running: dict[Any, tuple[Any, int]] = {}
     try:

@@ -123,9 +123,7 @@ def parse_value(text: str) -> Any:
     return value
 
 
-def _convert(
-    node: yaml.Node, key: str, lines: dict[str, int], problems: list[Problem], count: list[int]
-) -> Any:
+def _convert(node: yaml.Node, key: str, lines: dict[str, int], problems: list[Problem], count: list[int]) -> Any:
     count[0] += 1
     line = node.start_mark.line + 1
     if count[0] > MAX_YAML_NODES:
@@ -280,9 +278,7 @@ def _build(hint: Any, data: Any, key: str, lines: dict[str, int], problems: list
 
 def _build_dataclass(cls: Any, data: Any, key: str, lines: dict[str, int], problems: list[Problem]) -> Any:
     if not isinstance(data, dict):
-        problems.append(
-            Problem(key, f"expected the keys of {cls.__name__}, not {data!r}", _line(lines, key))
-        )
+        problems.append(Problem(key, f"expected the keys of {cls.__name__}, not {data!r}", _line(lines, key)))
         return None
     hints = typing.get_type_hints(cls, vars(sys.modules[cls.__module__]))
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init and not f.metadata.get("hidden")}
@@ -299,10 +295,9 @@ def _build_dataclass(cls: Any, data: Any, key: str, lines: dict[str, int], probl
         if name in data:
             values[name] = _build(hints[name], data[name], dotted, lines, problems)
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-            problems.append(
-                Problem(dotted, f"is required ({describe(hints[name])}) and missing", _line(lines, key))
-            )
-    broken = {name for name in fields if name not in values or (values[name] is None and len(problems) > before)}
+            problems.append(Problem(dotted, f"is required ({describe(hints[name])}) and missing", _line(lines, key)))
+    reported = {problem.key.removeprefix(f"{key}." if key else "").split(".")[0] for problem in problems[before:]}
+    broken = {name for name in fields if name not in values or name in reported}
     while True:  # a value out of range is noted and replaced by its default, so that the next one is found too
         try:
             made = cls(**{name: value for name, value in values.items() if name not in broken})
@@ -322,9 +317,7 @@ def _build_dataclass(cls: Any, data: Any, key: str, lines: dict[str, int], probl
         return None
 
 
-def _build_named(
-    options: list[Any], data: Any, key: str, lines: dict[str, int], problems: list[Problem]
-) -> Any:
+def _build_named(options: list[Any], data: Any, key: str, lines: dict[str, int], problems: list[Problem]) -> Any:
     names = {typing.get_args(typing.get_type_hints(option)["name"])[0]: option for option in options}
     name = data.get("name") if isinstance(data, dict) else None
     if name not in names:

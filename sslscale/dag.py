@@ -155,9 +155,7 @@ def plan(targets: Sequence[Stage], root: str | Path) -> list[Planned]:
             if node.kind not in earlier:
                 earlier[node.kind] = _earlier(root, node.kind)
             why = _why(identity, path, earlier[node.kind])
-        planned.append(
-            Planned(stage=node, key=key, path=path, state=state, why=why, input_keys=input_keys)
-        )
+        planned.append(Planned(stage=node, key=key, path=path, state=state, why=why, input_keys=input_keys))
     return planned
 
 

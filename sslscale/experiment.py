@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import difflib
 import importlib.util
 import os
@@ -139,7 +138,9 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
     logs = root / "logs" / time.strftime("%Y%m%d-%H%M%S")
     logs.mkdir(parents=True, exist_ok=True)
     with _quiet(logs / "driver.log"):
-        tracker = Tracker(root, experiment, planned)
+        tracker = Tracker(
+            root, planned, experiment.config, experiment.pipeline, experiment.source, experiment.overrides
+        )
         progress = Progress(planned, console, logs)
         status = "FAILED"
         try:
@@ -204,16 +205,3 @@ def _quiet(file: Path) -> Iterator[None]:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(target)
-
-
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A config as dotted keys, for people and trackers."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        items = value.items()
-    elif isinstance(value, tuple) and any(dataclasses.is_dataclass(item) for item in value):
-        items = ((str(i), item) for i, item in enumerate(value))
-    else:
-        return {prefix: value}
-    return {k: v for n, item in items for k, v in flat(item, f"{prefix}.{n}" if prefix else str(n)).items()}

@@ -81,3 +81,16 @@ def digest(value: Any, length: int = 12) -> str:
     """Hash the canonical form of `value` to `length` hexadecimal digits of SHA-256."""
     text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """A config as dotted keys, for people and trackers."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, tuple) and any(dataclasses.is_dataclass(item) for item in value):
+        items = ((str(i), item) for i, item in enumerate(value))
+    else:
+        return {prefix: value}
+    return {k: v for n, item in items for k, v in flat(item, f"{prefix}.{n}" if prefix else str(n)).items()}

@@ -19,9 +19,7 @@ def soft_cross_entropy(
     return -(target * F.log_softmax(logits.float(), dim=-1)).sum(-1)
 
 
-def smooth_labels(
-    label: Int[Tensor, " batch"], num_classes: int, smoothing: float
-) -> Float[Tensor, "batch classes"]:
+def smooth_labels(label: Int[Tensor, " batch"], num_classes: int, smoothing: float) -> Float[Tensor, "batch classes"]:
     """One-hot labels mixed with the uniform distribution (Szegedy et al. 2016, arXiv:1512.00567, section 7)."""
     hot = F.one_hot(label, num_classes).float()
     return hot * (1 - smoothing) + smoothing / num_classes

@@ -13,14 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sslscale import jsonio
 from sslscale.dag import Planned, git_commit
-from sslscale.experiment import flat
-
-if TYPE_CHECKING:
-    from sslscale.experiment import Experiment
 
 FORWARD_EVERY_S = 2.0
 _NOTE = "mlflow.json"
@@ -35,16 +31,25 @@ def store(root: Path) -> str:
 class Tracker:
     """Observes a run and mirrors it to MLflow."""
 
-    def __init__(self, root: Path, experiment: Experiment, planned: Sequence[Planned]):
+    def __init__(
+        self,
+        root: Path,
+        planned: Sequence[Planned],
+        config: Any,
+        pipeline: str,
+        source: str,
+        overrides: Sequence[str],
+    ):
         self.warnings: list[str] = []
-        self._root, self._experiment = root.absolute(), experiment
-        self._store = store(root)
-        self._final = {entry.stage.name for entry in experiment_targets(planned)}
+        self._root, self._store = root.absolute(), store(root)
+        self._config, self._pipeline, self._source, self._overrides = config, pipeline, source, overrides
+        read = {key for entry in planned for key in entry.input_keys.values()}
+        self._final = {entry.stage.name for entry in planned if entry.key not in read}
         self._children: dict[str, str] = {}
         self._forwarded: dict[str, tuple[int, int]] = {}  # stage -> bytes read, last step sent
         self._running: dict[str, Planned] = {}
         self._next_tick = 0.0
-        self._work: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._work: queue.Queue[Callable[[], object] | None] = queue.Queue()
         self._broken = False
         self._thread = threading.Thread(target=self._serve, daemon=True, name="tracking")
         self._work.put(self._start)
@@ -109,7 +114,7 @@ class Tracker:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self._metric, self._param = Metric, Param
         self._client = MlflowClient(self._store)
-        name = self._experiment.pipeline
+        name = self._pipeline
         found = self._client.get_experiment_by_name(name)
         if found is None:
             local = self._store.startswith("sqlite:")
@@ -120,13 +125,13 @@ class Tracker:
         self._experiment_id = found_id
         commit = git_commit()
         tags = {
-            "mlflow.runName": Path(self._experiment.source).stem + "".join(f" {o}" for o in self._experiment.overrides),
-            "mlflow.source.name": self._experiment.source,
+            "mlflow.runName": " ".join([Path(self._source).stem, *self._overrides]),
+            "mlflow.source.name": self._source,
             "mlflow.source.git.commit": commit,
             "pipeline": name,
         }
         self._parent = self._client.create_run(found_id, tags=tags).info.run_id
-        self._log_params(self._parent, flat(self._experiment.config))
+        self._log_params(self._parent, jsonio.flat(self._config))
 
     def _begin(self, planned: Planned) -> None:
         name, note = planned.stage.name, planned.path / _NOTE
@@ -151,7 +156,7 @@ class Tracker:
         run_id = self._client.create_run(self._experiment_id, tags=tags).info.run_id
         self._children[name] = run_id
         self._forwarded[name] = (0, -1)
-        self._log_params(run_id, flat(planned.stage.config))
+        self._log_params(run_id, jsonio.flat(planned.stage.config))
         self._log_inputs(run_id, planned)
 
     def _log_inputs(self, run_id: str, planned: Planned) -> None:
@@ -225,9 +230,3 @@ class Tracker:
         rows = [self._param(name, str(value)[:500]) for name, value in params.items()]
         for start in range(0, len(rows), 100):
             self._client.log_batch(run_id, params=rows[start : start + 100])
-
-
-def experiment_targets(planned: Sequence[Planned]) -> list[Planned]:
-    """The stages that no other stage reads."""
-    read = {key for entry in planned for key in entry.input_keys.values()}
-    return [entry for entry in planned if entry.key not in read]

@@ -43,7 +43,7 @@ def augment(
 def normalize(
     images: UInt8[Tensor, "batch 3 h w"], mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype
 ) -> Float[Tensor, "batch 3 h w"]:
-    """Scale to (value / 255 - mean) / std by channel, laid out channels-last: convolutions are then up to 1.7x faster."""
+    """Scale to (value / 255 - mean) / std by channel, channels-last: convolutions are up to 1.7x faster."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(3, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(3, 1, 1)
     return (images.to(memory_format=torch.channels_last) * scale + shift).to(dtype)
@@ -53,9 +53,7 @@ _Op = Callable[["Tensor", "Tensor", "Tensor", RandAugmentConfig], "Tensor"]
 
 
 def _enhance(function: Callable[[Tensor, Tensor], Tensor]) -> _Op:
-    return lambda images, draws, sign, c: function(
-        images, torch.full_like(sign, c.magnitude / 10 * 1.8 + 0.1)
-    )
+    return lambda images, draws, sign, c: function(images, torch.full_like(sign, c.magnitude / 10 * 1.8 + 0.1))
 
 
 def _full(sign: Tensor, value: float) -> Tensor:
@@ -86,9 +84,7 @@ OPERATIONS: dict[str, _Op] = {
     "translate_y": lambda images, draws, sign, c: ops.translate(
         images, torch.zeros_like(sign), sign * _pixels(images, c.magnitude, c.translate)
     ),
-    "solarize_add": lambda images, draws, sign, c: ops.solarize_add(
-        images, _full(sign, int(c.magnitude / 10 * 110))
-    ),
+    "solarize_add": lambda images, draws, sign, c: ops.solarize_add(images, _full(sign, int(c.magnitude / 10 * 110))),
     "cutout": lambda images, draws, sign, c: ops.cutout(
         images, draws[:, 2], draws[:, 3], _full(sign, int(_pixels(images, c.magnitude, c.cutout)))
     ),

@@ -77,7 +77,10 @@ def check(folder: Path, *, threads: int, say: Callable[[str], None]) -> dict[str
             counts = [count for name, count in balance.items() if name != "(no label)"]
             spread = f", {min(counts):,} to {max(counts):,} a class" if counts else ", no labels"
             shown = ", ".join(f"{count:,} {name}" for name, count in formats.items())
-            say(f"{split.name:10} {good:,} of {index.num_samples:,} images in {len(index.shards)} shards ({shown}){spread}")
+            say(
+                f"{split.name:10} {good:,} of {index.num_samples:,} images in {len(index.shards)} shards "
+                f"({shown}){spread}"
+            )
     problems += leaks
     say(f"{repeats:,} images repeat another, byte for byte; {len(leaks)} of them across the test split")
     for problem in problems[:_SHOWN]:

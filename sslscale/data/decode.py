@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -29,7 +29,8 @@ def decode(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS) -> UInt8[T
         _check_size(size, max_pixels)
         if plain and components in (1, 3):
             try:
-                return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+                encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+                return cast("Tensor", decode_jpeg(encoded, mode=ImageReadMode.RGB))
             except RuntimeError as error:
                 raise DataError(f"undecodable JPEG ({str(error).split(chr(10))[0][:80]})") from None
     try:
@@ -41,8 +42,8 @@ def decode(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS) -> UInt8[T
             rgb = upright.convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"undecodable image ({str(error)[:80]})") from None
-    return torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8).reshape(rgb.height, rgb.width, 3).permute(
-        2, 0, 1
+    return (
+        torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8).reshape(rgb.height, rgb.width, 3).permute(2, 0, 1)
     )
 
 

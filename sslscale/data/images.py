@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 class Images(Protocol):
     """Gives decoded images by shard and row; `bad` says which rows cannot be decoded, and why."""
 
-    bad: Sequence[Mapping[int, str]]
+    @property
+    def bad(self) -> Sequence[Mapping[int, str]]: ...
 
     def fetch(
         self, shard: np.ndarray, row: np.ndarray, crop: Float[Tensor, "batch 4"] | None = None
@@ -144,9 +145,7 @@ def _decode(shard: Shard, row: int, size: int, crop: float) -> Tensor | str:
     return evaluation_view(image, size, crop)
 
 
-def evaluation_view(
-    image: UInt8[Tensor, "3 height width"], size: int, crop: float
-) -> UInt8[Tensor, "3 size size"]:
+def evaluation_view(image: UInt8[Tensor, "3 height width"], size: int, crop: float) -> UInt8[Tensor, "3 size size"]:
     """The centre square that keeps `crop` of the short side, at size x size."""
     if crop == 1.0:
         return decode.fit(image, size)
@@ -159,9 +158,7 @@ def evaluation_view(
 class DecodedImages:
     """Decodes at each access, on `threads` threads; keeps nothing."""
 
-    def __init__(
-        self, shards: Sequence[Shard], size: int, threads: int, on_bad_sample: str, evaluation_crop: float
-    ):
+    def __init__(self, shards: Sequence[Shard], size: int, threads: int, on_bad_sample: str, evaluation_crop: float):
         self._shards, self._size, self._crop = shards, size, evaluation_crop
         self._on_bad_sample = on_bad_sample
         self._pool = ThreadPoolExecutor(max(threads, 1))
@@ -191,9 +188,7 @@ class DecodedImages:
         return torch.stack(list(self._pool.map(one, range(len(row)))))
 
 
-def _resized_crop(
-    image: UInt8[Tensor, "3 height width"], size: int, box: list[float]
-) -> UInt8[Tensor, "3 size size"]:
+def _resized_crop(image: UInt8[Tensor, "3 height width"], size: int, box: list[float]) -> UInt8[Tensor, "3 size size"]:
     """Cut `area` of the image at aspect `ratio`, shrunk to fit, at (x, y) of the room left; scale to size x size."""
     area, ratio, x, y = box
     height, width = image.shape[-2:]
@@ -224,9 +219,7 @@ def _judge(shards: Sequence[Shard], bad: Sequence[Mapping[int, str]], on_bad_sam
         raise DataError(f"{path}: {key}: {why}; {found} such images are over 1 % of {total:,}")
 
 
-def describe_bad(
-    shards: Sequence[Shard], bad: Sequence[Mapping[int, str]]
-) -> Iterator[tuple[Path, str, str]]:
+def describe_bad(shards: Sequence[Shard], bad: Sequence[Mapping[int, str]]) -> Iterator[tuple[Path, str, str]]:
     """Name each bad image by shard, key and reason."""
     for shard, rows in zip(shards, bad, strict=True):
         for row, why in list(rows.items()):

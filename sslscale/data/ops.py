@@ -108,9 +108,7 @@ def equalize(images: Images) -> Images:
     last = histogram.gather(1, flat.amax(1, keepdim=True))
     step = torch.div(height * width - last, 255, rounding_mode="floor")
     before = histogram.cumsum(1) - histogram
-    table = torch.div(
-        before + torch.div(step, 2, rounding_mode="floor"), step.clamp(min=1), rounding_mode="floor"
-    )
+    table = torch.div(before + torch.div(step, 2, rounding_mode="floor"), step.clamp(min=1), rounding_mode="floor")
     table = torch.where(step == 0, torch.arange(256, device=images.device), table.clamp(0, 255))
     return table.gather(1, flat).to(torch.uint8).view_as(images)
 

@@ -56,7 +56,7 @@ class Order:
                 break
             first = last + 1
         if self._held != (epoch, first + 1):
-            numbers = [np.arange(self._starts[b], self._starts[b + 1]) for b in blocks[first : last + 1]]
+            numbers = [np.arange(int(self._starts[b]), int(self._starts[b + 1])) for b in blocks[first : last + 1]]
             rng = np.random.default_rng([self._seed, epoch, first])
             self._permutation = rng.permutation(np.concatenate(numbers))
             self._held = (epoch, first + 1)

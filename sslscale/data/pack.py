@@ -78,11 +78,7 @@ def split(config: PackConfig, listing: Listing) -> dict[str, list[Item]]:
     for label in classes:
         if not any(item.label == label for item in labeled):
             raise DataError(f"{config.source}: class {label!r} has no labelled image left for training")
-    return {
-        name: sorted(items, key=lambda i: _order(i, "shard"))
-        for name, items in sorted(parts.items())
-        if items
-    }
+    return {name: sorted(items, key=lambda i: _order(i, "shard")) for name, items in sorted(parts.items()) if items}
 
 
 def _label_by_file(config: PackConfig, items: list[Item]) -> tuple[list[Item], tuple[str, ...]]:

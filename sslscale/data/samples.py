@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ class Samples:
     """Samples 0 .. n - 1 of some shards. `labels` is -1 where there is none; `soft` says how pseudo-labels are read."""
 
     index: Index
-    shards: Sequence[Shard]
+    shards: list[Shard]
     shard: np.ndarray  # int32 (n,)
     row: np.ndarray  # int32 (n,)
     labels: np.ndarray  # int64 (n,)
@@ -41,12 +42,12 @@ class Samples:
             return self.table[numbers]
         if not self.stored:
             return None
-        found = [self.shards[self.shard[n]].soft(int(self.row[n])) for n in numbers]
+        found = [self.shards[int(self.shard[n])].soft(int(self.row[n])) for n in numbers]
         return np.stack([np.asarray(x, np.float32) for x in found])
 
     def key(self, number: int) -> str:
         """The key of one sample; the repeats of an image have keys of their own."""
-        key = self.shards[self.shard[number]].keys[self.row[number]]
+        key = self.shards[int(self.shard[number])].keys[int(self.row[number])]
         copy = 0 if self.copies is None else int(self.copies[number])
         return f"{key}-copy{copy}" if copy else key
 
@@ -58,7 +59,7 @@ class Samples:
         for number, rows in enumerate(bad):
             keep &= ~((self.shard == number) & np.isin(self.row, list(rows)))
         bounds = np.concatenate([[0], np.cumsum(self.block_sizes)]).astype(int)
-        sizes = [int(keep[a:b].sum()) for a, b in zip(bounds, bounds[1:], strict=False)]
+        sizes = [int(keep[a:b].sum()) for a, b in pairwise(bounds)]
         return dataclasses.replace(
             self,
             shard=self.shard[keep],

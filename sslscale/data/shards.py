@@ -74,9 +74,7 @@ def read_index(folder: str | Path) -> Index:
             raise DataError(f"{folder / INDEX}: a shard lies outside its folder")
         return Index(folder, shards, tuple(data["classes"]))
     except FileNotFoundError:
-        raise DataError(
-            f"{folder}: no {INDEX} there; make shards with: sslscale data pack SRC {folder}"
-        ) from None
+        raise DataError(f"{folder}: no {INDEX} there; make shards with: sslscale data pack SRC {folder}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / INDEX}: unreadable index ({error})") from None
 
@@ -120,9 +118,7 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> ShardInfo:
     return ShardInfo(path.name, count, len(data), hashlib.sha256(data).hexdigest())
 
 
-def write_shards(
-    folder: Path, name: str, samples: Iterable[Sample], classes: Iterable[str], shard_size: int
-) -> Index:
+def write_shards(folder: Path, name: str, samples: Iterable[Sample], classes: Iterable[str], shard_size: int) -> Index:
     """Write samples into NAME-%06d.tar of `shard_size` samples each, and their index."""
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[ShardInfo] = []

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sslscale import jsonio
 from sslscale.errors import DataError
@@ -136,7 +136,7 @@ def digits() -> Listing:
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    data = load_digits()
+    data: Any = load_digits()
     items = []
     for number, (image, label) in enumerate(zip(data.images, data.target, strict=True)):
         buffer = io.BytesIO()
@@ -150,7 +150,7 @@ def torchvision_set(source: str) -> Listing:
     """`torchvision:CIFAR10:ROOT` or `torchvision:SVHN:ROOT:test`; never downloads."""
     import torchvision.datasets
 
-    _, name, root, *rest = source.split(":") + [""]
+    _, name, root, *rest = [*source.split(":"), ""]
     cls = getattr(torchvision.datasets, name, None)
     if cls is None or not root:
         raise DataError(f"{source!r}: write torchvision:NAME:ROOT[:SPLIT] with a class of torchvision.datasets")

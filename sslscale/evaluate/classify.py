@@ -61,9 +61,7 @@ def measure(
         "accuracy_interval": wilson(accuracy, num),
         "top5_accuracy": top5.float().mean().item(),
         "ece": calibration_error(confidence, right),
-        "per_class": {
-            name: confusion[i, i].item() / counts[i] for i, name in enumerate(classes) if counts[i]
-        },
+        "per_class": {name: confusion[i, i].item() / counts[i] for i, name in enumerate(classes) if counts[i]},
         "confusion": confusion.tolist(),
     }
 

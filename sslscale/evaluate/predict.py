@@ -31,7 +31,7 @@ def predict(
         chunk = files[start : start + BATCH]
         views = [_view(file, info.image.size, info.image.crop) for file in chunk]
         good = [view for view in views if isinstance(view, torch.Tensor)]
-        probs = iter(())
+        probs: Iterator[torch.Tensor] = iter(())
         if good:
             with torch.inference_mode():
                 batch = normalize(torch.stack(good).to(device), info.image.mean, info.image.std, torch.float32)

@@ -39,7 +39,7 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
         except RuntimeError as error:
             near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
             raise ConfigError(f"model {config.name!r}: {error}; timm has, among others, {near}") from None
-        return backbone, int(backbone.num_features)
+        return backbone, int(backbone.num_features)  # pyright: ignore[reportArgumentType]
     _, depth, width = config.name.split("_")
     network = WideResNet(int(depth), float(width), survival=config.survival)
     return network, network.num_features

@@ -9,8 +9,8 @@ from torch import nn
 @torch.no_grad()
 def update_ema(average: nn.Module, module: nn.Module, momentum: float) -> None:
     """average <- momentum * average + (1 - momentum) * module; buffers (batch statistics, counters) are copied."""
-    ours, theirs = list(average.parameters()), [p.detach() for p in module.parameters()]
-    torch._foreach_lerp_(ours, theirs, 1 - momentum)
+    for mine, other in zip(average.parameters(), module.parameters(), strict=True):
+        mine.lerp_(other.to(mine.dtype), 1 - momentum)
     for mine, other in zip(average.buffers(), module.buffers(), strict=True):
         mine.copy_(other)
 

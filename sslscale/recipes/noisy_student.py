@@ -16,7 +16,7 @@ class NoisyStudent(Recipe):
     Its noise stands elsewhere: RandAugment in `augment`, dropout and stochastic depth in `model`.
     """
 
-    name: Literal["noisy_student"] = "noisy_student"
+    name: Literal["noisy_student"] = "noisy_student"  # pyright: ignore[reportIncompatibleVariableOverride]
     unlabeled_ratio: int = 14  # section 4.1: 14:1, and 28:1 in the last round
     unlabeled_weight: float | None = None  # None: the ratio, so that every image of the batch counts alike
     soft_labels: bool = True  # False: the teacher's most probable class

@@ -13,7 +13,7 @@ from sslscale.config import Recipe, require
 class Supervised(Recipe):
     """Cross-entropy on labelled images, with label smoothing and an average of the weights (0: none)."""
 
-    name: Literal["supervised"] = "supervised"
+    name: Literal["supervised"] = "supervised"  # pyright: ignore[reportIncompatibleVariableOverride]
     label_smoothing: float = 0.1
     ema: float = 0.0
     version: int = field(default=1, init=False)

@@ -40,9 +40,7 @@ def shard(ctx: RunContext, config: ShardConfig, *, selection: Selection, data: D
     return ShardSet(path=str(ctx.path), num_samples=index.num_samples, metrics=metrics)
 
 
-def make_writer(
-    selection: Path, unlabeled: Path, seed: int, shard_size: int, folder: Path
-) -> Callable[[int], int]:
+def make_writer(selection: Path, unlabeled: Path, seed: int, shard_size: int, folder: Path) -> Callable[[int], int]:
     """Open the selection once a process; returns the function that writes one shard."""
     import numpy as np
 

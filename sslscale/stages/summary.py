@@ -75,7 +75,9 @@ def summary(ctx: RunContext, config: SummaryConfig, **inputs: Artifact) -> Repor
         "Rounds": [rounds, page.picture(ctx.path / "rounds.png", "Accuracy by round, and the teachers' confidences")],
         "Pseudo-labels": [accounting, *labels],
         f"Errors of {best}": [
-            page.picture(inputs[f"{best}_report"].dir / "confusion.png", "Confusion matrix, per cent of the true class"),
+            page.picture(
+                inputs[f"{best}_report"].dir / "confusion.png", "Confusion matrix, per cent of the true class"
+            ),
             page.table(["true", "taken for", "images"], confused) if confused else "",
         ],
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sslscale.artifacts import Checkpoint, Dataset, Selection, ShardSet
 from sslscale.dag import RunContext
@@ -62,7 +64,7 @@ def train(
     return Checkpoint(path=str(ctx.path), **result)
 
 
-def train_worker(work: TrainWork) -> dict[str, object]:
+def train_worker(work: TrainWork) -> dict[str, Any]:
     """Train on this worker; all workers run this, the main one writes."""
     import torch
 
@@ -124,7 +126,7 @@ def train_worker(work: TrainWork) -> dict[str, object]:
     engine = Engine(method, config, num_steps, best_device())
     last: dict[str, float] = {}
 
-    def on_log(step: int, metrics: dict[str, float]) -> None:
+    def on_log(step: int, metrics: Mapping[str, float]) -> None:
         last.update(metrics)
         ctx.log(step, metrics)
 

@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from sslscale import jsonio
-from sslscale.errors import DataError, ResourceError
+from sslscale.config import Document, build
+from sslscale.errors import ConfigError, DataError, ResourceError
 from sslscale.nn.classifier import Classifier, build_classifier, num_parameters
 from sslscale.recipes.model import ImageConfig, ModelConfig
 
@@ -104,19 +105,12 @@ def load_model(folder: Path) -> tuple[Classifier, ModelInfo]:
     """Build the network of a checkpoint folder in eval mode; raises DataError."""
     try:
         data = jsonio.read_json(folder / "model.json")
-        model = ModelConfig(**data["model"])
-        image = {k: tuple(v) if isinstance(v, list) else v for k, v in data["image"].items()}
-        info = ModelInfo(
-            model=model,
-            image=ImageConfig(**image),
-            classes=tuple(data["classes"]),
-            num_parameters=data["num_parameters"],
-        )
+        info = build(ModelInfo, Document(str(folder / "model.json"), {k: v for k, v in data.items() if k != "format"}))
     except FileNotFoundError:
         raise DataError(f"{folder}: no checkpoint there (it has no model.json)") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (ConfigError, AttributeError, ValueError) as error:
         raise DataError(f"{folder / 'model.json'}: unreadable ({error})") from None
-    network = build_classifier(model, len(info.classes))
+    network = build_classifier(info.model, len(info.classes))
     load_weights(network, folder / "model.safetensors")
     return network.to(memory_format=torch.channels_last).eval(), info  # pyright: ignore[reportCallIssue]
 

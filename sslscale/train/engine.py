@@ -36,9 +36,7 @@ class Engine:
         self._module: nn.Module = method
         if distributed.world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
-            self._module = DistributedDataParallel(
-                method, device_ids=ids, broadcast_buffers=not config.sync_batch_norm
-            )
+            self._module = DistributedDataParallel(method, device_ids=ids, broadcast_buffers=not config.sync_batch_norm)
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         """Losses of this worker's part of the batch."""

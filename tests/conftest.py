@@ -1,0 +1,48 @@
+"""Shared fixtures: real images (scikit-learn's digits), packed once a session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from sslscale.dag import Resources, RunContext
+from sslscale.data import sources
+from sslscale.data.pack import pack
+from sslscale.recipes.data import PackConfig
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Packed digits: 100 labelled, about 1,250 unlabelled in 5 shards, 450 test images."""
+    folder = tmp_path_factory.mktemp("digits")
+    pack(PackConfig(source="digits", labels_per_class=10, test=0.25, shard_size=250), folder, threads=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 digits as PNG files in class folders: what a user has."""
+    root = tmp_path_factory.mktemp("images")
+    for item in sources.digits().items[:200]:
+        path = root / str(item.label) / f"{item.key.split('/')[-1]}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(item.read())
+    return root
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Callable[..., RunContext]:
+    """Makes a RunContext in a root of the test's own."""
+
+    def make(name: str = "stage", **resources: int) -> RunContext:
+        path = tmp_path / "artifacts" / name
+        path.mkdir(parents=True, exist_ok=True)
+        return RunContext(path=path, root=tmp_path, name=name, resources=Resources(**resources), threads=2)
+
+    return make

@@ -1,0 +1,128 @@
+"""Who may import whom, read from the source: no one has to remember it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted([*(ROOT / "sslscale").rglob("*.py"), *(ROOT / "pipelines").glob("*.py")])
+HEAVY = {
+    "torch",
+    "torchvision",
+    "ray",
+    "mlflow",
+    "deepspeed",
+    "timm",
+    "webdataset",
+    "sklearn",
+    "pyarrow",
+    "matplotlib",
+    "safetensors",
+    "rich",
+}
+ONLY = {  # a library -> the one file that may import it
+    "ray": {"sslscale/cluster.py"},
+    "mlflow": {"sslscale/tracking.py"},
+    "deepspeed": {"sslscale/train/engine.py"},
+}
+# layers, lowest first; a file may import from its own layer and those below
+LAYERS = [
+    {"errors", "jsonio"},
+    {"config", "locks", "distributed", "artifacts"},
+    {"recipes", "dag"},
+    {"losses", "nn", "data"},
+    {"methods"},
+    {"train", "evaluate", "report"},
+    {"cluster"},
+    {"stages"},
+    {"progress", "tracking"},
+    {"experiment"},
+    {"cli"},
+]
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+LIGHT = {
+    "errors",
+    "jsonio",
+    "config",
+    "locks",
+    "artifacts",
+    "recipes",
+    "dag",
+    "stages",
+    "experiment",
+    "cli",
+    "__init__",
+    "__main__",
+}
+CORE = {"methods", "nn", "losses", "data", "train", "evaluate", "distributed"}
+CORE_MAY = {"torch", "torchvision", "numpy", "PIL"}  # at module level; anything else inside the function that needs it
+
+
+def imports(path: Path, *, module_level: bool) -> Iterator[str]:
+    tree = ast.parse(path.read_text("utf-8"))
+    nodes = list(ast.iter_child_nodes(tree)) if module_level else list(ast.walk(tree))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "sslscale":
+                yield from (f"sslscale.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT / "sslscale").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_layers_and_libraries(path: Path) -> None:
+    name = str(path.relative_to(ROOT))
+    for module in imports(path, module_level=False):
+        library = module.split(".")[0]
+        if library in ONLY:
+            assert name in ONLY[library], f"{name} imports {library}"
+    if name.startswith("pipelines/"):
+        for module in imports(path, module_level=False):
+            assert module.split(".")[0] not in HEAVY, f"{name} imports {module}"
+            if module.startswith("sslscale."):
+                assert module.split(".")[1] in {"stages", "recipes", "dag", "config"}, f"{name} imports {module}"
+        return
+    mine = room(path)
+    for module in imports(path, module_level=False):
+        if module.startswith("sslscale.") and mine in LEVEL:
+            other = module.split(".")[1]
+            if other.startswith("__"):
+                continue
+            assert LEVEL[other] <= LEVEL[mine], f"{name} imports {module}, which stands above it"
+    if mine in LIGHT:
+        for module in imports(path, module_level=True):
+            assert module.split(".")[0] not in HEAVY, f"{name} imports {module} at module level"
+    if mine in CORE:
+        for module in imports(path, module_level=True):
+            assert module.split(".")[0] not in HEAVY - CORE_MAY, f"{name} imports {module} at module level"
+
+
+def test_stages_do_not_import_stages() -> None:
+    for path in (ROOT / "sslscale/stages").glob("*.py"):
+        assert not [m for m in imports(path, module_level=False) if m.startswith("sslscale.stages")], path
+    for path in (ROOT / "sslscale/methods").glob("*.py"):
+        others = {m for m in imports(path, module_level=False) if m.startswith("sslscale.methods")}
+        assert others <= {"sslscale.methods.method"}, f"{path} imports another method"
+
+
+def test_nothing_unpickles_or_runs_a_shell() -> None:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                text = ast.unparse(node)
+                name = ast.unparse(node.func)
+                assert name not in {"eval", "exec", "pickle.load", "pickle.loads", "yaml.load", "os.system"}, text
+                assert "shell=True" not in text, text
+                assert name != "torch.load" or "weights_only=True" in text, text
+                assert name != "np.load" or "allow_pickle=False" in text, text
