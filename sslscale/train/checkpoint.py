@@ -32,12 +32,12 @@ FORMAT = "sslscale-checkpoint/1"
 
 def save_state(folder: Path, step: int, state: Mapping[str, Any]) -> None:
     """Write state/step-N in one rename and drop all but the newest KEEP; raises ResourceError on a full disk."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"tmp-{uuid.uuid4().hex[:8]}"
     try:
-        temporary.mkdir()
+        temporary.mkdir(parents=True)
         weights = {name: tensor.detach().contiguous().cpu() for name, tensor in state["method"].items()}
         save_file(weights, temporary / "method.safetensors")
         torch.save(state["optimizer"], temporary / "optimizer.pt")
@@ -48,7 +48,7 @@ def save_state(folder: Path, step: int, state: Mapping[str, Any]) -> None:
             shutil.rmtree(final)
         os.replace(temporary, final)
         jsonio.fsync_dir(folder)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise ResourceError(f"{folder}: the checkpoint of step {step} cannot be written: {error}") from error
     for old in sorted(folder.glob("step-*"))[:-KEEP]:
@@ -91,14 +91,19 @@ class ModelInfo:
 
 
 def save_model(folder: Path, network: Classifier, info: ModelInfo) -> None:
-    """Write model.safetensors and model.json."""
+    """Write model.safetensors and model.json; raises ResourceError on a full disk."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     weights = {name: tensor.detach().contiguous().cpu() for name, tensor in network.state_dict().items()}
     temporary = folder / f"model.tmp-{uuid.uuid4().hex[:8]}"
-    save_file(weights, temporary)
-    os.replace(temporary, folder / "model.safetensors")
-    jsonio.write_json(folder / "model.json", {"format": FORMAT, **asdict(info)})
+    try:
+        save_file(weights, temporary)
+        os.replace(temporary, folder / "model.safetensors")
+        jsonio.write_json(folder / "model.json", {"format": FORMAT, **asdict(info)})
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise ResourceError(f"{folder}: the model cannot be written: {error}") from error
 
 
 def load_model(folder: Path) -> tuple[Classifier, ModelInfo]:

@@ -1,0 +1,157 @@
+"""Two workers give what one gives on the same global batch: losses, weights, statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import traceback
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from sslscale import distributed
+from sslscale.data.loader import Stream
+from sslscale.data.samples import open_samples
+from sslscale.errors import DataError
+from sslscale.methods.method import build_method
+from sslscale.recipes.augment import AugmentConfig, RandAugmentConfig
+from sslscale.recipes.model import ImageConfig, ModelConfig
+from sslscale.recipes.noisy_student import NoisyStudent
+from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.train.engine import Engine
+from sslscale.train.fit import fit
+
+STEPS = 6
+CONFIG = TrainConfig(
+    method=NoisyStudent(unlabeled_ratio=2, ema=0.9),
+    model=ModelConfig(name="wrn_10_0.5"),
+    image=ImageConfig(size=8),
+    augment=AugmentConfig(crop="pad", padding=1, randaugment=RandAugmentConfig(magnitude=4)),
+    optim=OptimConfig(lr=0.05),
+    batch_size=16,
+    num_steps=STEPS,
+    sync_batch_norm=True,
+    log_every=1,
+)
+
+
+def train(folder: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    torch.set_num_threads(1)
+    samples = {"labeled": open_samples(folder / "labeled"), "pseudo": open_samples(folder / "labeled")}
+    soft = torch.nn.functional.one_hot(torch.from_numpy(samples["pseudo"].labels), 10).float().numpy() * 0.9 + 0.01
+    samples["pseudo"] = dataclasses.replace(samples["pseudo"], table=soft)
+    streams = {
+        name: Stream(
+            name,
+            samples[name],
+            batch_size=size,
+            seed=1,
+            image=CONFIG.image,
+            size=8,
+            views=(CONFIG.augment,),
+            cache=None,
+            cache_bytes=0,
+            threads=1,
+        )
+        for name, size in CONFIG.method.batch_sizes(CONFIG.batch_size).items()
+    }
+    torch.manual_seed(0)
+    method = build_method(CONFIG.method, CONFIG.model, 10)
+    engine = Engine(method, CONFIG, STEPS, torch.device("cpu"))
+    rows: list[dict[str, float]] = []
+
+    def on_log(step: int, metrics: Mapping[str, float]) -> None:
+        rows.append({n: v for n, v in metrics.items() if n != "images_per_s"})
+
+    fit(engine, streams, on_log=on_log)
+    return rows, {name: tensor.clone() for name, tensor in method.state_dict().items()}
+
+
+def worker(rank: int, world: int, folder: str, name: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1")
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/group-{name}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+    )
+    try:
+        result = globals()[name](rank, Path(folder))
+        torch.save(result, f"{folder}/{name}-{rank}.pt")
+    except Exception:
+        Path(f"{folder}/{name}-{rank}.error").write_text(traceback.format_exc())
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+def in_two_workers(name: str, folder: Path) -> list[object]:
+    mp.start_processes(worker, (2, str(folder), name), nprocs=2, start_method="spawn")
+    return [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def run_training(rank: int, folder: Path) -> object:
+    return train(Path((folder / "data").read_text()))
+
+
+def run_collectives(rank: int, folder: Path) -> object:
+    x = torch.tensor([1.0 + rank, 2.0], requires_grad=True)
+    total = distributed.all_sum(x)
+    (total * torch.tensor([10.0**rank, 1.0])).sum().backward()
+    means = distributed.mean_scalars({"a": torch.tensor(float(rank)), "b": torch.tensor(4.0)})
+    assert x.grad is not None
+    try:
+        fit_with_other_data(rank)
+        complaint = ""
+    except DataError as error:
+        complaint = str(error)
+    return {
+        "total": total.detach(),
+        "grad": x.grad,
+        "a": means["a"],
+        "agree": distributed.agree(rank + 5),
+        "c": complaint,
+    }
+
+
+def fit_with_other_data(rank: int) -> None:
+    class Short:
+        def __len__(self) -> int:
+            return 10 + rank
+
+    class Idle:
+        config, num_steps = CONFIG, 1
+
+    fit(Idle(), {"labeled": Short()})  # type: ignore[arg-type, dict-item]
+
+
+@pytest.fixture
+def shared(tmp_path: Path, digits: Path) -> Path:
+    (tmp_path / "data").write_text(str(digits))
+    return tmp_path
+
+
+def test_two_workers_train_as_one(shared: Path, digits: Path) -> None:
+    one_rows, one = train(digits)
+    results = in_two_workers("run_training", shared)
+    for rank, (rows, state) in enumerate(results):  # type: ignore[misc]
+        for name, tensor in one.items():
+            torch.testing.assert_close(state[name], tensor, rtol=2e-4, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+        if rank == 0:
+            assert len(rows) == STEPS
+            for mine, theirs in zip(rows, one_rows, strict=True):
+                assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+        else:
+            assert rows == []
+
+
+def test_collectives_and_the_check_of_equal_data(shared: Path) -> None:
+    first, second = in_two_workers("run_collectives", shared)
+    for result in (first, second):
+        assert result["total"].tolist() == [3.0, 4.0]  # type: ignore[index]
+        assert result["grad"].tolist() == [11.0, 2.0]  # type: ignore[index]
+        assert result["a"] == 0.5  # type: ignore[index]
+        assert result["agree"] == (5, 6)  # type: ignore[index]
+        assert "from 10 to 11 labeled images" in result["c"]  # type: ignore[index]

@@ -1,0 +1,249 @@
+"""Order, random numbers, streams and packing: the same samples on any number of workers, after any restart."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sslscale.data import images, pack, rng, sources
+from sslscale.data.loader import Stream, batches
+from sslscale.data.order import Order
+from sslscale.data.samples import open_samples
+from sslscale.data.shards import Sample, read_index, write_shards
+from sslscale.errors import ConfigError, DataError
+from sslscale.recipes.augment import AugmentConfig, RandAugmentConfig
+from sslscale.recipes.data import PackConfig
+from sslscale.recipes.model import ImageConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("window", [1 << 20, 40])
+def test_every_epoch_is_a_permutation_and_any_cut_gives_the_same(window: int) -> None:
+    order = Order([7, 30, 0, 21, 50], 3, window=window)
+    numbers, epochs = order.take(0, 3 * 108)
+    for epoch in range(3):
+        assert sorted(numbers[epochs == epoch]) == list(range(108))
+    assert numbers[:108].tolist() != numbers[108:216].tolist()
+    pieces = np.concatenate([Order([7, 30, 0, 21, 50], 3, window=window).take(p, 9)[0] for p in range(0, 324, 9)])
+    assert pieces.tolist() == numbers.tolist()
+    assert Order([7, 30, 0, 21, 50], 4, window=window).take(0, 108)[0].tolist() != numbers[:108].tolist()
+
+
+def test_random_numbers_belong_to_the_sample() -> None:
+    sample, epoch = torch.arange(20_000), torch.zeros(20_000, dtype=torch.int64)
+    draws = rng.uniforms(1, epoch, sample, 6)
+    part = rng.uniforms(1, epoch[500:510], sample[500:510], 6)
+    assert part.equal(draws[500:510])
+    assert float(draws.min()) >= 0 and float(draws.max()) < 1
+    assert (draws.mean(0) - 0.5).abs().max() < 0.01 and (draws.var(0) - 1 / 12).abs().max() < 0.002
+    assert (torch.corrcoef(draws.T) - torch.eye(6)).abs().max() < 0.03
+    assert not rng.uniforms(2, epoch, sample, 6).equal(draws)
+    assert not rng.uniforms(1, epoch + 1, sample, 6).equal(draws)
+
+
+def stream(folder: Path, cache: Path | None, batch_size: int = 40, **options: object) -> Stream:
+    return Stream(
+        "labeled",
+        open_samples(folder),
+        batch_size=batch_size,
+        seed=0,
+        image=ImageConfig(size=8),
+        size=8,
+        views=(AugmentConfig(crop="pad", padding=1, flip=True, randaugment=RandAugmentConfig(magnitude=5)),),
+        cache=cache,
+        cache_bytes=1 << 30,
+        threads=2,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def test_workers_see_the_parts_of_one_batch(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = stream(digits / "labeled", tmp_path)
+    parts = []
+    for number in range(4):
+        monkeypatch.setattr("sslscale.distributed.world_size", lambda: 4)
+        monkeypatch.setattr("sslscale.distributed.rank", lambda number=number: number)
+        mine = stream(digits / "labeled", tmp_path)
+        parts.append(mine.finish(mine.read(7), CPU))
+    monkeypatch.undo()
+    one = whole.finish(whole.read(7), CPU)
+    assert torch.cat([p.views[0] for p in parts]).equal(one.views[0])
+    assert torch.cat([p.index for p in parts]).equal(one.index)
+    assert one.label is not None and torch.cat([p.label for p in parts if p.label is not None]).equal(one.label)
+
+
+def test_a_stream_goes_on_at_the_exact_sample(digits: Path, tmp_path: Path) -> None:
+    make = lambda: {"labeled": stream(digits / "labeled", tmp_path)}  # noqa: E731
+    whole = [b["labeled"] for b in batches(make(), 0, 12, CPU)]
+    rest = [b["labeled"] for b in batches(make(), 5, 12, CPU)]
+    assert all(a.index.equal(b.index) and a.views[0].equal(b.views[0]) for a, b in zip(whole[5:], rest, strict=True))
+    seen = torch.cat([b.index for b in whole])[:100]
+    assert sorted(seen.tolist()) == list(range(100))
+
+
+def test_cache_and_decoding_give_the_same_images(digits: Path, tmp_path: Path) -> None:
+    cached, plain = stream(digits / "labeled", tmp_path), stream(digits / "labeled", None)
+    assert isinstance(cached.images, images.CachedImages) and isinstance(plain.images, images.DecodedImages)
+    assert cached.read(3).images.equal(plain.read(3).images)
+    files = sorted(tmp_path.glob("*.npy"))
+    stamps = [f.stat().st_mtime_ns for f in files]
+    stream(digits / "labeled", tmp_path)
+    assert [f.stat().st_mtime_ns for f in files] == stamps
+    files[0].write_bytes(b"damaged")
+    assert stream(digits / "labeled", tmp_path).read(3).images.equal(plain.read(3).images)
+
+
+def test_a_batch_that_cannot_be_is_an_error(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="global batch of 101 labeled images is larger than the 100 there are"):
+        stream(digits / "labeled", None, batch_size=101)
+    monkeypatch.setattr("sslscale.distributed.world_size", lambda: 3)
+    with pytest.raises(ConfigError, match="does not divide over 3 workers; use a multiple of 3"):
+        stream(digits / "labeled", None, batch_size=40)
+
+
+def broken(folder: Path, bad: int, good: int) -> Path:
+    items = [item.read() for item in sources.digits().items[: good + bad]]
+    samples = [Sample(f"k{i}", b"no" if i < bad else data, "png", 0) for i, data in enumerate(items)]
+    write_shards(folder, "x", samples, ("a",), 100)
+    return folder
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_bad_images_stop_or_are_counted(tmp_path: Path, cached: bool) -> None:
+    cache = tmp_path / "cache" if cached else None
+    folder = broken(tmp_path / "one", 1, 149)
+    with pytest.raises(DataError, match=r"x-000000\.tar: k0: undecodable"):
+        list(batches({"labeled": stream(folder, cache, 150)}, 0, 1, CPU))
+    skipping = stream(folder, cache, 149, on_bad_sample="skip")
+    seen = torch.cat([b["labeled"].index for b in batches({"labeled": skipping}, 0, 2, CPU)])
+    assert len(skipping) == (149 if cached else 150) and len(seen) == 298
+    assert sum(map(len, skipping.images.bad)) == 1
+    many = broken(tmp_path / "many", 5, 145)
+    with pytest.raises(DataError, match="over 1 % of 150"):
+        list(batches({"labeled": stream(many, cache, 145, on_bad_sample="skip")}, 0, 2, CPU))
+
+
+# --- packing ---
+
+
+def test_an_image_folder_is_packed_without_a_change_of_its_bytes(image_folder: Path, tmp_path: Path) -> None:
+    config = PackConfig(source=str(image_folder), labels_per_class=5, test=0.2, val=0.1, shard_size=30)
+    indexes = pack.pack(config, tmp_path, threads=2)
+    counts = {name: index.num_samples for name, index in indexes.items()}
+    assert counts["labeled"] == 50 and sum(counts.values()) == 200
+    keys: list[str] = []
+    for name in indexes:
+        samples = open_samples(tmp_path / name, labels=name != "unlabeled")
+        keys += [samples.key(i) for i in range(len(samples))]
+        for i in range(len(samples)):
+            file = image_folder / f"{samples.key(i)}.png"
+            assert bytes(samples.shards[samples.shard[i]].encoded(int(samples.row[i]))) == file.read_bytes()
+            expected = -1 if name == "unlabeled" else int(file.parent.name)
+            assert samples.labels[i] == expected
+    assert len(set(keys)) == 200
+
+
+def test_the_test_split_stays_when_the_seed_changes(image_folder: Path, tmp_path: Path) -> None:
+    def keys(seed: int, split: str) -> set[str]:
+        config = PackConfig(source=str(image_folder), labels_per_class=5, test=0.2, seed=seed)
+        return {item.key for item in pack.split(config, sources.list_source(config.source))[split]}
+
+    assert keys(0, "test") == keys(1, "test")
+    assert keys(0, "labeled") != keys(1, "labeled")
+
+
+def test_a_labels_file_makes_all_else_unlabelled(image_folder: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in image_folder.rglob("*.png"):
+        shutil.copy(path, flat / f"{path.parent.name}_{path.name}")
+    names = sorted(p.name for p in flat.iterdir())
+    rows = [n for n in names if n[0] in "01"][:20]
+    labels = tmp_path / "labels.csv"
+    with open(labels, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label"])
+        writer.writerows([n, "zero" if n[0] == "0" else "one"] for n in rows)
+    parts = pack.split(PackConfig(source=str(flat), labels=str(labels)), sources.list_source(str(flat)))
+    assert {k: len(v) for k, v in parts.items()} == {"labeled": 20, "unlabeled": 180}
+    indexes = pack.pack(PackConfig(source=str(flat), labels=str(labels)), tmp_path / "out")
+    assert indexes["labeled"].classes == tuple(sorted({"zero", "one"} & set(indexes["labeled"].classes)))
+    labels.write_text(labels.read_text() + f"{rows[0]},other\n")
+    with pytest.raises(DataError, match=r"labels\.csv:22: .* is labelled both"):
+        pack.split(PackConfig(source=str(flat), labels=str(labels)), sources.list_source(str(flat)))
+    labels.write_text("path,label\nnowhere.png,a\n")
+    with pytest.raises(DataError, match=r"labels\.csv:2: there is no image .*nowhere\.png"):
+        pack.split(PackConfig(source=str(flat), labels=str(labels)), sources.list_source(str(flat)))
+    labels.write_text("file;class\n")
+    with pytest.raises(DataError, match="must name the columns path and label"):
+        pack.split(PackConfig(source=str(flat), labels=str(labels)), sources.list_source(str(flat)))
+
+
+def test_a_csv_manifest_is_a_source(image_folder: Path) -> None:
+    manifest = image_folder.parent / "manifest.csv"
+    paths = sorted(image_folder.rglob("*.png"))
+    lines = [f"{p.relative_to(manifest.parent)},{p.parent.name if i % 2 else ''}" for i, p in enumerate(paths)]
+    manifest.write_text("path,label\n" + "\n".join(lines) + "\n")
+    parts = pack.split(PackConfig(source=str(manifest)), sources.list_source(str(manifest)))
+    assert len(parts["labeled"]) == len(parts["unlabeled"]) == 100
+
+
+def test_faults_of_a_source_are_named(image_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no such folder"):
+        sources.list_source(str(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: no images there"):
+        sources.list_source(str(tmp_path / "empty"))
+    copy = tmp_path / "copy"
+    shutil.copytree(image_folder, copy)
+    (copy / "zebra").mkdir()
+    with pytest.raises(DataError, match=r"zebra: a class folder without images"):
+        sources.list_source(str(copy))
+    (copy / "zebra").rmdir()
+    with pytest.raises(DataError, match=r"class '\d' has \d+ images, fewer than labels_per_class=50"):
+        pack.pack(PackConfig(source=str(copy), labels_per_class=50), tmp_path / "o1")
+    victim = sorted((copy / "3").iterdir())[0]
+    victim.write_bytes(victim.read_bytes()[:40])
+    with pytest.raises(DataError, match=victim.name):
+        pack.pack(PackConfig(source=str(copy)), tmp_path / "o2")
+    indexes = pack.pack(PackConfig(source=str(copy), on_bad_sample="skip"), tmp_path / "o3")
+    assert indexes["labeled"].num_samples == 199
+    assert victim.name in (tmp_path / "o3" / "skipped.txt").read_text()
+
+
+def test_names_that_collide_as_keys_stay_apart(image_folder: Path, tmp_path: Path) -> None:
+    source = next(image_folder.rglob("*.png"))
+    for name in ("a b.png", "a.b.png", "a_b.png", "ä.png"):
+        (tmp_path / "c").mkdir(exist_ok=True)
+        shutil.copy(source, tmp_path / "c" / name)
+    items = sources.list_source(str(tmp_path / "c")).items
+    assert len({item.key for item in items}) == 4
+
+
+def test_a_fingerprint_follows_content_and_not_place(image_folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    one, two = tmp_path / "one", tmp_path / "two"
+    shutil.copytree(image_folder, one)
+    shutil.copytree(image_folder, two, copy_function=shutil.copyfile)
+    assert sources.fingerprint(str(one), root) == sources.fingerprint(str(two), root)
+    victim = next(two.rglob("*.png"))
+    data = bytearray(victim.read_bytes())
+    data[-20] ^= 1
+    victim.write_bytes(data)
+    assert sources.fingerprint(str(one), root) != sources.fingerprint(str(two), root)
+
+
+def test_resizing_is_the_only_change_of_bytes(image_folder: Path, tmp_path: Path) -> None:
+    pack.pack(PackConfig(source=str(image_folder), resize=4), tmp_path)
+    samples = open_samples(tmp_path / "labeled")
+    assert read_index(tmp_path / "labeled").num_samples == 200
+    from sslscale.data.decode import decode
+
+    assert decode(samples.shards[0].encoded(0)).shape == (3, 4, 4)
