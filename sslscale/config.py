@@ -297,7 +297,7 @@ def _build_dataclass(cls: Any, data: Any, key: str, lines: dict[str, int], probl
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             problems.append(Problem(dotted, f"is required ({describe(hints[name])}) and missing", _line(lines, key)))
     reported = {problem.key.removeprefix(f"{key}." if key else "").split(".")[0] for problem in problems[before:]}
-    broken = {name for name in fields if name not in values or name in reported}
+    broken = {name for name in fields if name not in values or (name in reported and values[name] is None)}
     while True:  # a value out of range is noted and replaced by its default, so that the next one is found too
         try:
             made = cls(**{name: value for name, value in values.items() if name not in broken})
@@ -313,7 +313,7 @@ def _build_dataclass(cls: Any, data: Any, key: str, lines: dict[str, int], probl
         except (TypeError, AttributeError):  # what is missing or broken has no default, and is reported already
             assert broken
         else:
-            return made if len(problems) == before else None
+            return made  # with defaults for what is broken, so that what holds it is checked too
         return None
 
 

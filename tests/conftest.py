@@ -15,6 +15,9 @@ from sslscale.dag import Resources, RunContext
 from sslscale.data import sources
 from sslscale.data.pack import pack
 from sslscale.recipes.data import PackConfig
+from tests.finished import finished
+
+__all__ = ["finished"]
 
 
 @pytest.fixture(scope="session")

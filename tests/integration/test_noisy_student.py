@@ -1,0 +1,212 @@
+"""The whole graph by the real command, on real digits: Ray, MLflow, shards, and nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import runs
+from tests.finished import Finished
+
+ORDER = ["data", "teacher", "teacher/evaluate", "student_1/score", "student_1/select", "student_1/shard", "student_1"]
+
+
+def test_the_json_line(finished: Finished) -> None:
+    assert len(finished.out.strip().splitlines()) == 1
+    assert [s["name"] for s in finished.result["stages"]] == [*ORDER, "student_1/evaluate", "report"]
+    for stage in finished.result["stages"]:
+        assert set(stage) == {"name", "key", "state", "seconds", "metrics"}
+        assert stage["state"] == "ran"
+    for name in ("teacher/test_accuracy", "student_1/test_accuracy"):
+        assert 0.6 < finished.result["metrics"][name] <= 1
+
+
+def test_nothing_missing_answers_at_once_without_ray_or_torch(finished: Finished) -> None:
+    code = (
+        "import sys, time; t = time.perf_counter(); from sslscale.cli import main\n"
+        f"code = main(['run', {str(finished.config)!r}, '--root', {str(finished.root)!r}, '--json'])\n"
+        "heavy = {'ray', 'torch', 'mlflow', 'numpy', 'pyarrow'} & set(sys.modules)\n"
+        "assert code == 0 and not heavy, heavy\n"
+    )
+    started = time.monotonic()
+    again = runs.result(runs.python(code))
+    assert time.monotonic() - started < 1.5
+    assert {s["state"] for s in again["stages"]} == {"cached"}
+    assert again["metrics"] == finished.result["metrics"]
+
+
+def test_help_is_quick() -> None:
+    best = 9.0
+    for _ in range(3):
+        started = time.monotonic()
+        out, _ = runs.sslscale("--help")
+        best = min(best, time.monotonic() - started)
+    assert best < 0.4
+    assert "sslscale run" in out
+
+
+def test_config_errors_come_at_once_and_start_nothing(tmp_path: Path) -> None:
+    config = runs.write(
+        tmp_path, runs.TINY.replace("dropout: 0.2", "dropuot: 0.2").replace("num_steps: 60", "num_steps: -1")
+    )
+    started = time.monotonic()
+    _, err = runs.sslscale("run", config, "--root", tmp_path / "runs", code=2)
+    assert time.monotonic() - started < 1.5
+    assert "student.model.dropuot: there is no such key; did you mean 'dropout'?" in err
+    assert "student.num_steps: must be positive" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "runs").exists()
+    _, err = runs.sslscale("run", tmp_path / "tinny.yaml", code=2)
+    assert "did you mean" in err
+
+
+def test_the_plan_names_what_changed(finished: Finished) -> None:
+    words = ("run", finished.config, "--root", finished.root, "--plan", "--json")
+    out, _ = runs.sslscale(*words, "student.model.dropout=0.3")
+    plan = {s["name"]: s for s in runs.result(out)["stages"]}
+    assert [plan[n]["state"] for n in ORDER] == ["cached"] * 6 + ["run"]
+    assert plan["student_1"]["why"].startswith("model.dropout: 0.2 -> 0.3 (nearest")
+    out, _ = runs.sslscale("run", finished.config, "student.log_every=3", "--plan", "--root", finished.root)
+    assert "0 to run, 9 cached" in out
+
+
+def test_every_image_is_accounted_for(finished: Finished) -> None:
+    counts = json.loads((finished.folder("student_1/select") / "stats.json").read_text())["accounting"]
+    index = json.loads((finished.folder("data") / "unlabeled" / "index.json").read_text())
+    assert (
+        counts["samples"] == index["num_samples"] == counts["used"] + counts["below_threshold"] + counts["balanced_out"]
+    )
+    assert counts["used"] > 500
+    page = (finished.folder("report") / "report.html").read_text()
+    assert f"{counts['used']:,}" in page and "below threshold" in page
+
+
+def test_plain_webdataset_opens_the_students_shards(finished: Finished) -> None:
+    """In a process that never imports sslscale."""
+    folder = finished.folder("student_1/shard")
+    code = (
+        "import sys, io, glob, json, numpy as np, webdataset as wds\n"
+        "from PIL import Image\n"
+        f"urls = sorted(glob.glob({str(folder)!r} + '/*.tar'))\n"
+        "found = list(wds.WebDataset(urls, shardshuffle=False))\n"
+        "for s in found:\n"
+        "    soft = np.load(io.BytesIO(s['soft.npy']), allow_pickle=False)\n"
+        "    assert soft.shape == (10,) and abs(soft.sum() - 1) < 1e-4 and soft.argmax() == int(s['cls'])\n"
+        "    assert Image.open(io.BytesIO(s['png'])).size == (8, 8)\n"
+        "assert 'sslscale' not in sys.modules\n"
+        "print(json.dumps([s['__key__'] for s in found]))\n"
+    )
+    keys = json.loads(runs.python(code))
+    stats = json.loads((finished.folder("student_1/select") / "stats.json").read_text())
+    assert len(keys) == len(set(keys)) == sum(stats["after"])
+    assert any("-copy1" in key for key in keys)
+
+
+def test_joining_while_reading_trains_the_same_student(finished: Finished) -> None:
+    """`materialize: false` copies no shard and gives the very same weights."""
+    words = ("run", finished.config, "materialize=false", "--root", finished.root, "--json")
+    out, _ = runs.sslscale(*words)
+    found = runs.result(out)
+    assert "student_1/shard" not in runs.stages(found)
+    assert [runs.stages(found)[n]["state"] for n in ("teacher", "student_1/select", "student_1")] == [
+        "cached",
+        "cached",
+        "ran",
+    ]
+    one = (finished.folder("student_1") / "model.safetensors").read_bytes()
+    two = (runs.folder_of(finished.root, found, "student_1") / "model.safetensors").read_bytes()
+    assert one == two
+
+
+def test_mlflow_holds_the_run(finished: Finished) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{finished.root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("noisy_student")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+    parent = next(r for r in found if "mlflow.parentRunId" not in r.data.tags)
+    children = {
+        r.data.tags["mlflow.runName"]: r for r in found if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    }
+    assert set(children) == {s["name"] for s in finished.result["stages"]}
+    assert {r.info.status for r in [parent, *children.values()]} == {"FINISHED"}
+    accuracy = finished.result["metrics"]["student_1/test_accuracy"]
+    assert parent.data.metrics["student_1/test_accuracy"] == pytest.approx(accuracy)
+    assert parent.data.params["student.model.name"] == "wrn_10_0.5"
+    assert parent.data.tags["mlflow.source.git.commit"]
+    student = children["student_1"]
+    history = client.get_metric_history(student.info.run_id, "loss")
+    steps = [m.step for m in history if m.step]
+    assert steps == [10, 20, 30, 40, 50, 60]
+    inputs = {d.tags[0].value: d.dataset.digest for d in student.inputs.dataset_inputs}
+    assert inputs["pseudo"] == runs.stages(finished.result)["student_1/shard"]["key"]
+    files = {f.path for f in client.list_artifacts(student.info.run_id)} | {
+        f.path for f in client.list_artifacts(student.info.run_id, "model")
+    }
+    assert {"curves.png", "model/model.safetensors", "model/model.json"} <= files
+    assert "report.html" in {f.path for f in client.list_artifacts(parent.info.run_id)}
+    select = {f.path for f in client.list_artifacts(children["student_1/select"].info.run_id)}
+    assert {"confidence.png", "class_counts.png", "stats.json"} <= select
+
+
+def test_predict_agrees_with_the_evaluation(finished: Finished, tmp_path: Path) -> None:
+    from sslscale.data.samples import open_samples
+
+    samples = open_samples(finished.folder("data") / "test")
+    for i in range(60):
+        file = tmp_path / f"{int(samples.labels[i])}-{i}.png"
+        file.write_bytes(samples.shards[samples.shard[i]].encoded(int(samples.row[i])))
+    model = finished.folder("student_1")
+    out, _ = runs.sslscale("predict", model, tmp_path, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    right = np.mean([Path(r["path"]).name[0] == r["predictions"][0]["class"] for r in rows])
+    assert len(rows) == 60
+    assert right > 0.7
+    (tmp_path / "no.png").write_bytes(b"no")
+    out, err = runs.sslscale("predict", model, tmp_path / "no.png", tmp_path / "none.png", rows[0]["path"], code=3)
+    assert "no.png: undecodable image" in err and "none.png: cannot be read" in err
+    assert len(out.splitlines()) == 1
+    _, err = runs.sslscale("predict", tmp_path, tmp_path, code=3)
+    assert "no checkpoint there" in err
+
+
+def test_ls_and_gc(finished: Finished) -> None:
+    out, _ = runs.sslscale("ls", "--root", finished.root, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert {r["key"] for r in rows} >= {s["key"] for s in finished.result["stages"]}
+    assert all(r["bytes"] > 0 and r["state"] == "finished" for r in rows)
+    stray = finished.root / "artifacts" / "train" / "0123456789ab"
+    stray.mkdir()
+    out, _ = runs.sslscale("gc", "--root", finished.root, "--dry-run")
+    assert "0123456789ab" in out and stray.exists()
+    runs.sslscale("gc", "--root", finished.root)
+    assert not stray.exists()
+    assert all(finished.folder(n).exists() for n in ORDER)
+    _, err = runs.sslscale("ls", "--root", finished.root / "none", code=1)
+    assert "there is no such root" in err
+
+
+def test_pack_and_check_by_the_command(image_folder: Path, tmp_path: Path) -> None:
+    out, _ = runs.sslscale("data", "pack", image_folder, tmp_path / "s", "--labels-per-class", "5", "--test", "0.2")
+    assert "labeled            50 images" in out
+    out, _ = runs.sslscale("data", "check", tmp_path / "s")
+    assert "no problems" in out
+    _, err = runs.sslscale("data", "pack", image_folder, tmp_path / "s", code=1)
+    assert "is there already" in err
+    file = next((tmp_path / "s" / "labeled").glob("*.tar"))
+    file.write_bytes(file.read_bytes()[:-512])
+    out, _ = runs.sslscale("data", "check", tmp_path / "s", code=3)
+    assert file.name in out and "1 problems" in out
+    _, err = runs.sslscale("data", "pack", tmp_path / "none", tmp_path / "t", code=3)
+    assert "there is no such folder" in err and "Traceback" not in err
+
+
+def test_logs_and_the_terminal_stay_apart(finished: Finished) -> None:
+    assert "INFO" not in finished.err and "Warning" not in finished.err
+    assert "student_1: ran in" in finished.err and "test_accuracy" in finished.err
+    assert list(finished.root.glob("logs/*/student_1.log"))

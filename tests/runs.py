@@ -1,0 +1,145 @@
+"""Start the real command as a user would, and look at what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+TINY = """
+pipeline: noisy_student
+data: {source: digits, labels_per_class: 10, test: 0.25, shard_size: 25}
+teacher:
+  method: {name: supervised}
+  model: {name: wrn_10_0.5}
+  image: {size: 16, mean: [0.3, 0.3, 0.3], std: [0.37, 0.37, 0.37]}
+  batch_size: 50
+  num_steps: 120
+  log_every: 10
+student:
+  method: {name: noisy_student, unlabeled_ratio: 1}
+  model: {name: wrn_10_0.5, dropout: 0.2, survival: 0.9}
+  image: {size: 16, mean: [0.3, 0.3, 0.3], std: [0.37, 0.37, 0.37]}
+  augment: {randaugment: {num_ops: 1, magnitude: 3, operations: [rotate, shear_x, translate_y], translate: 0.125}}
+  batch_size: 50
+  num_steps: 60
+  log_every: 10
+  save_every: 5
+rounds: [{}]
+"""
+
+# a user's own pipeline: pack, train, measure
+SHORT = """
+from dataclasses import dataclass
+from functools import partial
+from sslscale.dag import Resources, Stage, stage
+from sslscale.recipes.data import PackConfig
+from sslscale.recipes.pseudo import EvaluateConfig
+from sslscale.recipes.train import TrainConfig
+from sslscale.stages.evaluate import evaluate
+from sslscale.stages.pack import content, pack
+from sslscale.stages.train import train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    data: PackConfig
+    train: TrainConfig
+    resources: Resources = Resources()
+
+
+def build(config: Config) -> list[Stage]:
+    data = stage(pack, config.data, name="data", content=partial(content, config.data))
+    model = stage(train, config.train, name="model", resources=config.resources, data=data)
+    return [stage(evaluate, EvaluateConfig(), name="model/evaluate", model=model, data=data)]
+"""
+
+SHORT_CONFIG = """
+pipeline: short.py
+data: {source: digits, labels_per_class: 40, test: 0.25, shard_size: 100}
+train:
+  method: {name: supervised}
+  model: {name: wrn_10_0.5}
+  image: {size: 16}
+  batch_size: 40
+  num_steps: 400
+  log_every: 10
+  save_every: 10
+"""
+
+
+def write(folder: Path, text: str, name: str = "tiny.yaml") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    if "short.py" in text:
+        (folder / "short.py").write_text(SHORT)
+    return folder / name
+
+
+def start(*words: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """`sslscale WORDS` in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "sslscale", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def sslscale(*words: str | Path, code: int = 0, env: dict[str, str] | None = None) -> tuple[str, str]:
+    """Run to the end and return stdout and stderr; the exit code must be `code`."""
+    process = start(*words, env=env)
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-3000:]}"
+    return out, err
+
+
+def result(out: str) -> dict[str, Any]:
+    """The JSON object of the last line."""
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool], timeout_s: float = 120) -> None:
+    """kill -9 the driver alone as soon as `ready()`."""
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        assert process.poll() is None, "it ended before the moment to kill it: " + "".join(process.communicate())
+        assert time.monotonic() < deadline, "the moment to kill it never came"
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """What a stage logged."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def stages(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Stages of a result by name."""
+    return {s["name"]: s for s in found["stages"]}
+
+
+def folder_of(root: Path, found: dict[str, Any], name: str) -> Path:
+    """The artifact of a stage."""
+    key = stages(found)[name]["key"]
+    (path,) = (root / "artifacts").glob(f"*/{key}")
+    return path
+
+
+def python(code: str, *words: Sequence[str]) -> str:
+    """Run a script in a fresh interpreter."""
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT, timeout=120)  # type: ignore[list-item]
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
