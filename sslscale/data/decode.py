@@ -40,7 +40,9 @@ def decode(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS) -> UInt8[T
                 image = image.point(lambda value: value / 257).convert("L")
             upright = ImageOps.exif_transpose(image)
             rgb = upright.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        raise DataError("undecodable image (of no known format)") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"undecodable image ({str(error)[:80]})") from None
     return (
         torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8).reshape(rgb.height, rgb.width, 3).permute(2, 0, 1)

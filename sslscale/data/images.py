@@ -52,22 +52,22 @@ def open_images(
     cache: Path | None,
     cache_bytes: int,
     threads: int,
-    on_bad_sample: str = "error",
+    max_bad: int = 0,
     evaluation_crop: float = 1.0,
     random_crop: bool = False,
 ) -> Images:
     """Choose the cache where the decoded set fits into `cache_bytes`, and decoding at each access elsewhere.
 
-    `evaluation_crop` is the share of the short side that the centre square keeps. With `random_crop` the whole image is
+    More than `max_bad` undecodable images are a DataError. `evaluation_crop` is the share of the short side that the centre square keeps. With `random_crop` the whole image is
     needed at each access, so nothing is cached.
     """
     total = sum(map(len, shards)) * 3 * size * size
     if cache is not None and total <= cache_bytes and not random_crop:
         try:
-            return CachedImages(shards, checksums, size, cache, threads, on_bad_sample, evaluation_crop)
+            return CachedImages(shards, checksums, size, cache, threads, max_bad, evaluation_crop)
         except OSError as error:
             log.warning("the cache of decoded images cannot be written (%s): decoding each time", error)
-    return DecodedImages(shards, size, threads, on_bad_sample, evaluation_crop)
+    return DecodedImages(shards, size, threads, max_bad, evaluation_crop)
 
 
 class CachedImages:
@@ -80,7 +80,7 @@ class CachedImages:
         size: int,
         folder: Path,
         threads: int,
-        on_bad_sample: str,
+        max_bad: int,
         evaluation_crop: float,
     ):
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ class CachedImages:
                 array, bad = _cached(shard, folder / name, size, evaluation_crop, pool)
                 self._arrays.append(array)
                 self.bad.append(bad)
-        _judge(shards, self.bad, on_bad_sample)
+        _judge(shards, self.bad, max_bad)
 
     def fetch(
         self, shard: np.ndarray, row: np.ndarray, crop: Float[Tensor, "batch 4"] | None = None
@@ -158,9 +158,9 @@ def evaluation_view(image: UInt8[Tensor, "3 height width"], size: int, crop: flo
 class DecodedImages:
     """Decodes at each access, on `threads` threads; keeps nothing."""
 
-    def __init__(self, shards: Sequence[Shard], size: int, threads: int, on_bad_sample: str, evaluation_crop: float):
+    def __init__(self, shards: Sequence[Shard], size: int, threads: int, max_bad: int, evaluation_crop: float):
         self._shards, self._size, self._crop = shards, size, evaluation_crop
-        self._on_bad_sample = on_bad_sample
+        self._max_bad = max_bad
         self._pool = ThreadPoolExecutor(max(threads, 1))
         self._total = sum(map(len, shards))
         self.bad: list[dict[int, str]] = [{} for _ in shards]
@@ -170,7 +170,7 @@ class DecodedImages:
     ) -> UInt8[Tensor, "batch 3 size size"]:
         """Decode the rows asked for; `crop` gives area, ratio, x and y draws for a random resized crop.
 
-        An image that cannot be decoded is an error, or with `skip` a gray image that is counted in `bad`.
+        An image that cannot be decoded is an error, or up to `max_bad` of them a gray image that is counted in `bad`.
         """
 
         def one(position: int) -> Tensor:
@@ -179,7 +179,7 @@ class DecodedImages:
                 image = decode.decode(source.encoded(int(row[position])))
             except DataError as error:
                 self.bad[shard[position]][int(row[position])] = str(error)
-                _judge(self._shards, self.bad, self._on_bad_sample)
+                _judge(self._shards, self.bad, self._max_bad)
                 return torch.full((3, self._size, self._size), 128, dtype=torch.uint8)
             if crop is None:
                 return evaluation_view(image, self._size, self._crop)
@@ -206,17 +206,20 @@ def crop_boxes(draws: Float[Tensor, "batch 4"], scale: tuple[float, float]) -> F
     return torch.stack([area, ratio, draws[:, 2], draws[:, 3]], 1)
 
 
-def _judge(shards: Sequence[Shard], bad: Sequence[Mapping[int, str]], on_bad_sample: str) -> None:
-    """Stop at the first bad image, or with `skip` once over 1 % of them are bad."""
+def bad_allowed(on_bad_sample: str, total: int) -> int:
+    """How many of `total` images may be undecodable: none, or with `skip` 1 % of them (at least one)."""
+    return 0 if on_bad_sample == "error" else max(int(MAX_BAD_FRACTION * total), 1)
+
+
+def _judge(shards: Sequence[Shard], bad: Sequence[Mapping[int, str]], max_bad: int) -> None:
+    """Stop when more images are bad than may be, naming the first."""
     found = sum(map(len, bad))
-    if not found:
+    if found <= max_bad:
         return
     path, key, why = next(describe_bad(shards, bad))
-    total = sum(map(len, shards))
-    if on_bad_sample == "error":
+    if max_bad == 0:
         raise DataError(f"{path}: {key}: {why}; on_bad_sample: skip leaves such images out")
-    if found > max(MAX_BAD_FRACTION * total, 1):
-        raise DataError(f"{path}: {key}: {why}; {found} such images are over 1 % of {total:,}")
+    raise DataError(f"{path}: {key}: {why}; over 1 % of the images are like this ({found})")
 
 
 def describe_bad(shards: Sequence[Shard], bad: Sequence[Mapping[int, str]]) -> Iterator[tuple[Path, str, str]]:

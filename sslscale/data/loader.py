@@ -79,7 +79,7 @@ class Stream:
             cache=cache,
             cache_bytes=cache_bytes,
             threads=threads,
-            on_bad_sample=on_bad_sample,
+            max_bad=images.bad_allowed(on_bad_sample, sum(map(len, samples.shards))),
             evaluation_crop=image.crop,
             random_crop=random_crop,
         )

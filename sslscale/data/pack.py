@@ -12,11 +12,10 @@ import torch
 from PIL import Image
 
 from sslscale.data import decode, shards, sources
+from sslscale.data.images import bad_allowed
 from sslscale.data.sources import Item, Listing
 from sslscale.errors import DataError
 from sslscale.recipes.data import PackConfig
-
-MAX_BAD_FRACTION = 0.01
 
 
 def pack(config: PackConfig, folder: Path, *, threads: int = 1) -> dict[str, shards.Index]:
@@ -123,7 +122,7 @@ def _samples(
                 if config.on_bad_sample == "error":
                     raise DataError(f"{item.where}: {result}; --on-bad-sample skip leaves such images out")
                 bad.append(f"{item.where}: {result}")
-                if len(bad) > max(MAX_BAD_FRACTION * total, 1):
+                if len(bad) > bad_allowed(config.on_bad_sample, total):
                     raise DataError(f"{len(bad)} bad images are over 1 % of {total:,}; the last: {bad[-1]}")
                 continue
             data, extension = result

@@ -13,7 +13,7 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
     """Write report.json (accuracy, top-5, calibration, per class, confusion matrix) and confusion.png."""
     import torch
 
-    from sslscale.data.images import open_images
+    from sslscale.data.images import bad_allowed, open_images
     from sslscale.data.samples import open_samples
     from sslscale.evaluate.classify import measure, predict_images
     from sslscale.report.figures import confusion_figure
@@ -34,7 +34,7 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
         cache=ctx.root / "cache" / "images",
         cache_bytes=ctx.cache_bytes,
         threads=ctx.threads,
-        on_bad_sample=config.on_bad_sample,
+        max_bad=bad_allowed(config.on_bad_sample, len(samples)),
         evaluation_crop=info.image.crop,
     )
     samples = samples.without(images.bad)

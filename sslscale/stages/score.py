@@ -9,6 +9,7 @@ from typing import Any
 
 from sslscale.artifacts import Checkpoint, Dataset, Scores
 from sslscale.dag import RunContext
+from sslscale.errors import DataError
 from sslscale.recipes.pseudo import ScoreConfig
 
 
@@ -19,9 +20,11 @@ def score(ctx: RunContext, config: ScoreConfig, *, teacher: Checkpoint, data: Da
     class), confidence, entropy (nats) and probs. Shards that are scored already are not scored again.
     """
     from sslscale import cluster
+    from sslscale.data.images import bad_allowed
     from sslscale.data.shards import read_index
 
     index = read_index(data.split("unlabeled"))
+    allowed = bad_allowed(config.on_bad_sample, index.num_samples)
     done: dict[int, dict[str, int]] = {}
     waiting = []
     for number in range(len(index.shards)):
@@ -37,6 +40,9 @@ def score(ctx: RunContext, config: ScoreConfig, *, teacher: Checkpoint, data: Da
         scored = sum(c["samples"] for c in done.values())
         ctx.log(len(done), {"shard": number, "scored": scored, **counts})
         ctx.progress(scored, index.num_samples)
+        failed = sum(c["failed"] for c in done.values())
+        if failed > allowed:
+            raise DataError(f"{ctx.name}: {failed} of {scored:,} images cannot be decoded, over 1 %: see {ctx.path}")
 
     cluster.map_items(make, waiting, ctx, finished)
     failed = sum(counts["failed"] for counts in done.values())
@@ -60,7 +66,7 @@ def make_scorer(
     import torch
 
     from sslscale.data.augment import normalize
-    from sslscale.data.images import open_images
+    from sslscale.data.images import bad_allowed, open_images
     from sslscale.data.shards import open_shard, read_index
     from sslscale.train.checkpoint import load_model
     from sslscale.train.engine import best_device
@@ -80,7 +86,7 @@ def make_scorer(
             cache=ctx.root / "cache" / "images",
             cache_bytes=ctx.cache_bytes // max(len(index.shards), 1),
             threads=ctx.threads,
-            on_bad_sample="skip" if config.on_bad_sample == "skip" else "error",
+            max_bad=bad_allowed(config.on_bad_sample, index.num_samples),
             evaluation_crop=info.image.crop,
         )
         import numpy as np

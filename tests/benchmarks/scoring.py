@@ -1,0 +1,96 @@
+"""The scoring stage at one worker against a bare forward loop over the same decoded batches, in one run.
+
+    python tests/benchmarks/scoring.py SHARDS [--model wrn_10_1] [--repeats 3] [--json]
+
+SHARDS is a folder that `sslscale data pack` wrote. Scoring is timed warm (the decoded cache is there) and cold (it
+decodes, checks every shard's checksum and writes its tables in both cases). Ratios are of images/s, scoring over bare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sslscale.artifacts import Checkpoint, Dataset
+from sslscale.dag import Resources, RunContext
+from sslscale.data.augment import normalize
+from sslscale.data.images import open_images
+from sslscale.data.samples import open_samples
+from sslscale.nn.classifier import build_classifier, num_parameters
+from sslscale.recipes.model import ImageConfig, ModelConfig
+from sslscale.recipes.pseudo import ScoreConfig
+from sslscale.stages.score import score
+from sslscale.train import checkpoint
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("--model", default="wrn_10_1")
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=500)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    threads = os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    root = Path(tempfile.mkdtemp())
+    samples = open_samples(options.shards / "unlabeled", labels=False)
+    classes = samples.index.classes
+    config, image = ModelConfig(name=options.model), ImageConfig(size=options.size)
+    network = build_classifier(config, len(classes))
+    (root / "teacher").mkdir()
+    checkpoint.save_model(root / "teacher", network, checkpoint.describe_model(network, config, image, classes))
+    teacher = Checkpoint(path=str(root / "teacher"), num_parameters=num_parameters(network), step=0)
+    data = Dataset(path=str(options.shards.absolute()), num_samples={}, classes=classes)
+    network, _ = checkpoint.load_model(root / "teacher")
+
+    def stage(number: int) -> float:
+        ctx = RunContext(path=root / f"score-{number}", root=root, name="score", resources=Resources(), threads=threads)
+        ctx.path.mkdir()
+        started = time.perf_counter()
+        score(ctx, ScoreConfig(batch_size=options.batch_size), teacher=teacher, data=data)
+        return len(samples) / (time.perf_counter() - started)
+
+    checksums = [info.sha256 for info in samples.index.shards]
+    cache = root / "cache" / "images"
+    cold = stage(0)
+    opened = open_images(samples.shards, checksums, image.size, cache=cache, cache_bytes=8 << 30, threads=threads)
+    pixels = opened.fetch(samples.shard, samples.row)
+
+    def bare() -> float:
+        started = time.perf_counter()
+        with torch.inference_mode():
+            for start in range(0, len(pixels), options.batch_size):
+                batch = normalize(pixels[start : start + options.batch_size], image.mean, image.std, torch.float32)
+                network(batch).float().softmax(-1)
+        return len(pixels) / (time.perf_counter() - started)
+
+    rates = [(stage(number), bare()) for number in range(1, options.repeats + 1)]
+    assert np.all(np.isfinite(rates))
+    result = {
+        "images": len(samples),
+        "scoring": statistics.median(a for a, _ in rates),
+        "bare": statistics.median(b for _, b in rates),
+        "ratio": statistics.median(a / b for a, b in rates),
+        "cold": cold,
+        "cold_ratio": cold / statistics.median(b for _, b in rates),
+    }
+    for name, value in result.items():
+        print(f"{name:12} {value:,.3f}")
+    if options.json:
+        print(json.dumps(result))
+    shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()

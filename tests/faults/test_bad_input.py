@@ -1,0 +1,182 @@
+"""Bad shards, images, labels and classes stop a stage with one line that says what, where and what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sslscale import experiment
+from sslscale.artifacts import Checkpoint, Dataset, Scores
+from sslscale.dag import RunContext
+from sslscale.data import shards, sources
+from sslscale.data.shards import Sample
+from sslscale.errors import ConfigError, DataError
+from sslscale.recipes.model import ImageConfig, ModelConfig
+from sslscale.recipes.pseudo import ScoreConfig, SelectConfig
+from sslscale.recipes.supervised import Supervised
+from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.stages.score import score, write_scores
+from sslscale.stages.select import select
+from sslscale.stages.train import train, train_worker
+
+Make = Callable[..., RunContext]
+DIGITS = tuple("0123456789")
+
+
+def teacher(folder: Path) -> Checkpoint:
+    from sslscale.nn.classifier import build_classifier
+    from sslscale.train import checkpoint
+
+    folder.mkdir()
+    config = ModelConfig(name="wrn_10_0.5")
+    network = build_classifier(config, 10)
+    info = checkpoint.describe_model(network, config, ImageConfig(size=8), DIGITS)
+    checkpoint.save_model(folder, network, info)
+    return Checkpoint(path=str(folder), num_parameters=info.num_parameters, step=0)
+
+
+@pytest.fixture
+def copied(digits: Path, tmp_path: Path) -> Dataset:
+    shutil.copytree(digits, tmp_path / "data")
+    return Dataset(path=str(tmp_path / "data"), num_samples={"labeled": 100}, classes=DIGITS)
+
+
+def cut_at_a_member(data: bytes) -> bytes:
+    from sslscale.data import tar
+
+    return data[: list(tar.members(data, ""))[3].offset - tar.BLOCK]
+
+
+FAULTS: dict[str, Callable[[bytes], bytes]] = {
+    "cut at a member boundary": cut_at_a_member,
+    "cut inside a header": lambda data: cut_at_a_member(data) + data[:100],
+    "a flipped byte in a header": lambda data: data[:3] + bytes([data[3] ^ 1]) + data[4:],
+    "changed after packing": lambda data: data[:700] + b"x" + data[701:],
+    "a member more": lambda data: data[:-1024] + data[:1536] + data[-1024:],
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_shard_stops_scoring_and_training(fault: str, copied: Dataset, context: Make, tmp_path: Path) -> None:
+    for split, number in (("unlabeled", 2), ("labeled", 0)):
+        file = copied.split(split) / f"{split}-{number:06d}.tar"
+        file.write_bytes(FAULTS[fault](file.read_bytes()))
+    with pytest.raises(DataError, match=r"unlabeled-000002\.tar"):
+        score(context("score"), ScoreConfig(), teacher=teacher(tmp_path / "teacher"), data=copied)
+    done = sorted(p.name for p in (tmp_path / "artifacts" / "score").glob("scores-*.parquet"))
+    assert done == ["scores-000000.parquet", "scores-000001.parquet"]
+    with pytest.raises(DataError, match=r"labeled-000000\.tar"):
+        train(context("train"), CONFIG, data=copied)
+
+
+def test_webdatasets_own_reader_says_nothing_of_these(digits: Path, tmp_path: Path) -> None:
+    """Why the index is checked: the plain reader ends early, and without an error."""
+    import webdataset
+
+    whole = (digits / "labeled" / "labeled-000000.tar").read_bytes()
+    for name in ("cut at a member boundary", "cut inside a header"):
+        file = tmp_path / "x.tar"
+        file.write_bytes(FAULTS[name](whole))
+        assert 0 < len(list(webdataset.WebDataset(str(file), shardshuffle=False))) < 100
+
+
+CONFIG = TrainConfig(
+    method=Supervised(),
+    model=ModelConfig(name="wrn_10_0.5"),
+    image=ImageConfig(size=8),
+    optim=OptimConfig(lr=0.1),
+    batch_size=50,
+    num_steps=4,
+)
+
+
+def bad_images(folder: Path, bad: int) -> None:
+    items = sources.digits().items[:200]
+    found = [
+        Sample(f"k{i}", b"no image" if i < bad else item.read(), "png", int(item.label or 0))
+        for i, item in enumerate(items)
+    ]
+    shutil.rmtree(folder)
+    shards.write_shards(folder, folder.name, found, DIGITS, 100)
+
+
+def test_an_undecodable_image_is_an_error_or_is_counted(copied: Dataset, context: Make, tmp_path: Path) -> None:
+    bad_images(copied.split("unlabeled"), 2)
+    bad_images(copied.split("labeled"), 2)
+    model = teacher(tmp_path / "teacher")
+    with pytest.raises(DataError, match=r"unlabeled-000000\.tar: k0: undecodable image .*on_bad_sample: skip"):
+        score(context("one"), ScoreConfig(), teacher=model, data=copied)
+    with pytest.raises(DataError, match=r"labeled-000000\.tar: k0: undecodable"):
+        train(context("two"), CONFIG, data=copied)
+    result = train(context("three"), dataclasses.replace(CONFIG, on_bad_sample="skip"), data=copied)
+    assert result.step == 4
+    skip = ScoreConfig(on_bad_sample="skip")
+    scores = score(context("four"), skip, teacher=model, data=copied)
+    assert scores.num_failed == 2
+    chosen = select(
+        context("five"), SelectConfig(threshold=0.0, balance="none", on_empty_class="warn"), scores=scores, data=copied
+    )
+    assert chosen.accounting["samples"] == 200
+    assert chosen.accounting["failed: undecodable image"] == 2
+    assert chosen.num_samples == 198
+    bad_images(copied.split("unlabeled"), 5)
+    with pytest.raises(DataError, match="over 1 % of the images are like this"):
+        score(context("six"), skip, teacher=model, data=copied)
+
+
+def test_a_class_without_pseudo_labels_is_named(copied: Dataset, context: Make) -> None:
+    import numpy as np
+
+    ctx = context("scores")
+    probs = np.full((40, 10), 0.05, np.float32)
+    probs[np.arange(40), np.arange(40) % 8] = 0.55
+    write_scores(ctx.path / "scores-000000.parquet", [f"k{i}" for i in range(40)], probs, {}, 0)
+    scores = Scores(path=str(ctx.path), num_samples=40, num_failed=0)
+    with pytest.raises(DataError, match=r"no pseudo-label of class '8', '9' reaches the threshold of 0\.3; lower"):
+        select(context("select"), SelectConfig(), scores=scores, data=copied)
+    with pytest.raises(DataError, match="reaches the threshold"):
+        select(context("none"), SelectConfig(threshold=0.9, on_empty_class="warn"), scores=scores, data=copied)
+    chosen = select(context("warn"), SelectConfig(on_empty_class="warn"), scores=scores, data=copied)
+    assert chosen.accounting["used"] + chosen.accounting["below_threshold"] + chosen.accounting["balanced_out"] == 40
+
+
+def test_a_smaller_student_a_wrong_start_and_a_batch_too_large_are_refused(copied: Dataset, context: Make) -> None:
+    large = Checkpoint(path="", num_parameters=10**9, step=0)
+    with pytest.raises(ConfigError, match="has 20,794 weights, its teacher 1,000,000,000"):
+        train(context("a"), CONFIG, data=copied, at_least=large)
+    with pytest.raises(ConfigError, match="global batch of 500 labeled images is larger than the 100 there are"):
+        train(context("b"), dataclasses.replace(CONFIG, batch_size=500), data=copied)
+    first = train(context("c"), CONFIG, data=copied)
+    other = dataclasses.replace(CONFIG, model=ModelConfig(name="wrn_16_0.5"))
+    with pytest.raises(DataError, match=r"the weights do not fit the network: .* missing"):
+        train(context("d"), other, data=copied, init=first)
+    warm = train(context("e"), CONFIG, data=copied, init=first)
+    assert warm.metrics["loss"] < first.metrics["loss"]
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(copied: Dataset, context: Make) -> None:
+    wild = dataclasses.replace(
+        CONFIG, optim=OptimConfig(lr=1e9, weight_decay=1.0), num_steps=40, log_every=1, save_every=1
+    )
+    with pytest.raises(DataError, match=r"loss not finite at step \d+ .*last good checkpoint is .*step-0000"):
+        train(context("wild"), wild, data=copied)
+    saved = sorted((context("wild").path / "state").glob("step-*"))
+    assert saved
+
+
+def test_a_batch_that_does_not_divide_over_the_workers_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"batch_size 50 does not divide over .*num_workers=4"):
+        experiment.load("configs/noisy_student/digits.yaml", ["resources.train.num_workers=4"])
+    assert callable(train_worker)
+
+
+def test_a_source_that_is_not_there_is_named_before_anything_starts(tmp_path: Path) -> None:
+    from sslscale import dag
+
+    loaded = experiment.load("configs/noisy_student/digits.yaml", [f"data.source={tmp_path / 'none'}"])
+    with pytest.raises(DataError, match="there is no such file or folder"):
+        dag.plan(loaded.targets, tmp_path)

@@ -1,0 +1,111 @@
+"""kill -9 of whatever is at work: the same command again finishes, and nothing finished is done twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+
+from tests import runs
+from tests.finished import Finished
+
+
+def find(root: Path, pattern: str) -> list[Path]:
+    return sorted(root.glob(f"artifacts/{pattern}"))
+
+
+def test_the_driver_killed_in_scoring_and_in_training(finished: Finished, tmp_path: Path) -> None:
+    """The weights at the end are those of the run that nobody killed, bit for bit."""
+    config, root = runs.write(tmp_path, runs.TINY), tmp_path / "runs"
+    run = ("run", config, "--root", root, "--json")
+
+    runs.kill_when(runs.start(*run), lambda: len(find(root, "score/*/scores-*.parquet")) >= 3)
+    scored = {p.name: p.stat().st_mtime_ns for p in find(root, "score/*/scores-*.parquet")}
+    teacher = find(root, "train/*/record.json")
+    assert len(teacher) == 1 and not find(root, "score/*/record.json")
+    taught = teacher[0].stat().st_mtime_ns
+
+    runs.kill_when(runs.start(*run), lambda: len(find(root, "train/*/state/step-*/commit.json")) >= 1)
+    assert not find(root, "report/*/record.json")
+
+    out, _ = runs.sslscale(*run)
+    found = runs.result(out)
+    states = {name: s["state"] for name, s in runs.stages(found).items()}
+    assert states["data"] == states["teacher"] == states["student_1/score"] == states["student_1/shard"] == "cached"
+    assert states["student_1"] == states["report"] == "ran"
+    assert teacher[0].stat().st_mtime_ns == taught
+
+    scores = runs.folder_of(root, found, "student_1/score")
+    after = {p.name: p.stat().st_mtime_ns for p in scores.glob("scores-*.parquet")}
+    assert len(after) == 50 and len(scored) < 50
+    assert all(after[name] == stamp for name, stamp in scored.items())
+    shards = [row["shard"] for row in runs.rows(scores)]
+    assert len(shards) == len(set(shards))
+
+    student = runs.folder_of(root, found, "student_1")
+    steps = [row["step"] for row in runs.rows(student)]
+    assert steps == [10, 20, 30, 40, 50, 60]
+    golden = finished.folder("student_1")
+    assert student.name == golden.name
+    assert (student / "model.safetensors").read_bytes() == (golden / "model.safetensors").read_bytes()
+    assert not list(root.rglob("*.tmp*"))
+    log = "".join(p.read_text() for p in root.glob("logs/*/student_1.log"))
+    assert "going on from step" in log
+
+
+def training_workers(driver: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline", "create_time"]):
+        words = " ".join(process.info["cmdline"] or [])
+        if "RayTrainWorker" in words:
+            found.append(process)
+    return sorted(found, key=lambda p: p.info["create_time"])
+
+
+def test_one_of_two_workers_killed_and_tracking_out_of_reach(tmp_path: Path) -> None:
+    """Training starts again from the last checkpoint; a dead MLflow server costs one warning."""
+    config, root = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"), tmp_path / "runs"
+    process = runs.start(
+        "run",
+        config,
+        "resources.num_workers=2",
+        "train.sync_batch_norm=true",
+        "--root",
+        root,
+        "--json",
+        env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+    )
+    deadline = time.monotonic() + 150
+    while len(find(root, "train/*/state/step-*/commit.json")) < 1:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = training_workers(process.pid)
+    assert len(workers) == 2
+    os.kill(workers[1].pid, signal.SIGKILL)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err[-3000:]
+    found = runs.result(out)
+    model = runs.folder_of(root, found, "model")
+    steps = [row["step"] for row in runs.rows(model)]
+    assert steps == list(range(10, 401, 10))
+    assert found["metrics"]["model/test_accuracy"] > 0.8
+    logs = "".join(p.read_text() for p in root.glob("logs/*worker0.log"))
+    assert "going on from step" in logs
+    assert err.count("warning: tracking at http://127.0.0.1:9 failed") == 1
+
+
+def test_two_runs_over_one_root_at_once(tmp_path: Path) -> None:
+    """Each stage runs once; the other run waits for it and takes its result."""
+    config, root = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"), tmp_path / "runs"
+    both = [runs.start("run", config, "--root", root, "--json") for _ in range(2)]
+    ended = [p.communicate(timeout=250) for p in both]
+    assert [p.returncode for p in both] == [0, 0], ended
+    found = [runs.stages(runs.result(out)) for out, _ in ended]
+    for name in ("data", "model", "model/evaluate"):
+        assert sorted(f[name]["state"] for f in found) == ["cached", "ran"]
+    assert found[0]["model"]["metrics"] == found[1]["model"]["metrics"]
+    assert "waiting for its result" in ended[0][1] + ended[1][1]
