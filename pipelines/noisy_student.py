@@ -46,6 +46,7 @@ class Round:
     """What one student has of its own; null takes the value of `student`."""
 
     model: ModelConfig | None = None
+    image_size: int | None = None
     unlabeled_ratio: int | None = None
     batch_size: int | None = None
     num_steps: int | None = None
@@ -148,6 +149,8 @@ def build(config: Config) -> list[Stage]:
 def student_config(student: TrainConfig, own: Round, seed: int) -> TrainConfig:
     """The student's training with what this round has of its own."""
     changes = {n: getattr(own, n) for n in ("model", "batch_size") if getattr(own, n) is not None}
+    if own.image_size is not None:
+        changes["image"] = dataclasses.replace(student.image, size=own.image_size)
     if own.num_steps is not None or own.epochs is not None:
         changes |= {"num_steps": own.num_steps, "epochs": own.epochs}
     if own.unlabeled_ratio is not None:

@@ -58,7 +58,8 @@ def open_images(
 ) -> Images:
     """Choose the cache where the decoded set fits into `cache_bytes`, and decoding at each access elsewhere.
 
-    More than `max_bad` undecodable images are a DataError. `evaluation_crop` is the share of the short side that the centre square keeps. With `random_crop` the whole image is
+    More than `max_bad` undecodable images are a DataError.
+    `evaluation_crop` is the share of the short side that the centre square keeps. With `random_crop` the whole image is
     needed at each access, so nothing is cached.
     """
     total = sum(map(len, shards)) * 3 * size * size

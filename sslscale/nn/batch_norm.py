@@ -6,6 +6,7 @@ there.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,35 +18,56 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 
+def global_batch_norm(norm: nn.BatchNorm2d, input: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c h w"]:
+    """What `norm` gives when mean and variance are those of all workers' images together."""
+    if not norm.training or distributed.world_size() == 1:
+        return nn.BatchNorm2d.forward(norm, input)
+    x = input.float()
+    local = torch.stack([x.sum((0, 2, 3)), (x * x).sum((0, 2, 3))])
+    count = x.numel() // x.shape[1] * distributed.world_size()
+    mean, square = distributed.all_sum(local) / count
+    variance = (square - mean * mean).clamp(min=0)
+    if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
+        with torch.no_grad():
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked += 1
+            share = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
+            norm.running_mean.lerp_(mean, share)
+            norm.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
+    scale = torch.rsqrt(variance + norm.eps)
+    shift = -mean * scale
+    if norm.affine:
+        scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
+    return (x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(input.dtype)
+
+
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d whose mean and variance are those of all workers' images together."""
+    """BatchNorm2d over all workers' images."""
 
     def forward(self, input: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c h w"]:
-        if not self.training or distributed.world_size() == 1:
-            return super().forward(input)
-        x = input.float()
-        local = torch.stack([x.sum((0, 2, 3)), (x * x).sum((0, 2, 3))])
-        count = x.numel() // x.shape[1] * distributed.world_size()
-        mean, square = distributed.all_sum(local) / count
-        variance = (square - mean * mean).clamp(min=0)
-        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
-            with torch.no_grad():
-                assert self.num_batches_tracked is not None
-                self.num_batches_tracked += 1
-                share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
-                self.running_mean.lerp_(mean, share)
-                self.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
-        scale = torch.rsqrt(variance + self.eps) * self.weight
-        shift = self.bias - mean * scale
-        return (x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(input.dtype)
+        return global_batch_norm(self, input)
 
 
 def use_global(module: nn.Module) -> nn.Module:
     """Turn every BatchNorm2d below `module` into its global form, in place; weights and statistics stay.
 
-    The class alone is exchanged: subclasses (timm's fused norm-and-activation layers) have a forward of their own.
+    timm's norms with an activation inside keep it. Raises TypeError for a norm of an unknown kind, which would
+    silently stay local.
     """
+    with_activation: type | None = None
+    if "timm" in sys.modules:
+        from timm.layers import BatchNormAct2d
+
+        class GlobalBatchNormAct2d(BatchNormAct2d):
+            def forward(self, x: Tensor) -> Tensor:
+                return self.act(self.drop(global_batch_norm(self, x)))
+
+        with_activation = BatchNormAct2d
     for child in module.modules():
         if type(child) is nn.BatchNorm2d:
             child.__class__ = GlobalBatchNorm2d
+        elif with_activation is not None and type(child) is with_activation:
+            child.__class__ = GlobalBatchNormAct2d  # pyright: ignore[reportPossiblyUnboundVariable]
+        elif isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, GlobalBatchNorm2d):
+            raise TypeError(f"sync_batch_norm does not know {type(child).__name__}")
     return module

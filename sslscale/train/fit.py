@@ -42,7 +42,7 @@ def fit(
     if folder is not None and (found := checkpoint.load_state(folder, engine.device)) is not None:
         step, state = found
         engine.load_state_dict(state)
-        log.info("going on from step %d", step)
+        log.warning("going on from step %d", step)
     low, high = distributed.agree(step)
     if low != high:
         raise DataError(f"the workers would resume from steps {low} to {high}: is {folder} shared by all of them?")

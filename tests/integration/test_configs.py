@@ -1,0 +1,110 @@
+"""Every configuration that is shipped plans, and every family of networks in one takes two steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sslscale import dag, experiment
+from sslscale.artifacts import Dataset
+from sslscale.dag import RunContext
+from sslscale.recipes.model import ModelConfig
+from sslscale.recipes.train import TrainConfig
+from sslscale.stages.train import train
+
+CONFIGS = sorted(str(p.relative_to(experiment.share())) for p in (experiment.share() / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path, tmp_path: Path) -> None:
+    text = (experiment.share() / config).read_text()
+    assert text.startswith(f"# sslscale run {config}")
+    words = [] if "source: digits" in text else [f"data.source={digits}"]
+    if "test: data" in text:
+        words += ["data.test=null", "data.labels_per_class=null"]
+    loaded = experiment.load(config, words)
+    planned = dag.plan(loaded.targets, tmp_path)
+    students = [p for p in planned if p.stage.name.startswith("student_") and p.stage.fn.__name__ == "train"]
+    assert len([p for p in students if "/" not in p.stage.name]) == len(loaded.config.rounds) >= 2
+    assert planned[-1].stage.name == "report"
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_the_imagenet_config_says_what_the_paper_says() -> None:
+    config = experiment.load("configs/noisy_student/imagenet.yaml").config
+    assert config.select.per_class == 130_000 and config.select.threshold == 0.3
+    assert config.student.method.unlabeled_ratio == 14 and config.rounds[-1].unlabeled_ratio == 28
+    noise = config.student.augment.randaugment
+    assert (noise.num_ops, noise.magnitude) == (2, 27)
+    assert [(r.model.dropout, r.model.survival) for r in config.rounds] == [(0.5, 0.8)] * 3
+    assert [r.high_resolution.size for r in config.rounds if r.high_resolution] == [800, 800]
+    assert config.teacher.augment.randaugment is None and not config.warm_start
+
+
+def tiny(config: TrainConfig, model: str, **changes: object) -> TrainConfig:
+    own = ModelConfig(name=model, dropout=config.model.dropout, survival=config.model.survival)
+    image = dataclasses.replace(config.image, size=32)
+    return dataclasses.replace(
+        config, model=own, image=image, batch_size=4, num_steps=2, epochs=None, log_every=1, precision="fp32", **changes
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "model"),
+    [
+        ("cifar10", "wrn_28_2"),
+        ("imagenet", "timm:tf_efficientnet_b0"),
+        ("imagenet", "timm:resnet18"),
+        ("imagenet", "timm:vit_tiny_patch16_224"),
+    ],
+)
+def test_two_steps_of_each_family(config: str, model: str, digits: Path, context: Callable[..., RunContext]) -> None:
+    from pipelines.noisy_student import HighResolution, high_resolution_config
+
+    loaded = experiment.load(f"configs/noisy_student/{config}.yaml", ["resources.train.num_workers=1"]).config
+    data = Dataset(path=str(digits), num_samples={}, classes=tuple("0123456789"))
+    size: dict[str, object] = {}
+    if "vit" in model:
+        loaded = dataclasses.replace(
+            loaded,
+            student=dataclasses.replace(loaded.student, image=dataclasses.replace(loaded.student.image, size=224)),
+        )
+        own = ModelConfig(name=model, dropout=0.5, survival=0.8)
+        settings = dataclasses.replace(
+            loaded.student, model=own, batch_size=2, num_steps=2, epochs=None, log_every=1, precision="fp32", **size
+        )
+    else:
+        settings = tiny(loaded.student, model)
+    method = dataclasses.replace(settings.method, unlabeled_ratio=1)  # type: ignore[type-var]
+    settings = dataclasses.replace(settings, method=method)
+    selection = pseudo_labels(digits, context)
+    student = train(context("student"), settings, data=data, pseudo=selection)
+    assert student.step == 2
+    assert student.metrics["loss"] < 50
+    if "vit" in model:  # its resolution is part of its weights
+        return
+    high = high_resolution_config(settings, HighResolution(size=48, epochs=0.08, batch_size=4))
+    finished = train(context("high"), high, data=data, init=student)
+    assert finished.num_parameters == student.num_parameters
+
+
+def pseudo_labels(digits: Path, context: Callable[..., RunContext]):
+    """Shards of the labelled images with soft labels, as a student reads them."""
+    import numpy as np
+
+    from sslscale.artifacts import ShardSet
+    from sslscale.data.samples import open_samples
+    from sslscale.data.shards import write_shards
+
+    samples = open_samples(digits / "labeled")
+    soft = np.full((len(samples), 10), 0.02, np.float32)
+    soft[np.arange(len(samples)), samples.labels] = 0.82
+    ctx = context("pseudo")
+    found = (
+        samples.shards[0].sample(i)._replace(label=int(samples.labels[i]), soft=soft[i]) for i in range(len(samples))
+    )
+    write_shards(ctx.path, "pseudo", found, samples.index.classes, 50)
+    return ShardSet(path=str(ctx.path), num_samples=len(samples))
