@@ -158,6 +158,9 @@ def _run(options: argparse.Namespace) -> int:
         f"{ran} of {len(records)} stages ran, {len(records) - ran} were there, in {time.monotonic() - started:.1f} s",
         highlight=False,
     )
+    for name, record in records.items():
+        if record["kind"] == "Selection":
+            console.print(f"  {name:32} {_accounting(record['fields'])}", highlight=False, soft_wrap=True)
     for name, value in result["metrics"].items():
         if name.endswith(("accuracy", "gain")) and "top5" not in name:
             console.print(f"  {name:32} {value:.4f}", highlight=False)
@@ -169,6 +172,14 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result), flush=True)
     return 0
+
+
+def _accounting(fields: dict[str, Any]) -> str:
+    """Where every image went, in one line."""
+    counts = dict(fields["accounting"])
+    total = counts.pop("samples")
+    parts = " + ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in counts.items())
+    return f"{total:,} images = {parts}; {fields['num_samples']:,} with repeats"
 
 
 def _plan(loaded: Any, options: argparse.Namespace) -> int:
@@ -253,13 +264,15 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _ui(options: argparse.Namespace) -> int:
-    from sslscale.tracking import store
+    from sslscale.tracking import pages, store
 
     uri = store(options.root)
     if uri.startswith("sqlite:") and not (options.root / "mlflow.db").exists():
         raise UserError(f"{options.root}: no run has been tracked there yet")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    print(f"http://127.0.0.1:{options.port}  (stop with Ctrl-C)", flush=True)
+    for name, place in pages(options.root).items():
+        print(f"{name}: http://127.0.0.1:{options.port}/#/experiments/{place}/runs")
+    print(f"http://127.0.0.1:{options.port}  (a few seconds to start; stop with Ctrl-C)", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     os.execv(sys.executable, [*command, "--port", str(options.port), "--workers", "1"])  # noqa: S606
 

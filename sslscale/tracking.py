@@ -6,9 +6,11 @@ store costs the training nothing. The files of the root stay the truth.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +28,18 @@ _LOGGED = ("*.png", "*.html", "stats.json", "report.json", "summary.json", "mode
 def store(root: Path) -> str:
     """The tracking store: MLFLOW_TRACKING_URI, or a SQLite file under the root."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').absolute()}"
+
+
+def pages(root: Path) -> dict[str, str]:
+    """Name and id of each experiment in the root's own store, read without MLflow (whose first page is for chats)."""
+    file = root / "mlflow.db"
+    if not file.exists():
+        return {}
+    with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        rows = connection.execute(
+            "SELECT name, experiment_id FROM experiments WHERE lifecycle_stage = 'active' AND experiment_id != 0"
+        )
+        return {name: str(number) for name, number in rows}
 
 
 class Tracker:
@@ -47,6 +61,7 @@ class Tracker:
         self._final = {entry.stage.name for entry in planned if entry.key not in read}
         self._children: dict[str, str] = {}
         self._forwarded: dict[str, tuple[int, int]] = {}  # stage -> bytes read, last step sent
+        self._curves: dict[str, set[str]] = {}
         self._running: dict[str, Planned] = {}
         self._next_tick = 0.0
         self._work: queue.Queue[Callable[[], object] | None] = queue.Queue()
@@ -127,6 +142,7 @@ class Tracker:
         tags = {
             "mlflow.runName": " ".join([Path(self._source).stem, *self._overrides]),
             "mlflow.source.name": self._source,
+            "mlflow.note.content": "`sslscale run " + " ".join([self._source, *self._overrides]) + "`",
             "mlflow.source.git.commit": commit,
             "pipeline": name,
         }
@@ -194,6 +210,7 @@ class Tracker:
             for key, value in row.items()
             if key != "step" and isinstance(value, int | float)
         ]
+        self._curves.setdefault(name, set()).update(metric.key for metric in metrics)
         for start in range(0, len(metrics), 1000):
             self._client.log_batch(run_id, metrics=metrics[start : start + 1000])
         last = max([last, *(row["step"] for row in rows)])
@@ -207,7 +224,9 @@ class Tracker:
         if run_id is None:
             return
         if record is not None:
-            self._log_metrics(run_id, {**record["fields"]["metrics"], "seconds": record["seconds"]})
+            curves = self._curves.pop(planned.stage.name, set())  # their last point is there: none at step 0
+            final = {n: v for n, v in record["fields"]["metrics"].items() if n not in curves}
+            self._log_metrics(run_id, {**final, "seconds": record["seconds"]})
             wanted = [*_LOGGED, "model.safetensors"] if record["kind"] == "Checkpoint" else list(_LOGGED)
             for file in sorted({f for pattern in wanted for f in planned.path.glob(pattern)}):
                 folder = "model" if file.name.startswith("model.") else None

@@ -102,4 +102,4 @@ def draw_class_counts(axes: Any, stats: Mapping[str, Any]) -> None:
         turn = 90 if max(map(len, stats["classes"])) > 3 else 0
         axes.set_xticks(place, stats["classes"], rotation=turn)
     axes.set(xlabel="class", ylabel="images")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)

@@ -23,15 +23,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def picture(file: Path, caption: str) -> str:
-    """A PNG inside the page; nothing if the file is not there."""
+def picture(file: Path, caption: str, *, wide: bool = False) -> str:
+    """A PNG inside the page, over half its width or all of it; nothing if the file is not there."""
     if not file.exists():
         return ""
     data = base64.b64encode(file.read_bytes()).decode()
-    text = html.escape(caption)
+    text, size = html.escape(caption), "" if wide else ' class="small"'
     return (
-        f'<figure class="small"><img alt="{text}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{text}</figcaption></figure>"
+        f'<figure{size}><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
     )
 
 

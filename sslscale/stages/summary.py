@@ -72,7 +72,10 @@ def summary(ctx: RunContext, config: SummaryConfig, **inputs: Artifact) -> Repor
     best = config.names[-1]
     confused = _confused(reports[best])
     sections = {
-        "Rounds": [rounds, page.picture(ctx.path / "rounds.png", "Accuracy by round, and the teachers' confidences")],
+        "Rounds": [
+            rounds,
+            page.picture(ctx.path / "rounds.png", "Accuracy by round, and the teachers' confidences", wide=True),
+        ],
         "Pseudo-labels": [accounting, *labels],
         f"Errors of {best}": [
             page.picture(

@@ -98,6 +98,42 @@ def test_one_of_two_workers_killed_and_tracking_out_of_reach(tmp_path: Path) -> 
     assert err.count("warning: tracking at http://127.0.0.1:9 failed") == 1
 
 
+def test_one_of_two_scoring_workers_killed(finished: Finished) -> None:
+    """Its shard goes to another; every shard is scored once more or less, and to the same labels as by one worker."""
+    import numpy as np
+    import pyarrow.parquet as parquet
+
+    root = finished.root
+    words = ("run", finished.config, "score.top_k=3", "resources.score.num_workers=2", "--root", root, "--json")
+    before = set(find(root, "score/*"))
+    process = runs.start(*words)
+
+    def scored() -> list[Path]:
+        return [p for folder in set(find(root, "score/*")) - before for p in folder.glob("scores-*.parquet")]
+
+    deadline = time.monotonic() + 100
+    while len(scored()) < 3:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    mappers = [p for p in psutil.process_iter(["cmdline"]) if "_Mapper" in " ".join(p.info["cmdline"] or [])]
+    assert len(mappers) == 2
+    os.kill(mappers[0].pid, signal.SIGKILL)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err[-3000:]
+    found = runs.result(out)
+    one, two = finished.folder("student_1/score"), runs.folder_of(root, found, "student_1/score")
+    shards = [row["shard"] for row in runs.rows(two)]
+    assert sorted(shards) == list(range(50))
+    for number in range(50):
+        whole, top = (parquet.read_table(f / f"scores-{number:06d}.parquet") for f in (one, two))
+        assert whole["key"].equals(top["key"])
+        assert whole["label"].equals(top["label"])
+        kept = np.asarray(top["probs"].combine_chunks().flatten()).reshape(-1, 3)
+        every = np.asarray(whole["probs"].combine_chunks().flatten()).reshape(-1, 10)
+        assert np.allclose(kept, np.sort(every, 1)[:, :-4:-1], atol=1e-5)
+
+
 def test_two_runs_over_one_root_at_once(tmp_path: Path) -> None:
     """Each stage runs once; the other run waits for it and takes its result."""
     config, root = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"), tmp_path / "runs"

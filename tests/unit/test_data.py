@@ -194,6 +194,31 @@ def test_a_csv_manifest_is_a_source(image_folder: Path) -> None:
     assert len(parts["labeled"]) == len(parts["unlabeled"]) == 100
 
 
+def test_a_torchvision_set_is_a_source(tmp_path: Path) -> None:
+    """MNIST's own files, with digits of scikit-learn in them; nothing is downloaded."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = np.kron(data.images[:50], np.ones((1, 3, 3)))[:, :24, :24]  # type: ignore[union-attr]
+    images = np.pad(images * 15, ((0, 0), (2, 2), (2, 2))).astype(np.uint8)
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        head = np.array([0x803, 50, 28, 28], ">i4").tobytes()
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+        labels = data.target[:50].astype(np.uint8).tobytes()  # type: ignore[union-attr]
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(np.array([0x801, 50], ">i4").tobytes() + labels)
+    config = PackConfig(source=f"torchvision:MNIST:{tmp_path}", labels_per_class=2)
+    indexes = pack.pack(config, tmp_path / "out")
+    assert (indexes["labeled"].num_samples, indexes["unlabeled"].num_samples) == (20, 30)
+    assert len(indexes["labeled"].classes) == 10
+    assert sources.fingerprint(config.source, tmp_path) != sources.fingerprint(config.source + ":test", tmp_path)
+    with pytest.raises(DataError, match="torchvision:MNIST"):
+        sources.list_source(f"torchvision:MNIST:{tmp_path / 'none'}")
+    with pytest.raises(DataError, match="write torchvision:NAME:ROOT"):
+        sources.list_source("torchvision:NoSuchSet:x")
+
+
 def test_faults_of_a_source_are_named(image_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no such folder"):
         sources.list_source(str(tmp_path / "none"))
