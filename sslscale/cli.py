@@ -126,7 +126,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from sslscale import dag, experiment
+    from sslscale import execution, experiment
 
     for word in options.overrides:
         if "=" not in word:
@@ -142,7 +142,7 @@ def _run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     try:
         records = experiment.run(loaded, options.root, console)
-    except dag.StageFailed as failure:
+    except execution.StageFailed as failure:
         if options.debug:
             raise
         cause = failure.__cause__
@@ -278,7 +278,7 @@ def _ui(options: argparse.Namespace) -> int:
 
 
 def _artifacts(root: Path) -> list[dict[str, Any]]:
-    from sslscale import dag
+    from sslscale import collect, dag
     from sslscale.jsonio import read_json
 
     if not root.is_dir():
@@ -298,7 +298,7 @@ def _artifacts(root: Path) -> list[dict[str, Any]]:
                 "key": path.name,
                 "state": state,
                 "age_s": round(time.time() - path.stat().st_mtime),
-                "bytes": dag.tree_bytes(path),
+                "bytes": collect.tree_bytes(path),
                 "metrics": metrics,
             }
         )
@@ -326,11 +326,11 @@ def _ls(options: argparse.Namespace) -> int:
 
 
 def _gc(options: argparse.Namespace) -> int:
-    from sslscale import dag
+    from sslscale import collect
 
     if not options.root.is_dir():
         raise UserError(f"{options.root}: there is no such root")
-    removed = dag.collect(options.root, dry_run=options.dry_run)
+    removed = collect.collect(options.root, dry_run=options.dry_run)
     for path, size in removed:
         print(f"{path.parent.name}/{path.name}  {_size(size)}")
     total = sum(size for _, size in removed)

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sslscale.dag import Job, RunContext, execute
+from sslscale.dag import RunContext
 from sslscale.errors import ResourceError, UserError
+from sslscale.execution import Job, execute
 
 T = TypeVar("T")
 W = TypeVar("W")

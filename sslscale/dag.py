@@ -1,4 +1,4 @@
-"""Stages, their identities, the plan, and the run. Nothing here knows torch, Ray, MLflow or learning.
+"""Stages, their identities, and the plan. Nothing here knows torch, Ray, MLflow or learning.
 
 A stage is an inert description: a function, a frozen config, and the stages it reads. Its key is a hash of what it is
 (function, config, the keys of its inputs, the content of outside data), never of where or how it runs (paths,
@@ -11,19 +11,14 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from sslscale import locks
-from sslscale.artifacts import Artifact, from_fields, to_fields
-from sslscale.errors import DataError, UserError
-from sslscale.jsonio import canonical, digest, read_json, write_json
+from sslscale.artifacts import Artifact, from_fields
+from sslscale.errors import DataError
+from sslscale.jsonio import canonical, digest, read_json
 
 RECORD = "record.json"
 DESCRIPTION = "stage.json"
@@ -219,9 +214,6 @@ def load(path: Path) -> Artifact:
         raise DataError(f"{path / RECORD}: unreadable record ({error}); remove the folder to redo it") from None
 
 
-# --- running -------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
     """Where and how a stage runs. It bears no identity: nothing read from it may change a result."""
@@ -253,255 +245,3 @@ class RunContext:
         temporary = self.path / "progress.tmp"
         temporary.write_text(json.dumps({"done": done, "total": total, **shown}), "utf-8")
         os.replace(temporary, self.path / "progress.json")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """Everything a worker needs to execute one stage."""
-
-    fn: Callable[..., Artifact]
-    config: Any
-    inputs: Mapping[str, str]
-    description: Mapping[str, Any]
-    key: str
-    context: RunContext
-    git: str
-
-
-def execute(job: Job) -> dict[str, Any]:
-    """Run a job where it stands and commit its artifact; returns the record. One writer a directory."""
-    started = time.monotonic()
-    path = job.context.path
-    path.mkdir(parents=True, exist_ok=True)
-    with locks.held(path / "writer.lock", wait_s=60):
-        if (path / RECORD).exists():
-            return read_json(path / RECORD)
-        if not (path / DESCRIPTION).exists():
-            write_json(path / DESCRIPTION, {**job.description, "key": job.key, "name": job.context.name})
-        inputs = {name: load(Path(where)) for name, where in job.inputs.items()}
-        artifact = job.fn(job.context, job.config, **inputs)
-        assert artifact.path == str(path), (artifact.path, path)
-        (path / "progress.json").unlink(missing_ok=True)
-        record = {
-            **job.description,
-            "key": job.key,
-            "name": job.context.name,
-            "kind": type(artifact).__name__,
-            "fields": to_fields(artifact),
-            "seconds": round(time.monotonic() - started, 3),
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "host": socket.gethostname(),
-            "git": job.git,
-        }
-        write_json(path / RECORD, record)
-        return record
-
-
-class Runner(Protocol):
-    """Executes jobs somewhere; `poll` returns those that ended, with a record or the exception."""
-
-    def start(self, job: Job) -> None: ...
-
-    def poll(self, timeout_s: float) -> list[tuple[Job, dict[str, Any] | BaseException]]: ...
-
-
-class Inline:
-    """Executes jobs one after another in this process, for tests and debuggers."""
-
-    def __init__(self) -> None:
-        self._jobs: list[Job] = []
-
-    def start(self, job: Job) -> None:
-        self._jobs.append(job)
-
-    def poll(self, timeout_s: float) -> list[tuple[Job, dict[str, Any] | BaseException]]:
-        del timeout_s
-        job = self._jobs.pop(0)
-        try:
-            return [(job, execute(job))]
-        except Exception as error:
-            return [(job, error)]
-
-
-class StageFailed(Exception):
-    """A stage raised; `__cause__` is what it raised."""
-
-    def __init__(self, name: str, path: Path):
-        super().__init__(name, path)
-        self.name, self.path = name, path
-
-
-class Observer(Protocol):
-    """Hears of every change of a stage's state: waiting, running, cached, ran, failed."""
-
-    def changed(self, planned: Planned, state: str, record: Mapping[str, Any] | None) -> None: ...
-
-    def tick(self) -> None: ...
-
-
-def run(
-    planned: Sequence[Planned],
-    root: str | Path,
-    runner: Runner,
-    observers: Sequence[Observer] = (),
-    *,
-    cache_bytes: int = 8 << 30,
-) -> dict[str, dict[str, Any]]:
-    """Run what the plan says is missing, independent stages side by side; returns the records by stage name.
-
-    Raises StageFailed after the stages already running have ended; what they finished is kept.
-    """
-    root = Path(root).absolute()
-    git = git_commit()
-    records: dict[str, dict[str, Any]] = {}
-    waiting = {p.key: p for p in planned}
-    running: dict[str, tuple[Planned, locks.Lock]] = {}
-    blocked: set[str] = set()
-    failure: tuple[Planned, BaseException] | None = None
-
-    def tell(entry: Planned, state: str, record: Mapping[str, Any] | None = None) -> None:
-        for observer in observers:
-            observer.changed(entry, state, record)
-
-    def finish(entry: Planned, state: str, record: dict[str, Any]) -> None:
-        for twin in [p for p in planned if p.key == entry.key]:
-            records[twin.stage.name] = {**record, "state": state}
-            tell(twin, state, record)
-
-    try:
-        while (waiting and failure is None) or running:
-            for entry in list(waiting.values()) if failure is None else []:
-                if any(key in waiting or key in running for key in entry.input_keys.values()):
-                    continue
-                lock = None
-                if not (entry.path / RECORD).exists():
-                    lock = locks.try_lock(root / "locks" / f"{entry.key}.lock")
-                    if lock is None:  # another run is at it: its result will be ours
-                        if entry.key not in blocked:
-                            blocked.add(entry.key)
-                            tell(entry, "waiting")
-                        continue
-                if (entry.path / RECORD).exists():
-                    if lock:
-                        lock.release()
-                    del waiting[entry.key]
-                    finish(entry, "cached", read_json(entry.path / RECORD))
-                    continue
-                assert lock is not None
-                del waiting[entry.key]
-                running[entry.key] = (entry, lock)
-                tell(entry, "running")
-                runner.start(_job(entry, planned, root, git, cache_bytes))
-            for job, result in runner.poll(0.2) if running else []:
-                entry, lock = running.pop(job.key)
-                lock.release()
-                if isinstance(result, BaseException):
-                    failure = failure or (entry, result)
-                    tell(entry, "failed")
-                else:
-                    finish(entry, "ran", result)
-            if not running and blocked:
-                time.sleep(0.2)
-            for observer in observers:
-                observer.tick()
-    finally:
-        for _, lock in running.values():
-            lock.release()
-    if failure is not None:
-        raise StageFailed(failure[0].stage.name, failure[0].path) from failure[1]
-    return records
-
-
-def _job(entry: Planned, planned: Sequence[Planned], root: Path, git: str, cache_bytes: int) -> Job:
-    paths = {p.key: str(p.path.absolute()) for p in planned}
-    content = entry.stage.content(root) if entry.stage.content else None
-    resources = entry.stage.resources
-    return Job(
-        fn=entry.stage.fn,
-        config=entry.stage.config,
-        inputs={name: paths[key] for name, key in entry.input_keys.items()},
-        description=describe(entry.stage, entry.input_keys, content),
-        key=entry.key,
-        git=git,
-        context=RunContext(
-            path=entry.path.absolute(),
-            root=root,
-            name=entry.stage.name,
-            resources=resources,
-            threads=resources.cpus_per_worker or max((os.cpu_count() or 1) // resources.num_workers, 1),
-            cache_bytes=cache_bytes,
-        ),
-    )
-
-
-def git_commit() -> str:
-    """The commit of the working directory with `+` if it has changes, or an empty text outside a repository."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-# --- housekeeping --------------------------------------------------------------------------------------------
-
-
-def remember(root: Path, run_name: str, planned: Sequence[Planned]) -> None:
-    """Note which artifacts a run uses, so that `collect` keeps them. The same run again replaces its note."""
-    folder = root / "refs"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{digest(run_name)}.json"
-    note = {"run": run_name, "keys": {p.stage.name: f"{p.stage.kind}/{p.key}" for p in planned}}
-    if not file.exists() or read_json(file) != note:
-        write_json(file, note)
-
-
-def collect(root: Path, *, dry_run: bool = False) -> list[tuple[Path, int]]:
-    """Remove artifacts that no remembered run uses; returns what went, with sizes in bytes.
-
-    A stage that some process is working on is left alone.
-    """
-    kept: set[str] = set()
-    for file in (root / "refs").glob("*.json"):
-        kept.update(read_json(file)["keys"].values())
-    removed = []
-    for path in sorted((root / "artifacts").glob("*/*")):
-        if f"{path.parent.name}/{path.name}" in kept or not path.is_dir():
-            continue
-        lock = locks.try_lock(root / "locks" / f"{path.name}.lock")
-        if lock is None:
-            continue
-        with lock:
-            removed.append((path, tree_bytes(path)))
-            if not dry_run:
-                (path / RECORD).unlink(missing_ok=True)  # first: a half-removed artifact must not look finished
-                shutil.rmtree(path)
-    return removed
-
-
-def tree_bytes(path: Path) -> int:
-    """Bytes of all files below `path`."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-__all__ = [
-    "Inline",
-    "Job",
-    "Planned",
-    "Resources",
-    "RunContext",
-    "Stage",
-    "StageFailed",
-    "UserError",
-    "collect",
-    "execute",
-    "load",
-    "plan",
-    "run",
-    "stage",
-]

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sslscale import collect, dag, execution
 from sslscale import config as configuration
-from sslscale import dag
 from sslscale.errors import ConfigError, DataError, UserError
 
 _PACKAGE = Path(__file__).parent
@@ -122,16 +122,16 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
     """Run what is missing and return the records by stage name, in the order of the graph.
 
     Nothing missing: reads the records and returns, without Ray, torch or MLflow. Raises UserError for what the user
-    can mend, and dag.StageFailed for the rest.
+    can mend, and execution.StageFailed for the rest.
     """
     planned = dag.plan(experiment.targets, root)
     if all(entry.state == "cached" for entry in planned):
         records = {p.stage.name: {**_record(p), "state": "cached"} for p in planned}
         with contextlib.suppress(OSError):
-            dag.remember(root, experiment.run_name, planned)
+            collect.remember(root, experiment.run_name, planned)
         return records
     _check_root(root)
-    dag.remember(root, experiment.run_name, planned)
+    collect.remember(root, experiment.run_name, planned)
     from sslscale.progress import Progress
     from sslscale.tracking import Tracker
 
@@ -148,13 +148,13 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
 
             runner = RayRunner(logs)
             try:
-                records = dag.run(planned, root, runner, [progress, tracker])
+                records = execution.run(planned, root, runner, [progress, tracker])
             finally:
                 runner.close()
             records = {p.stage.name: records[p.stage.name] for p in planned}
             tracker.finish(metrics(records))
             status = "FINISHED"
-        except dag.StageFailed as failure:
+        except execution.StageFailed as failure:
             cause = failure.__cause__
             if isinstance(cause, UserError):
                 text = str(cause)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from sslscale import jsonio
-from sslscale.dag import Planned, git_commit
+from sslscale.dag import Planned
+from sslscale.execution import git_commit
 
 FORWARD_EVERY_S = 2.0
 _NOTE = "mlflow.json"

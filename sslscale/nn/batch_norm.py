@@ -7,7 +7,7 @@ there.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -56,11 +56,12 @@ def use_global(module: nn.Module) -> nn.Module:
     """
     with_activation: type | None = None
     if "timm" in sys.modules:
-        from timm.layers import BatchNormAct2d
+        from timm.layers.norm_act import BatchNormAct2d
 
         class GlobalBatchNormAct2d(BatchNormAct2d):
             def forward(self, x: Tensor) -> Tensor:
-                return self.act(self.drop(global_batch_norm(self, x)))
+                activation: Any = self  # timm's annotations hide its parts
+                return activation.act(activation.drop(global_batch_norm(activation, x)))
 
         with_activation = BatchNormAct2d
     for child in module.modules():

@@ -75,13 +75,13 @@ def test_a_damaged_shard_stops_scoring_and_training(fault: str, copied: Dataset,
 
 def test_webdatasets_own_reader_says_nothing_of_these(digits: Path, tmp_path: Path) -> None:
     """Why the index is checked: the plain reader ends early, and without an error."""
-    import webdataset
+    import webdataset.compat
 
     whole = (digits / "labeled" / "labeled-000000.tar").read_bytes()
     for name in ("cut at a member boundary", "cut inside a header"):
         file = tmp_path / "x.tar"
         file.write_bytes(FAULTS[name](whole))
-        assert 0 < len(list(webdataset.WebDataset(str(file), shardshuffle=False))) < 100
+        assert 0 < len(list(webdataset.compat.WebDataset(str(file), shardshuffle=False))) < 100
 
 
 CONFIG = TrainConfig(

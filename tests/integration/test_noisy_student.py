@@ -45,8 +45,8 @@ def test_help_is_quick() -> None:
         started = time.monotonic()
         out, _ = runs.sslscale("--help")
         best = min(best, time.monotonic() - started)
+        assert "sslscale run" in out
     assert best < 0.4
-    assert "sslscale run" in out
 
 
 def test_config_errors_come_at_once_and_start_nothing(tmp_path: Path) -> None:
@@ -142,6 +142,7 @@ def test_mlflow_holds_the_run(finished: Finished) -> None:
     student = children["student_1"]
     history = client.get_metric_history(student.info.run_id, "loss")
     assert [m.step for m in history] == [10, 20, 30, 40, 50, 60]
+    assert student.inputs is not None
     inputs = {d.tags[0].value: d.dataset.digest for d in student.inputs.dataset_inputs}
     assert inputs["pseudo"] == runs.stages(finished.result)["student_1/shard"]["key"]
     files = {f.path for f in client.list_artifacts(student.info.run_id)} | {

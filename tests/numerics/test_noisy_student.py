@@ -161,7 +161,7 @@ def test_stochastic_depth_survives_linearly_and_keeps_the_mean() -> None:
 
 @pytest.mark.parametrize("name", ["timm:efficientnet_b0", "timm:resnet18"])
 def test_timm_gets_the_linear_depth_rule_too(name: str) -> None:
-    from timm.layers import DropPath
+    from timm.layers.drop import DropPath
 
     from sslscale.nn.classifier import build_classifier
 

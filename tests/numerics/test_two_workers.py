@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import start_processes
 
 from sslscale import distributed
 from sslscale.data.loader import Stream
@@ -88,7 +88,7 @@ def worker(rank: int, world: int, folder: str, name: str) -> None:
 
 
 def in_two_workers(name: str, folder: Path) -> list[object]:
-    mp.start_processes(worker, (2, str(folder), name), nprocs=2, start_method="spawn")
+    start_processes(worker, (2, str(folder), name), nprocs=2, start_method="spawn")
     return [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
 
 

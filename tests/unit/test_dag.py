@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from sslscale import dag, jsonio, locks
+from sslscale import collect, dag, execution, jsonio, locks
 from sslscale.artifacts import Report
-from sslscale.dag import Inline, Resources, RunContext, Stage, stage
+from sslscale.dag import Resources, RunContext, Stage, stage
 from sslscale.errors import DataError
+from sslscale.execution import Inline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ def _no_calls() -> None:
 
 
 def run(target: Stage, root: Path) -> dict[str, dict[str, Any]]:
-    return dag.run(dag.plan([target], root), root, Inline())
+    return execution.run(dag.plan([target], root), root, Inline())
 
 
 def test_a_run_gives_results_and_the_second_is_free(tmp_path: Path) -> None:
@@ -119,7 +120,7 @@ def test_canonical_form_is_one() -> None:
 def test_a_failure_keeps_what_is_done_and_names_the_stage(tmp_path: Path) -> None:
     left = stage(constant, Number(value=1), name="a")
     bad = stage(fail, Number(value=0), name="bad", left=left)
-    with pytest.raises(dag.StageFailed) as caught:
+    with pytest.raises(execution.StageFailed) as caught:
         run(bad, tmp_path)
     assert caught.value.name == "bad" and isinstance(caught.value.__cause__, DataError)
     planned = {p.stage.name: p for p in dag.plan([bad], tmp_path)}
@@ -168,13 +169,13 @@ def test_a_second_run_waits_for_the_first_ones_stage(tmp_path: Path) -> None:
         def tick(self) -> None:
             pass
 
-    thread = threading.Thread(target=dag.run, args=(planned, tmp_path, Inline(), [Watch()]))
+    thread = threading.Thread(target=execution.run, args=(planned, tmp_path, Inline(), [Watch()]))
     thread.start()
     time.sleep(1)
     assert ("a", "waiting") in states and "sum" not in CALLS
     other = dag.plan([stage(constant, Number(value=1), name="other")], tmp_path)
     Inline_ = Inline()
-    Inline_.start(dag._job(other[0], other, tmp_path, "", 0))
+    Inline_.start(execution._job(other[0], other, tmp_path, "", 0))
     Inline_.poll(0)  # the other run finishes the stage
     lock.release()
     thread.join(20)
@@ -185,11 +186,11 @@ def test_collect_removes_what_no_run_uses(tmp_path: Path) -> None:
     first, second = dag.plan([graph()], tmp_path), dag.plan([graph(b=5)], tmp_path)
     run(graph(), tmp_path)
     run(graph(b=5), tmp_path)
-    dag.remember(tmp_path, "config.yaml", second)
+    collect.remember(tmp_path, "config.yaml", second)
     stale = {p.key for p in first} - {p.key for p in second}
-    assert {p.name for p, _ in dag.collect(tmp_path, dry_run=True)} == stale
+    assert {p.name for p, _ in collect.collect(tmp_path, dry_run=True)} == stale
     assert all(p.path.exists() for p in first)
-    assert {p.name for p, _ in dag.collect(tmp_path)} == stale
+    assert {p.name for p, _ in collect.collect(tmp_path)} == stale
     assert [p.path.exists() for p in second] == [True] * 3
     assert not any((tmp_path / "artifacts").glob(f"*/{next(iter(stale))}"))
 

@@ -41,11 +41,11 @@ def test_the_same_samples_make_the_same_bytes_and_come_back(tmp_path: Path) -> N
 
 
 def test_plain_webdataset_reads_what_we_write(tmp_path: Path) -> None:
-    import webdataset
+    import webdataset.compat
 
     write(tmp_path)
     urls = sorted(str(p) for p in tmp_path.glob("*.tar"))
-    read = list(webdataset.WebDataset(urls, shardshuffle=False))
+    read = list(webdataset.compat.WebDataset(urls, shardshuffle=False))
     assert [s["__key__"] for s in read] == [f"a/{i:04d}" for i in range(6)]
     assert [s["png"] for s in read] == IMAGES
     assert [s["cls"] for s in read] == [b"0", b"1", b"2"] * 2
@@ -53,10 +53,10 @@ def test_plain_webdataset_reads_what_we_write(tmp_path: Path) -> None:
 
 
 def test_what_webdataset_and_tarfile_write_is_read(tmp_path: Path) -> None:
-    import webdataset
+    import webdataset.writer
 
     long = "deep/" + "k" * 150
-    with webdataset.TarWriter(str(tmp_path / "w.tar"), encoder=False) as writer:  # PAX headers with times
+    with webdataset.writer.TarWriter(str(tmp_path / "w.tar"), encoder=False) as writer:  # PAX headers with times
         for i, image in enumerate(IMAGES):
             writer.write({"__key__": f"{long}{i}", "png": image, "cls": b"1"})
     for name, format in (("w.tar", None), ("g.tar", tarfile.GNU_FORMAT), ("p.tar", tarfile.PAX_FORMAT)):

@@ -1,0 +1,49 @@
+"""Which artifacts are still of use, and the end of the others."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from sslscale import locks
+from sslscale.dag import RECORD, Planned
+from sslscale.jsonio import digest, read_json, write_json
+
+
+def remember(root: Path, run_name: str, planned: Sequence[Planned]) -> None:
+    """Note which artifacts a run uses, so that `collect` keeps them. The same run again replaces its note."""
+    folder = root / "refs"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{digest(run_name)}.json"
+    note = {"run": run_name, "keys": {p.stage.name: f"{p.stage.kind}/{p.key}" for p in planned}}
+    if not file.exists() or read_json(file) != note:
+        write_json(file, note)
+
+
+def collect(root: Path, *, dry_run: bool = False) -> list[tuple[Path, int]]:
+    """Remove artifacts that no remembered run uses; returns what went, with sizes in bytes.
+
+    A stage that some process is working on is left alone.
+    """
+    kept: set[str] = set()
+    for file in (root / "refs").glob("*.json"):
+        kept.update(read_json(file)["keys"].values())
+    removed = []
+    for path in sorted((root / "artifacts").glob("*/*")):
+        if f"{path.parent.name}/{path.name}" in kept or not path.is_dir():
+            continue
+        lock = locks.try_lock(root / "locks" / f"{path.name}.lock")
+        if lock is None:
+            continue
+        with lock:
+            removed.append((path, tree_bytes(path)))
+            if not dry_run:
+                (path / RECORD).unlink(missing_ok=True)  # first: a half-removed artifact must not look finished
+                shutil.rmtree(path)
+    return removed
+
+
+def tree_bytes(path: Path) -> int:
+    """Bytes of all files below `path`."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
