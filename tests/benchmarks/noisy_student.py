@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--root", default="runs")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     found: dict[str, list[float]] = {}
     for seed in options.seeds.split(","):
         started = time.monotonic()
