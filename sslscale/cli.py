@@ -106,12 +106,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        if debug:
+            raise
+        text = (str(error).strip() or "no message").splitlines()[0]
+        print(f"error: {type(error).__name__}: {text}\n(--debug shows where; this may be a defect)", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -66,9 +66,12 @@ class RayRunner:
                 f"{job.context.name}: {resources.num_workers} workers of {gpus:g} GPUs are more than the "
                 f"{self.gpus} GPUs there are; lower resources.num_workers or gpus_per_worker"
             )
+        own = job.fn.__module__
+        if not own.startswith("sslscale."):  # a stage of the user's own pipeline: workers cannot import its file
+            self._ray.cloudpickle.register_pickle_by_value(sys.modules[own])
         task = self._ray.remote(_execute).options(
             name=job.context.name,
-            num_cpus=1 if alone else 0,
+            num_cpus=(resources.cpus_per_worker or 1) if alone else 0,
             num_gpus=gpus if alone else 0,
             max_retries=2,  # a lost node or a killed process; the stage goes on from what it left
         )

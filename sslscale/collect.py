@@ -22,7 +22,7 @@ def remember(root: Path, run_name: str, planned: Sequence[Planned]) -> None:
 
 
 def collect(root: Path, *, dry_run: bool = False) -> list[tuple[Path, int]]:
-    """Remove artifacts that no remembered run uses; returns what went, with sizes in bytes.
+    """Remove artifacts that no remembered run uses, and decoded images of theirs; returns what went, with its bytes.
 
     A stage that some process is working on is left alone.
     """
@@ -41,6 +41,20 @@ def collect(root: Path, *, dry_run: bool = False) -> list[tuple[Path, int]]:
             if not dry_run:
                 (path / RECORD).unlink(missing_ok=True)  # first: a half-removed artifact must not look finished
                 shutil.rmtree(path)
+    return removed + _collect_cache(root, {path for path, _ in removed}, dry_run)
+
+
+def _collect_cache(root: Path, gone: set[Path], dry_run: bool) -> list[tuple[Path, int]]:
+    """Remove decoded images of shards that no artifact left has."""
+    indexes = [*(root / "artifacts").glob("*/*/index.json"), *(root / "artifacts").glob("*/*/*/index.json")]
+    left = [file for file in indexes if not gone.intersection(file.parents)]
+    used = {shard["sha256"][:24] for file in left for shard in read_json(file)["shards"]}
+    removed = []
+    for file in sorted((root / "cache" / "images").glob("*-v*")):
+        if file.name.partition("-")[0] not in used:
+            removed.append((file, file.stat().st_size))
+            if not dry_run:
+                file.unlink()
     return removed
 
 

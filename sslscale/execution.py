@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -40,8 +41,11 @@ def execute(job: Job) -> dict[str, Any]:
             return read_json(path / RECORD)
         if not (path / DESCRIPTION).exists():
             write_json(path / DESCRIPTION, {**job.description, "key": job.key, "name": job.context.name})
+        resources = job.context.resources
+        threads = resources.cpus_per_worker or max((os.cpu_count() or 1) // resources.num_workers, 1)
+        context = dataclasses.replace(job.context, threads=threads)  # the CPUs of this machine, not the driver's
         inputs = {name: load(Path(where)) for name, where in job.inputs.items()}
-        artifact = job.fn(job.context, job.config, **inputs)
+        artifact = job.fn(context, job.config, **inputs)
         assert artifact.path == str(path), (artifact.path, path)
         (path / "progress.json").unlink(missing_ok=True)
         record = {
@@ -190,7 +194,6 @@ def _job(entry: Planned, planned: Sequence[Planned], root: Path, git: str, cache
             root=root,
             name=entry.stage.name,
             resources=resources,
-            threads=resources.cpus_per_worker or max((os.cpu_count() or 1) // resources.num_workers, 1),
             cache_bytes=cache_bytes,
         ),
     )

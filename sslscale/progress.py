@@ -79,7 +79,10 @@ class Progress:
             for name, state in self._states.items():
                 if state == "running":
                     done, rate, eta, loss = self._row(name)
-                    self._print(f"{name}: {done} {rate} {('ETA ' + eta) if eta else ''} {loss}".rstrip())
+                    words = [done, rate, f"{eta} left" if eta else "", loss]
+                    if done:
+                        self._print(f"{name}: {'  '.join(word for word in words if word)}")
+            self._said = time.monotonic()
 
     def close(self) -> None:
         """Leave the last table on the screen."""

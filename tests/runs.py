@@ -40,7 +40,8 @@ rounds: [{}]
 SHORT = """
 from dataclasses import dataclass
 from functools import partial
-from sslscale.dag import Resources, Stage, stage
+from sslscale.artifacts import Checkpoint, Report
+from sslscale.dag import Resources, RunContext, Stage, stage
 from sslscale.recipes.data import PackConfig
 from sslscale.recipes.pseudo import EvaluateConfig
 from sslscale.recipes.train import TrainConfig
@@ -56,10 +57,22 @@ class Config:
     resources: Resources = Resources()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Weigh:
+    unit: int = 1000
+
+
+def weigh(ctx: RunContext, config: Weigh, *, model: Checkpoint) -> Report:
+    return Report(path=str(ctx.path), metrics={"weights": model.num_parameters / config.unit})
+
+
 def build(config: Config) -> list[Stage]:
     data = stage(pack, config.data, name="data", content=partial(content, config.data))
     model = stage(train, config.train, name="model", resources=config.resources, data=data)
-    return [stage(evaluate, EvaluateConfig(), name="model/evaluate", model=model, data=data)]
+    return [
+        stage(evaluate, EvaluateConfig(), name="model/evaluate", model=model, data=data),
+        stage(weigh, Weigh(), name="model/weigh", model=model),
+    ]
 """
 
 SHORT_CONFIG = """

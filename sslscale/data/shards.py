@@ -21,7 +21,7 @@ import numpy as np
 
 from sslscale import jsonio
 from sslscale.data import tar
-from sslscale.errors import DataError
+from sslscale.errors import DataError, ResourceError
 
 INDEX = "index.json"
 FORMAT = "sslscale-shards/1"
@@ -114,7 +114,7 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> ShardInfo:
     try:
         jsonio.write_bytes(path, data)
     except OSError as error:
-        raise DataError(f"{path}: cannot write {len(data):,} bytes: {error.strerror}") from error
+        raise ResourceError(f"{path}: cannot write {len(data):,} bytes: {error.strerror}") from error
     return ShardInfo(path.name, count, len(data), hashlib.sha256(data).hexdigest())
 
 

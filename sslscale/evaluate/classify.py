@@ -57,6 +57,7 @@ def measure(
     counts = confusion.sum(1).tolist()
     return {
         "samples": num,
+        "classes": list(classes),
         "accuracy": accuracy,
         "accuracy_interval": wilson(accuracy, num),
         "top5_accuracy": top5.float().mean().item(),

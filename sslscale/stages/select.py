@@ -91,7 +91,9 @@ def select(ctx: RunContext, config: SelectConfig, *, scores: Scores, data: Datas
         },
     )
     selection_figures(ctx.path)
-    metrics = {"selected": total, "kept_fraction": accounting["used"] / max(accounting["samples"], 1)}
+    metrics: dict[str, float] = {"selected": total, "kept_fraction": accounting["used"] / max(accounting["samples"], 1)}
+    if empty:
+        metrics["empty_classes"] = len(empty)
     return Selection(
         path=str(ctx.path),
         num_samples=total,

@@ -91,10 +91,8 @@ def summary(ctx: RunContext, config: SummaryConfig, **inputs: Artifact) -> Repor
 
 
 def _confused(report: dict) -> list[list[object]]:
-    names = list(report["per_class"])
+    names = report["classes"]
     pairs = [
         (count, i, j) for i, row in enumerate(report["confusion"]) for j, count in enumerate(row) if i != j and count
     ]
-    if len(names) != len(report["confusion"]):
-        names = [str(i) for i in range(len(report["confusion"]))]
     return [[names[i], names[j], count] for count, i, j in sorted(pairs, reverse=True)[:8]]

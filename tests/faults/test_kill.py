@@ -143,5 +143,6 @@ def test_two_runs_over_one_root_at_once(tmp_path: Path) -> None:
     found = [runs.stages(runs.result(out)) for out, _ in ended]
     for name in ("data", "model", "model/evaluate"):
         assert sorted(f[name]["state"] for f in found) == ["cached", "ran"]
+    assert found[0]["model/weigh"]["metrics"] == {"weights": 20.794}
     assert found[0]["model"]["metrics"] == found[1]["model"]["metrics"]
     assert "waiting for its result" in ended[0][1] + ended[1][1]
