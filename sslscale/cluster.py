@@ -68,7 +68,9 @@ class RayRunner:
             )
         own = job.fn.__module__
         if not own.startswith("sslscale."):  # a stage of the user's own pipeline: workers cannot import its file
-            self._ray.cloudpickle.register_pickle_by_value(sys.modules[own])
+            from ray import cloudpickle
+
+            cloudpickle.register_pickle_by_value(sys.modules[own])
         task = self._ray.remote(_execute).options(
             name=job.context.name,
             num_cpus=(resources.cpus_per_worker or 1) if alone else 0,

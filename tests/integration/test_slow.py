@@ -1,4 +1,4 @@
-"""The bars that take minutes: `pytest -m slow`. Each runs a benchmark script as a user would and reads its JSON line."""
+"""The bars that take minutes: `pytest -m slow`. Each runs a benchmark script and reads its JSON line."""
 
 from __future__ import annotations
 
