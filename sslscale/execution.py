@@ -166,7 +166,7 @@ def run(
                     tell(entry, "failed")
                 else:
                     finish(entry, "ran", result)
-            if not running and blocked:
+            if waiting and not running:
                 time.sleep(0.2)
             for observer in observers:
                 observer.tick()

@@ -50,7 +50,7 @@ def check(folder: Path, *, threads: int, say: Callable[[str], None]) -> dict[str
                 except DataError as error:
                     problems.append(str(error))
                     continue
-                formats.update(shard.extensions)
+                formats.update(shard.extension(row) for row in range(len(shard)))
                 balance.update(index.classes[label] if label >= 0 else "(no label)" for label in labels.tolist())
                 for key in shard.keys:
                     if key in keys:

@@ -84,12 +84,11 @@ def open_samples(folder: Path, *, labels: bool = True) -> Samples:
         if twice:
             raise DataError(f"{shard.path}: the key {min(twice)!r} stands in another shard too")
         seen.update(shard.keys)
-    stored = bool(opened) and any(member is not None for member in opened[0].soft_member)
+    stored = bool(opened) and bool(opened[0].has_soft.any())
     every = [shard.labels(len(index.classes)) for shard in opened]
     for shard, found in zip(opened, every, strict=True):
-        members = shard.soft_member if stored else found
-        missing = [row for row, value in enumerate(members) if value is None or (not stored and value == -1)]
-        if labels and missing:
+        missing = np.flatnonzero(~shard.has_soft if stored else found < 0)
+        if labels and len(missing):
             raise DataError(f"{shard.path}: {shard.keys[missing[0]]}: has no label")
     sizes = [len(shard) for shard in opened]
     return Samples(

@@ -13,7 +13,7 @@ import mmap
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,8 @@ from sslscale.errors import DataError, ResourceError
 INDEX = "index.json"
 FORMAT = "sslscale-shards/1"
 IMAGE_TYPES = ("jpg", "jpeg", "png", "webp")
+_IMAGE, _LABEL, _SOFT = range(3)
+_OTHERS = {"cls": _LABEL, "soft.npy": _SOFT}
 _KEY = re.compile(r"[A-Za-z0-9_\-/]{1,200}")
 
 
@@ -137,34 +139,41 @@ def write_shards(folder: Path, name: str, samples: Iterable[Sample], classes: It
     return write_index(folder, shards, classes)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Shard:
-    """One open shard: a memory map of its bytes and where each sample's members lie."""
+    """One open shard: a memory map of its bytes, and arrays that say where each sample's members lie.
+
+    `offsets` and `sizes` are int64 (samples, 3): image, label, pseudo-label; a size of 0 means there is none.
+    """
 
     path: Path
     data: memoryview
-    keys: list[str] = field(default_factory=list)
-    extensions: list[str] = field(default_factory=list)
-    image: list[tar.Member] = field(default_factory=list)
-    label_member: list[tar.Member | None] = field(default_factory=list)
-    soft_member: list[tar.Member | None] = field(default_factory=list)
-    ignored: dict[str, int] = field(default_factory=dict)
+    keys: list[str]
+    types: np.ndarray  # uint8 (samples,): numbers of IMAGE_TYPES
+    offsets: np.ndarray
+    sizes: np.ndarray
+    ignored: Mapping[str, int]  # members of other types, which are never decoded
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    def _member(self, row: int, kind: int) -> memoryview:
+        start = int(self.offsets[row, kind])
+        return self.data[start : start + int(self.sizes[row, kind])]
+
+    def extension(self, row: int) -> str:
+        """The type of one image."""
+        return IMAGE_TYPES[self.types[row]]
+
     def encoded(self, row: int) -> memoryview:
         """The bytes of one encoded image, without a copy."""
-        member = self.image[row]
-        return self.data[member.offset : member.offset + member.size]
+        return self._member(row, _IMAGE)
 
     def labels(self, num_classes: int) -> np.ndarray:
         """Labels as int64 (samples,), -1 where a sample has none; raises DataError for one out of range."""
         labels = np.full(len(self), -1, np.int64)
-        for row, member in enumerate(self.label_member):
-            if member is None:
-                continue
-            text = bytes(self.data[member.offset : member.offset + member.size]).strip()
+        for row in np.flatnonzero(self.sizes[:, _LABEL]).tolist():
+            text = bytes(self._member(row, _LABEL)).strip()
             if not text.isdigit() or int(text) >= num_classes:
                 raise DataError(
                     f"{self.path}: {self.keys[row]}: label {text.decode('ascii', 'replace')!r} is not one of the "
@@ -173,17 +182,19 @@ class Shard:
             labels[row] = int(text)
         return labels
 
+    @property
+    def has_soft(self) -> np.ndarray:
+        """Which samples have a pseudo-label, bool (samples,)."""
+        return self.sizes[:, _SOFT] > 0
+
     def soft(self, row: int) -> np.ndarray | None:
         """The pseudo-label of one sample, float32 (classes,), or None."""
-        member = self.soft_member[row]
-        if member is None:
-            return None
-        data = bytes(self.data[member.offset : member.offset + member.size])
-        return np.load(io.BytesIO(data), allow_pickle=False)
+        data = bytes(self._member(row, _SOFT))
+        return np.load(io.BytesIO(data), allow_pickle=False) if data else None
 
     def sample(self, row: int) -> Sample:
         """One encoded sample without its labels."""
-        return Sample(self.keys[row], self.encoded(row), self.extensions[row])
+        return Sample(self.keys[row], self.encoded(row), self.extension(row))
 
 
 def open_shard(folder: Path, info: ShardInfo) -> Shard:
@@ -207,36 +218,34 @@ def open_shard(folder: Path, info: ShardInfo) -> Shard:
 
 def scan(path: Path, data: memoryview) -> Shard:
     """Find the samples of a shard; raises DataError for a damaged tar, a bad key or a key that comes twice."""
-    shard = Shard(path, data)
-    rows: dict[str, int] = {}
-    labels: dict[str, tar.Member] = {}
-    softs: dict[str, tar.Member] = {}
+    found: tuple[dict[str, tar.Member], ...] = ({}, {}, {})
+    types: list[int] = []
+    ignored: dict[str, int] = {}
     for member in tar.members(data, str(path)):
         folder, slash, base = member.name.rpartition("/")
         stem, _, extension = base.partition(".")
         key, extension = folder + slash + stem, extension.lower()
         if not _KEY.fullmatch(key) or ".." in key or key.startswith("/"):
             raise DataError(f"{path}: {member.name!r} is not a usable key")
-        if extension in IMAGE_TYPES:
-            if key in rows:
-                raise DataError(f"{path}: the key {key!r} comes twice")
-            rows[key] = len(rows)
-            shard.keys.append(key)
-            shard.extensions.append(extension)
-            shard.image.append(member)
-        elif extension in ("cls", "soft.npy"):
-            into = labels if extension == "cls" else softs
-            if key in into:
-                raise DataError(f"{path}: the key {key!r} comes twice")
-            into[key] = member
-        else:  # nothing else is ever decoded: a pickle in a shard stays bytes
-            shard.ignored[extension] = shard.ignored.get(extension, 0) + 1
-    orphans = (labels.keys() | softs.keys()) - rows.keys()
+        kind = _IMAGE if extension in IMAGE_TYPES else _OTHERS.get(extension)
+        if kind is None:  # nothing else is ever decoded: a pickle in a shard stays bytes
+            ignored[extension] = ignored.get(extension, 0) + 1
+            continue
+        if key in found[kind]:
+            raise DataError(f"{path}: the key {key!r} comes twice")
+        if member.size == 0 and kind != _IMAGE:
+            raise DataError(f"{path}: {key}: an empty .{extension}")
+        found[kind][key] = member
+        if kind == _IMAGE:
+            types.append(IMAGE_TYPES.index(extension))
+    orphans = (found[_LABEL].keys() | found[_SOFT].keys()) - found[_IMAGE].keys()
     if orphans:
         raise DataError(f"{path}: {min(orphans)}: a label without an image")
-    shard.label_member = [labels.get(key) for key in shard.keys]
-    shard.soft_member = [softs.get(key) for key in shard.keys]
-    return shard
+    keys = list(found[_IMAGE])
+    none = tar.Member("", 0, 0)
+    table = np.array([[found[k].get(key, none)[1:] for k in range(3)] for key in keys], np.int64).reshape(-1, 3, 2)
+    offsets, sizes = np.ascontiguousarray(table[..., 0]), np.ascontiguousarray(table[..., 1])
+    return Shard(path, data, keys, np.array(types, np.uint8), offsets, sizes, ignored)
 
 
 def open_shards(index: Index) -> Iterator[Shard]:
