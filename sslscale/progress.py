@@ -47,8 +47,9 @@ class Progress:
         self._records: dict[str, Mapping[str, Any]] = {}
         self._said = time.monotonic()
         self._console = console
-        self._live = Live(console=console, refresh_per_second=4, auto_refresh=False) if console.is_terminal else None
-        if self._live:
+        self._live: Live | None = None
+        if console.is_terminal:  # what libraries write belongs to the log, not above the table
+            self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
             self._live.start()
         else:
             self._print(f"{len(planned)} stages; logs in {logs}")
