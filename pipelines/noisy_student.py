@@ -51,6 +51,8 @@ class Round:
     batch_size: int | None = None
     num_steps: int | None = None
     epochs: float | None = None
+    lr: float | None = None
+    warm_start: bool | None = None
     high_resolution: HighResolution | None = None
 
 
@@ -118,7 +120,7 @@ def build(config: Config) -> list[Stage]:
             pseudo: dict[str, Any] = {"pseudo": shards}
         else:
             pseudo = {"selection": chosen}
-        if config.warm_start:
+        if config.warm_start if own.warm_start is None else own.warm_start:
             pseudo["init"] = teacher
         student = stage(
             train,
@@ -153,6 +155,8 @@ def student_config(student: TrainConfig, own: Round, seed: int) -> TrainConfig:
         changes["image"] = dataclasses.replace(student.image, size=own.image_size)
     if own.num_steps is not None or own.epochs is not None:
         changes |= {"num_steps": own.num_steps, "epochs": own.epochs}
+    if own.lr is not None:
+        changes["optim"] = dataclasses.replace(student.optim, lr=own.lr)
     if own.unlabeled_ratio is not None:
         assert isinstance(student.method, NoisyStudent)
         changes["method"] = dataclasses.replace(student.method, unlabeled_ratio=own.unlabeled_ratio)
