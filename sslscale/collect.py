@@ -45,12 +45,12 @@ def collect(root: Path, *, dry_run: bool = False) -> list[tuple[Path, int]]:
 
 
 def _collect_cache(root: Path, gone: set[Path], dry_run: bool) -> list[tuple[Path, int]]:
-    """Remove decoded images of shards that no artifact left has."""
+    """Remove decoded images and tables of shards that no artifact left has."""
     indexes = [*(root / "artifacts").glob("*/*/index.json"), *(root / "artifacts").glob("*/*/*/index.json")]
     left = [file for file in indexes if not gone.intersection(file.parents)]
     used = {shard["sha256"][:24] for file in left for shard in read_json(file)["shards"]}
     removed = []
-    for file in sorted((root / "cache" / "images").glob("*-v*")):
+    for file in sorted((root / "cache").glob("*/*-v*")):
         if file.name.partition("-")[0] not in used:
             removed.append((file, file.stat().st_size))
             if not dry_run:

@@ -29,8 +29,8 @@ class Lock:
         self.release()
 
 
-def try_lock(path: Path) -> Lock | None:
-    """Take the lock at `path`, or return None if a living process has it."""
+def try_lock(path: Path, note: str | None = None) -> Lock | None:
+    """Take the lock at `path`, or return None if a living process has it. `note` is left in it for others to read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -39,7 +39,7 @@ def try_lock(path: Path) -> Lock | None:
         os.close(fd)
         return None
     os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()} on {os.uname().nodename}\n".encode())
+    os.write(fd, (note or f"{os.getpid()} on {os.uname().nodename}\n").encode())
     return Lock(fd, path)
 
 

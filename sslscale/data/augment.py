@@ -1,52 +1,242 @@
-"""Augmentation of whole batches on the device that trains, from each sample's own random numbers."""
+"""Views of whole batches, made on the device that trains from each sample's own random numbers.
+
+The random numbers stay on the CPU, so that which images an operation runs on is known without waiting for the device.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
 
-from sslscale.data import ops
-from sslscale.recipes.augment import AugmentConfig, RandAugmentConfig
+from sslscale.data import geometry, ops
+from sslscale.recipes.augment import AugmentConfig, JitterConfig, RandAugmentConfig
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, UInt8
+    from jaxtyping import Bool, Float, Int, UInt8
     from torch import Tensor
 
 _SLOTS = 5  # numbers that one RandAugment layer draws: operation, sign, cutout's x and y, one to spare
-_FIXED = 5  # crop's x and y, flip, the last cutout's x and y
+_FIXED = 5  # pad-and-crop's x and y, flip, the last cutout's x and y
+_REST = 12  # jitter: whether, 4 factors, 4 for the order; grayscale, solarize, equalize
+_BLUR, _ERASE = 2, 1 + geometry.ERASE_DRAWS
+CHUNK_VALUES = 400_000  # of one step on a CPU: intermediate results stay in its second-level cache
 
 
 def num_draws(config: AugmentConfig) -> int:
-    """How many random numbers one image needs."""
-    return _FIXED + (config.randaugment.num_ops * _SLOTS if config.randaugment else 0)
+    """How many random numbers one view of one image needs."""
+    return _layout(config)[""].stop
+
+
+def _layout(config: AugmentConfig) -> dict[str, slice]:
+    layers = config.randaugment.num_ops if config.randaugment else 0
+    counts = {
+        "fixed": _FIXED,
+        "randaugment": layers * _SLOTS,
+        "crop": geometry.CROP_DRAWS if config.crop == "resized" else 0,
+        "rest": _REST,
+        "blur": _BLUR if config.blur else 0,
+        "erase": _ERASE if config.erase else 0,
+        "": 0,
+    }
+    layout, start = {}, 0
+    for name, count in counts.items():
+        layout[name] = slice(start, start + count)
+        start += count
+    return layout
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens to each image of a batch: one row an image, on the CPU. None where nothing can happen."""
+
+    boxes: Float[Tensor, "batch 4"] | None  # top, left, height, width
+    shift: Float[Tensor, "batch 2"] | None  # pad-and-crop's x and y
+    mirrored: Bool[Tensor, " batch"] | None
+    colors: Float[Tensor, "batch 4 3"] | None  # see ops.color_jitter
+    hue: Float[Tensor, " batch"] | None
+    hue_place: Int[Tensor, " batch"] | None  # which of the 4 passes turns the hue; -1 for none
+    gray: Bool[Tensor, " batch"] | None
+    sigma: Float[Tensor, " batch"] | None  # of the blur; 0 for none
+    solarized: Bool[Tensor, " batch"] | None
+    equalized: Bool[Tensor, " batch"] | None
+    layers: Float[Tensor, "batch draws"] | None  # RandAugment's
+    cutout: Float[Tensor, "batch 2"] | None
+    erased: Float[Tensor, "batch 4"] | None
+
+    def part(self, rows: slice) -> Plan:
+        """The plan of some of the images."""
+        return Plan(*(None if (column := getattr(self, f.name)) is None else column[rows] for f in fields(self)))
+
+
+def make_plan(
+    draws: Float[Tensor, "batch draws"],
+    config: AugmentConfig,
+    size: int,
+    height: Int[Tensor, " batch"] | int,
+    width: Int[Tensor, " batch"] | int,
+) -> Plan:
+    """Turn each image's random numbers into the parameters of its view; images are height x width, views size x size.
+
+    The same draws always give the same plan.
+    """
+    layout = _layout(config)
+    fixed, rest = draws[:, layout["fixed"]], draws[:, layout["rest"]]
+    boxes = sigma = erased = colors = hue = hue_place = None
+    if config.crop == "resized":
+        boxes = geometry.crop_boxes(draws[:, layout["crop"]], height, width, config.scale, config.ratio)
+    if config.jitter is not None:
+        colors, hue, hue_place = _plan_jitter(rest[:, :9], config.jitter)
+    if config.blur is not None:
+        chance, place = draws[:, layout["blur"]].unbind(1)
+        low, high = config.blur.sigma
+        sigma = (low + (high - low) * place) * (chance < config.blur.p)
+    if config.erase:
+        mine = draws[:, layout["erase"]]
+        erased = geometry.erase_boxes(mine[:, 1:], size, size) * (mine[:, :1] < config.erase)
+    return Plan(
+        boxes=boxes,
+        shift=fixed[:, :2] if config.crop == "pad" else None,
+        mirrored=fixed[:, 2] < 0.5 if config.flip else None,
+        colors=colors,
+        hue=hue,
+        hue_place=hue_place,
+        gray=rest[:, 9] < config.grayscale if config.grayscale else None,
+        sigma=sigma,
+        solarized=rest[:, 10] < config.solarize if config.solarize else None,
+        equalized=rest[:, 11] < config.equalize if config.equalize else None,
+        layers=draws[:, layout["randaugment"]] if config.randaugment else None,
+        cutout=fixed[:, 3:5] if config.cutout else None,
+        erased=erased,
+    )
+
+
+def _plan_jitter(draws: Float[Tensor, "batch 9"], config: JitterConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """The three coefficients of each of 4 passes, the turn of the hue, and the pass that turns it."""
+    drawn = draws[:, 0] < config.p
+    factors = torch.ones(len(draws), 4)  # brightness, contrast, saturation; the hue has no factor
+    for column, strength in enumerate((config.brightness, config.contrast, config.saturation)):
+        low = max(1 - strength, 0.0)
+        factors[:, column] = torch.where(drawn, low + (1 + strength - low) * draws[:, 1 + column], 1.0)
+    order = torch.argsort(draws[:, 5:9], dim=1)
+    factor = factors.gather(1, order)
+    rest = 1 - factor
+    colors = torch.stack([factor, rest * (order == 2), rest * (order == 1)], 2)
+    place = torch.where(drawn & (config.hue > 0), (order == 3).to(torch.int8).argmax(1), -1)
+    return colors, config.hue * (2 * draws[:, 4] - 1), place
+
+
+def make_view(
+    images: UInt8[Tensor, "batch 3 height width"],
+    plan: Plan,
+    config: AugmentConfig,
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    cropped: bool = False,
+) -> Float[Tensor, "batch 3 size size"]:
+    """Augment and normalise, channels-last, on the images' device.
+
+    `cropped` says that the images are cut to their boxes and scaled already.
+    """
+    return _normalized(
+        images, size, mean, std, lambda part: augment(images[part], plan.part(part), config, size, cropped=cropped)
+    )
 
 
 def augment(
-    images: UInt8[Tensor, "batch 3 size size"], draws: Float[Tensor, "batch draws"], config: AugmentConfig
-) -> UInt8[Tensor, "batch 3 size size"]:
-    """Crop, flip, RandAugment, cutout. The same draws always give the same images."""
-    if config.crop == "pad":
-        images = ops.pad_and_crop(images, draws[:, 0], draws[:, 1], config.padding)
-    if config.flip:
-        images = ops.flip(images, draws[:, 2] < 0.5)
-    if config.randaugment is not None:
-        images = randaugment(images, draws[:, _FIXED:], config.randaugment)
-    if config.cutout:
-        size = images.shape[-1]
-        half = torch.full_like(draws[:, 3], round(size * config.cutout / 2))
-        images = ops.cutout(images, draws[:, 3], draws[:, 4], half)
+    images: UInt8[Tensor, "batch 3 height width"],
+    plan: Plan,
+    config: AugmentConfig,
+    size: int,
+    *,
+    cropped: bool = False,
+) -> UInt8[Tensor, "batch 3 size size"] | Float[Tensor, "batch 3 size size"]:
+    """One view, in the order that AugmentConfig names.
+
+    uint8 where no operation needs more; else float in 0 .. 255, without rounding between the operations.
+    """
+
+    def here(x: Tensor) -> Tensor:
+        return x.to(images.device, non_blocking=True)
+
+    mirrored = None if plan.mirrored is None else here(plan.mirrored)
+    if plan.boxes is not None and not cropped:
+        images, mirrored = geometry.resized_crop(images, here(plan.boxes), size, mirrored), None
+    elif plan.shift is not None:
+        x, y = here(plan.shift).unbind(1)
+        images = geometry.pad_and_crop(images, x, y, config.padding)
+    if mirrored is not None:
+        images = geometry.flip(images, mirrored)
+    if plan.colors is not None and plan.hue is not None and plan.hue_place is not None:
+        rows = [torch.nonzero(plan.hue_place == place).squeeze(1) for place in range(4)]
+        own = images if images.is_floating_point() else images.float()
+        images = ops.color_jitter(own, here(plan.colors), [(here(r), here(plan.hue[r])) for r in rows])
+    images = _some(images, plan.gray, lambda x, rows: ops.grayscale(x))
+    if plan.sigma is not None and config.blur is not None:
+        sigma, kernel = plan.sigma, config.blur.pixels(size)
+        images = _some(images, sigma > 0, lambda x, rows: ops.gaussian_blur(x, here(sigma[rows]), kernel))
+    images = _some(images, plan.solarized, lambda x, rows: ops.solarize(x, x.new_full((len(x),), 128)))
+    images = _some(images, plan.equalized, lambda x, rows: ops.equalize(_round(x)).to(x.dtype))
+    if plan.layers is not None and config.randaugment is not None:
+        images = randaugment(_round(images), plan.layers, config.randaugment)
+    if plan.cutout is not None:
+        x, y = here(plan.cutout).unbind(1)
+        images = geometry.cutout(images, x, y, torch.full_like(x, round(size * config.cutout / 2)))
+    if plan.erased is not None:
+        images = geometry.erase(images, here(plan.erased))
     return images
 
 
+def _round(images: Tensor) -> UInt8[Tensor, "batch 3 height width"]:
+    return images.round().to(torch.uint8) if images.is_floating_point() else images
+
+
+def _some(
+    images: Tensor, drawn: Bool[Tensor, " batch"] | None, operation: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Run an operation on the images that drew it; it is given them and their rows (on the CPU)."""
+    if drawn is None:
+        return images
+    rows = torch.nonzero(drawn).squeeze(1)
+    if len(rows) == 0:
+        return images
+    place = rows.to(images.device, non_blocking=True)
+    if not images.is_floating_point():
+        images = images.clone()  # they may be the loader's
+    return images.index_copy_(0, place, operation(images[place], rows))
+
+
+def _parts(images: Tensor, size: int) -> Iterator[slice]:
+    step = len(images)
+    if images.device.type == "cpu":
+        step = max(CHUNK_VALUES // (3 * max(size, images.shape[-1]) ** 2), 1)
+    for start in range(0, len(images), max(step, 1)):
+        yield slice(start, min(start + step, len(images)))
+
+
 def normalize(
-    images: UInt8[Tensor, "batch 3 h w"], mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype
+    images: UInt8[Tensor, "batch 3 h w"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Tensor, "batch 3 h w"]:
-    """Scale to (value / 255 - mean) / std by channel, channels-last: convolutions are up to 1.7x faster."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(3, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(3, 1, 1)
-    return (images.to(memory_format=torch.channels_last) * scale + shift).to(dtype)
+    """Scale 0 .. 255 to (value / 255 - mean) / std by channel, channels-last: convolutions are up to 1.7x faster."""
+    return _normalized(images, images.shape[-1], mean, std, lambda part: images[part])
+
+
+def _normalized(
+    images: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...], view: Callable[[slice], Tensor]
+) -> Float[Tensor, "batch 3 size size"]:
+    device = images.device
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(3, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(3, 1, 1)
+    result = torch.empty(
+        len(images), 3, size, size, device=device, memory_format=torch.channels_last, dtype=torch.float32
+    )
+    for part in _parts(images, size):
+        result[part].copy_((view(part) * scale).add_(shift))  # the copy transposes, while the part is in the cache
+    return result
 
 
 _Op = Callable[["Tensor", "Tensor", "Tensor", RandAugmentConfig], "Tensor"]
@@ -67,7 +257,7 @@ OPERATIONS: dict[str, _Op] = {
     "autocontrast": lambda images, draws, sign, c: ops.autocontrast(images),
     "equalize": lambda images, draws, sign, c: ops.equalize(images),
     "invert": lambda images, draws, sign, c: ops.invert(images),
-    "rotate": lambda images, draws, sign, c: ops.rotate(images, sign * (c.magnitude / 10 * 30)),
+    "rotate": lambda images, draws, sign, c: geometry.rotate(images, sign * (c.magnitude / 10 * 30)),
     "posterize": lambda images, draws, sign, c: ops.posterize(
         images, torch.full_like(sign, int(c.magnitude / 10 * 4), dtype=torch.int64)
     ),
@@ -76,16 +266,16 @@ OPERATIONS: dict[str, _Op] = {
     "contrast": _enhance(ops.contrast),
     "brightness": _enhance(ops.brightness),
     "sharpness": _enhance(ops.sharpness),
-    "shear_x": lambda images, draws, sign, c: ops.shear_x(images, sign * (c.magnitude / 10 * 0.3)),
-    "shear_y": lambda images, draws, sign, c: ops.shear_y(images, sign * (c.magnitude / 10 * 0.3)),
-    "translate_x": lambda images, draws, sign, c: ops.translate(
+    "shear_x": lambda images, draws, sign, c: geometry.shear_x(images, sign * (c.magnitude / 10 * 0.3)),
+    "shear_y": lambda images, draws, sign, c: geometry.shear_y(images, sign * (c.magnitude / 10 * 0.3)),
+    "translate_x": lambda images, draws, sign, c: geometry.translate(
         images, sign * _pixels(images, c.magnitude, c.translate), torch.zeros_like(sign)
     ),
-    "translate_y": lambda images, draws, sign, c: ops.translate(
+    "translate_y": lambda images, draws, sign, c: geometry.translate(
         images, torch.zeros_like(sign), sign * _pixels(images, c.magnitude, c.translate)
     ),
     "solarize_add": lambda images, draws, sign, c: ops.solarize_add(images, _full(sign, int(c.magnitude / 10 * 110))),
-    "cutout": lambda images, draws, sign, c: ops.cutout(
+    "cutout": lambda images, draws, sign, c: geometry.cutout(
         images, draws[:, 2], draws[:, 3], _full(sign, int(_pixels(images, c.magnitude, c.cutout)))
     ),
 }
@@ -99,6 +289,7 @@ def randaugment(
     images: UInt8[Tensor, "batch 3 size size"], draws: Float[Tensor, "batch draws"], config: RandAugmentConfig
 ) -> UInt8[Tensor, "batch 3 size size"]:
     """Apply `num_ops` operations drawn with replacement; each operation runs on the images that drew it."""
+    device = images.device
     for layer in range(config.num_ops):
         mine = draws[:, layer * _SLOTS : (layer + 1) * _SLOTS]
         choice = (mine[:, 0] * len(config.operations)).long()
@@ -110,7 +301,9 @@ def randaugment(
         for name, count in zip(config.operations, counts, strict=True):
             if count:
                 rows = order[start : start + count]
-                result[rows] = OPERATIONS[name](images[rows], mine[rows], sign[rows], config)
+                here = rows.to(device, non_blocking=True)
+                numbers, signs = mine[rows].to(device, non_blocking=True), sign[rows].to(device, non_blocking=True)
+                result[here] = OPERATIONS[name](images[here], numbers, signs, config)
             start += count
         images = result
     return images

@@ -52,18 +52,19 @@ def check(folder: Path, *, threads: int, say: Callable[[str], None]) -> dict[str
                     continue
                 formats.update(shard.extension(row) for row in range(len(shard)))
                 balance.update(index.classes[label] if label >= 0 else "(no label)" for label in labels.tolist())
-                for key in shard.keys:
+                names = shard.keys
+                for key in names:
                     if key in keys:
                         problems.append(f"{shard.path}: {key}: the key stands in {keys[key]} too")
                     keys[key] = info.file
                 for row, (why, content) in enumerate(pool.map(lambda r, s=shard: _look(s, r), range(len(shard)))):
-                    place = f"{shard.path}: {shard.keys[row]}"
+                    place = f"{shard.path}: {names[row]}"
                     if why:
                         problems.append(f"{place}: {why}")
                         continue
                     good += 1
-                    first = seen.setdefault(content, (split.name, shard.keys[row]))
-                    if first != (split.name, shard.keys[row]):
+                    first = seen.setdefault(content, (split.name, names[row]))
+                    if first != (split.name, names[row]):
                         repeats += 1
                         if first[0] != split.name and "test" in (first[0], split.name):
                             leaks.append(f"{place}: the same image as {first[0]}/{first[1]}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from sslscale.errors import DataError
@@ -17,36 +19,69 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PIXELS = 50_000_000  # a 20 KB PNG can claim gigabytes; the header is read before anything is decoded
+_WORTH_REDUCING = 1 << 20  # pixels; below, torchvision's whole decoding is as fast as PIL's at a fraction of the size
 
 
-def decode(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "3 height width"]:
+def decode(
+    data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, reduce: int = 1
+) -> UInt8[Tensor, "3 height width"]:
     """Decode a JPEG, PNG or WebP image to RGB, turned upright as its EXIF tag says, first frame of many.
 
-    Raises DataError with the reason, which callers complete with the shard and the key.
+    The pixels of a colour lie side by side in memory, as resizing wants them. `reduce` (1, 2, 4, 8) allows a smaller
+    image, down to that fraction of the sides: a large JPEG is then decoded at the smaller size, which skips most of
+    the work; the result's shape tells. Raises DataError with the reason, which callers complete with shard and key.
     """
     if data[:3] == b"\xff\xd8\xff":
-        size, components, plain = _jpeg_header(bytes(data))
-        _check_size(size, max_pixels)
+        (width, height), components, plain = _jpeg_header(data)
+        _check_size((width, height), max_pixels)
         if plain and components in (1, 3):
             try:
+                if reduce >= 2 and width * height >= _WORTH_REDUCING:
+                    return _decode_reduced(data, width, height, reduce)
                 encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
                 return cast("Tensor", decode_jpeg(encoded, mode=ImageReadMode.RGB))
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:
                 raise DataError(f"undecodable JPEG ({str(error).split(chr(10))[0][:80]})") from None
+    with _opened(data, max_pixels) as image:
+        if image.mode in ("I", "I;16", "I;16B", "I;16L"):  # 16-bit gray: PIL would clip it to white
+            image = image.point(lambda value: value / 257).convert("L")
+        return _tensor(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def dimensions(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width of an encoded image after its EXIF turn, from its header; raises DataError as `decode` does."""
+    if data[:3] == b"\xff\xd8\xff":
+        (width, height), _, plain = _jpeg_header(data)
+        _check_size((width, height), max_pixels)
+        if plain:
+            return height, width
+    with _opened(data, max_pixels) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return (width, height) if turned else (height, width)
+
+
+@contextmanager
+def _opened(data: bytes | memoryview, max_pixels: int) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")) as image:
             _check_size(image.size, max_pixels)
-            if image.mode in ("I", "I;16", "I;16B", "I;16L"):  # 16-bit gray: PIL would clip it to white
-                image = image.point(lambda value: value / 257).convert("L")
-            upright = ImageOps.exif_transpose(image)
-            rgb = upright.convert("RGB")
+            yield image
     except UnidentifiedImageError:
         raise DataError("undecodable image (of no known format)") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"undecodable image ({str(error)[:80]})") from None
-    return (
-        torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8).reshape(rgb.height, rgb.width, 3).permute(2, 0, 1)
-    )
+
+
+def _decode_reduced(data: bytes | memoryview, width: int, height: int, reduce: int) -> UInt8[Tensor, "3 height width"]:
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        image.draft("RGB", (-(-width // reduce), -(-height // reduce)))
+        return _tensor(image.convert("RGB"))
+
+
+def _tensor(rgb: Image.Image) -> UInt8[Tensor, "3 height width"]:
+    flat = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
+    return flat.reshape(rgb.height, rgb.width, 3).permute(2, 0, 1)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -56,7 +91,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise DataError("image without pixels")
 
 
-def _jpeg_header(data: bytes) -> tuple[tuple[int, int], int, bool]:
+def _jpeg_header(data: bytes | memoryview) -> tuple[tuple[int, int], int, bool]:
     """Size, components, and whether the fast decoder may have it: no EXIF (which may ask for a turn)."""
     position, plain = 2, True
     while position + 9 < len(data):
@@ -91,7 +126,17 @@ def fit(image: UInt8[Tensor, "3 height width"], size: int) -> UInt8[Tensor, "3 s
 
 def resize(image: UInt8[Tensor, "3 height width"], target: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
     """Antialiased bilinear resize of one uint8 image."""
-    scaled = torch.nn.functional.interpolate(
-        image[None].float(), size=target, mode="bilinear", antialias=True, align_corners=False
-    )
-    return scaled[0].round_().clamp_(0, 255).to(torch.uint8)
+    interleaved = image[None].contiguous(memory_format=torch.channels_last)  # 3 times as fast as planes
+    return torch.nn.functional.interpolate(
+        interleaved, size=target, mode="bilinear", antialias=True, align_corners=False
+    )[0]
+
+
+def crop(
+    image: UInt8[Tensor, "3 height width"], box: tuple[float, float, float, float], size: int
+) -> UInt8[Tensor, "3 size size"]:
+    """Cut (top, left, height, width) out of one image and scale it to size x size."""
+    height, width = image.shape[-2:]
+    tall, wide = min(max(round(box[2]), 1), height), min(max(round(box[3]), 1), width)
+    top, left = min(round(box[0]), height - tall), min(round(box[1]), width - wide)
+    return resize(image[:, top : top + tall, left : left + wide], (size, size))

@@ -1,20 +1,24 @@
-"""Streams of batches: deterministic by (seed, step), cut into equal parts for the workers, read ahead by a thread."""
+"""Streams of batches: deterministic by (seed, step), cut into equal parts for the workers, made ahead of need."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from sslscale import distributed
-from sslscale.data import augment, images, rng
+from sslscale.data import augment, rng
+from sslscale.data.augment import Plan
+from sslscale.data.images import SMALL, Images, bad_allowed
 from sslscale.data.order import Order
 from sslscale.data.samples import Samples
+from sslscale.data.threads import pool
 from sslscale.errors import ConfigError
 from sslscale.recipes.augment import AugmentConfig
 from sslscale.recipes.model import ImageConfig
@@ -22,6 +26,9 @@ from sslscale.recipes.model import ImageConfig
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
     from torch import Tensor
+
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -40,15 +47,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Raw:
-    images: UInt8[Tensor, "batch 3 size size"]
+    pixels: Sequence[UInt8[Tensor, "batch 3 height width"]]  # of each view, or one for all views
+    plans: Sequence[Plan]
     index: Tensor
-    epoch: Tensor
     label: Tensor | None
     soft: Tensor | None
 
 
 class Stream:
-    """Batches of one list of samples, forever. Batch `step` is the same on every run and every number of workers."""
+    """Batches of one list of samples, forever. Batch `step` is the same on every run and every number of workers.
+
+    Epoch follows epoch without a seam: where the batch does not divide the samples, a batch ends one epoch and begins
+    the next, so that no sample is left out or seen twice in an epoch. Each worker has an equal part of every batch.
+    """
 
     def __init__(
         self,
@@ -58,11 +69,11 @@ class Stream:
         batch_size: int,
         seed: int,
         image: ImageConfig,
-        size: int,
-        views: tuple[AugmentConfig, ...],
+        views: Sequence[AugmentConfig],
         cache: Path | None,
         cache_bytes: int,
         threads: int,
+        device: torch.device = CPU,
         on_bad_sample: str = "error",
     ):
         world = distributed.world_size()
@@ -71,100 +82,186 @@ class Stream:
                 f"the global batch of {batch_size} {name} images does not divide over {world} workers; "
                 f"use a multiple of {world}, or change num_workers"
             )
-        random_crop = any(view.crop == "resized" for view in views)
-        self.images = images.open_images(
+        self.views = [view for view in views for _ in range(view.count)]
+        self._sizes = [view.size or image.size for view in self.views]
+        whole = any(view.crop == "resized" for view in self.views)
+        self.images = Images(
             samples.shards,
-            [info.sha256 for info in samples.index.shards],
-            size,
+            image.size,
             cache=cache,
             cache_bytes=cache_bytes,
             threads=threads,
-            max_bad=images.bad_allowed(on_bad_sample, sum(map(len, samples.shards))),
+            max_bad=bad_allowed(on_bad_sample, samples.index.num_samples),
             evaluation_crop=image.crop,
-            random_crop=random_crop,
+            whole=whole,
+            short_side=image.short_side,
         )
-        self.name, self.samples = name, samples.without(self.images.bad)
+        self.name, self.samples, self.device = name, samples.without(self.images.bad), device
         if batch_size > len(self.samples):
             raise ConfigError(
                 f"the global batch of {batch_size} {name} images is larger than the {len(self.samples)} there are"
             )
-        self._batch_size, self._share = batch_size, batch_size // world
+        self.batch_size, self._share = batch_size, batch_size // world
         self._seed = rng.stream_seed(seed, name)
         self._order = Order(self.samples.block_sizes, self._seed)
-        self._image, self._views, self._random_crop = image, views, random_crop
+        self._image, self._threads = image, threads
+        # one batch of pixels for all views if the device can cut their boxes itself; else each image is cut by itself
+        shape = self.images.shape
+        fits = all(
+            v.crop == "resized" or shape == (size, size) for v, size in zip(self.views, self._sizes, strict=True)
+        )
+        self._batched = shape is not None and fits and (not whole or max(shape) <= SMALL or device.type != "cpu")
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def read(self, step: int) -> _Raw:
-        """Fetch this worker's part of batch `step` as uint8 images on the CPU."""
-        position = step * self._batch_size + distributed.rank() * self._share
-        numbers, epochs = self._order.take(position, self._share)
+    def choose(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sample numbers and epochs, int64, of this worker's part of batch `step`."""
+        return self._order.take(step * self.batch_size + distributed.rank() * self._share, self._share)
+
+    def load(self, numbers: np.ndarray, epochs: np.ndarray) -> _Raw:
+        """Fetch these samples as uint8 images on the CPU, and draw what shall happen to them."""
         index, epoch = torch.from_numpy(numbers), torch.from_numpy(epochs)
-        crop = None
-        if self._random_crop:
-            draws = rng.uniforms(self._seed ^ 0x5EED, epoch, index, 4)
-            crop = images.crop_boxes(draws, self._views[0].scale)
-        fetched = self.images.fetch(self.samples.shard[numbers], self.samples.row[numbers], crop)
-        labels = torch.from_numpy(self.samples.labels[numbers])
+        shard, row = self.samples.places(numbers)
+        heights, widths = torch.from_numpy(self.images.sizes(shard, row)).unbind(1)
+        plans = []
+        for number, (view, size) in enumerate(zip(self.views, self._sizes, strict=True)):
+            draws = rng.uniforms(self._seed + number, epoch, index, augment.num_draws(view))
+            plans.append(augment.make_plan(draws, view, size, heights, widths))
+        if self._batched:
+            pixels = [self.images.fetch(shard, row, pin=self.device.type == "cuda")]
+        else:
+            boxes = [plan.boxes if plan.boxes is not None else _centre(heights, widths) for plan in plans]
+            pixels = self.images.crops(shard, row, boxes, self._sizes)
+        labels = torch.from_numpy(self.samples.labels[numbers].astype(np.int64))
         soft = self.samples.soft(numbers)
         return _Raw(
-            fetched,
+            pixels,
+            plans,
             index,
-            epoch,
             None if bool((labels < 0).any()) else labels,
             None if soft is None else torch.from_numpy(soft),
         )
 
-    def finish(self, raw: _Raw, device: torch.device) -> Batch:
-        """Augment and normalise on `device`."""
-        pixels = raw.images.to(device, non_blocking=True)
-        index, epoch = raw.index.to(device), raw.epoch.to(device)
-        views = []
-        for number, config in enumerate(self._views):
-            draws = rng.uniforms(self._seed + number, epoch, index, augment.num_draws(config))
-            view = augment.augment(pixels, draws, config)
-            views.append(augment.normalize(view, self._image.mean, self._image.std, torch.float32))
-        return Batch(
-            tuple(views),
-            index,
-            None if raw.label is None else raw.label.to(device),
-            None if raw.soft is None else raw.soft.to(device),
-        )
+    def finish(self, raw: _Raw) -> Batch:
+        """Augment and normalise on the stream's device."""
+
+        def here(x: Tensor) -> Tensor:
+            return x.to(self.device, non_blocking=True)
+
+        pixels = [here(x) for x in raw.pixels]
+        image = self._image
+        views = [
+            augment.make_view(
+                pixels[0] if self._batched else pixels[number],
+                plan,
+                view,
+                size,
+                image.mean,
+                image.std,
+                cropped=not self._batched,
+            )
+            for number, (plan, view, size) in enumerate(zip(raw.plans, self.views, self._sizes, strict=True))
+        ]
+        label, soft = (None if x is None else here(x) for x in (raw.label, raw.soft))
+        return Batch(tuple(views), here(raw.index), label, soft)
 
 
-def batches(
-    streams: Mapping[str, Stream], start: int, stop: int, device: torch.device, *, depth: int = 2
-) -> Iterator[dict[str, Batch]]:
-    """Yield the batches of all streams for steps start .. stop - 1; a thread reads `depth` steps ahead."""
-    ready: queue.Queue[dict[str, _Raw] | BaseException] = queue.Queue(maxsize=depth)
-    stopping = threading.Event()
+def _centre(heights: Tensor, widths: Tensor) -> Float[Tensor, "batch 4"]:
+    side = torch.minimum(heights, widths)
+    return torch.stack([(heights - side) // 2, (widths - side) // 2, side, side], 1).float()
 
-    def offer(item: dict[str, _Raw] | BaseException) -> bool:
-        while not stopping.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
 
-    def read() -> None:
+class Loader:
+    """The batches of some streams for steps 0 .. num_steps - 1, made ahead of need.
+
+    On a CPU `threads` threads make whole batches each; for a GPU they read, and a stream of the GPU's own augments
+    the next batch while the last one trains. Going on from `state_dict` gives the very samples that would have come,
+    on any number of workers.
+    """
+
+    def __init__(self, streams: Mapping[str, Stream], num_steps: int, *, threads: int = 1, depth: int = 2):
+        self._streams, self._num_steps = streams, num_steps
+        self._threads, self._depth = max(threads, 1), depth
+        self._step = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next batch begins: the step, and the global batch of each stream."""
+        return {"step": self._step, "batch_sizes": {name: s.batch_size for name, s in self._streams.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; raises ConfigError if the batches are not of the same size."""
+        sizes = self.state_dict()["batch_sizes"]
+        if state["batch_sizes"] != sizes:
+            raise ConfigError(f"cannot go on in batches of {sizes} from a state with {state['batch_sizes']}")
+        self._step = state["step"]
+
+    def __iter__(self) -> Iterator[dict[str, Batch]]:
+        device = next(iter(self._streams.values())).device
+        made = self._made(self._finished if device.type == "cpu" else self._loaded)
+        if device.type == "cuda":
+            made = _on_a_stream(made, self._streams, device)
         try:
-            for step in range(start, stop):
-                if not offer({name: stream.read(step) for name, stream in streams.items()}):
-                    return
-        except BaseException as error:  # reraised where the batch is asked for
-            offer(error)
+            for batch in made:
+                self._step += 1
+                yield batch
+        finally:
+            made.close()
 
-    reader = threading.Thread(target=read, daemon=True, name="reader")
-    reader.start()
+    def _loaded(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._streams[name].load(*where) for name, where in chosen.items()}
+
+    def _finished(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._streams[name].finish(raw) for name, raw in self._loaded(chosen).items()}
+
+    def _made(self, make: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Generator[dict[str, Any], None, None]:
+        """Results of `make` for each step in order; some are under way."""
+        readers = pool("reader", self._threads)
+        waiting: deque[Future[dict[str, Any]]] = deque()
+        step = self._step
+        try:
+            while step < self._num_steps or waiting:
+                while step < self._num_steps and len(waiting) < self._threads + self._depth:
+                    chosen = {name: stream.choose(step) for name, stream in self._streams.items()}
+                    waiting.append(readers.submit(make, chosen))
+                    step += 1
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            wait(waiting)
+
+
+def _on_a_stream(
+    loaded: Generator[dict[str, _Raw], None, None], streams: Mapping[str, Stream], device: torch.device
+) -> Generator[dict[str, Batch], None, None]:
+    """Finish one batch ahead on a CUDA stream beside the one that trains."""
+    side = torch.cuda.Stream(device)
+
+    def finish(raw: dict[str, _Raw]) -> dict[str, Batch]:
+        side.wait_stream(torch.cuda.current_stream(device))  # memory that the training freed may be taken again
+        with torch.cuda.stream(side):
+            return {name: streams[name].finish(part) for name, part in raw.items()}
+
+    def hand_over(batch: dict[str, Batch]) -> dict[str, Batch]:
+        here = torch.cuda.current_stream(device)
+        here.wait_stream(side)
+        for part in batch.values():
+            for x in (*part.views, part.index, part.label, part.soft):
+                if x is not None:
+                    x.record_stream(here)
+        return batch
+
     try:
-        for _ in range(start, stop):
-            raw = ready.get()
-            if isinstance(raw, BaseException):
-                raise raw
-            yield {name: streams[name].finish(part, device) for name, part in raw.items()}
+        ahead: dict[str, Batch] | None = None
+        for raw in loaded:
+            ready, ahead = ahead, None
+            if ready is not None:
+                ready = hand_over(ready)  # before the next batch is queued: this one must not wait for it
+            ahead = finish(raw)
+            if ready is not None:
+                yield ready
+        if ahead is not None:
+            yield hand_over(ahead)
     finally:
-        stopping.set()
-        reader.join()
+        loaded.close()

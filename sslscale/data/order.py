@@ -25,7 +25,8 @@ class Order:
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
         self._seed, self._window = seed, window
         self._held: tuple[int, int] | None = None
-        self._permutation = np.empty(0, np.int64)
+        self._type = np.int32 if self.num_samples < 1 << 31 else np.int64  # half the memory of a window
+        self._permutation = np.empty(0, self._type)
 
     def take(self, position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Sample numbers and epochs, int64 (count,), of positions position .. position + count - 1."""
@@ -33,7 +34,7 @@ class Order:
         while count:
             epoch, offset = divmod(position, self.num_samples)
             chunk = self._chunk(epoch, offset, count)
-            samples.append(chunk)
+            samples.append(chunk.astype(np.int64))
             epochs.append(np.full(len(chunk), epoch, np.int64))
             position, count = position + len(chunk), count - len(chunk)
         return np.concatenate(samples), np.concatenate(epochs)
@@ -42,7 +43,8 @@ class Order:
         """Up to `count` numbers from `offset` of one epoch, at most to the end of a window."""
         if self.num_samples <= self._window:
             if self._held != (epoch, 0):
-                self._permutation = np.random.default_rng([self._seed, epoch]).permutation(self.num_samples)
+                numbers = np.arange(self.num_samples, dtype=self._type)
+                self._permutation = np.random.default_rng([self._seed, epoch]).permutation(numbers)
                 self._held = (epoch, 0)
             return self._permutation[offset : offset + count]
         blocks = np.random.default_rng([self._seed, epoch]).permutation(len(self._sizes))
@@ -56,8 +58,9 @@ class Order:
                 break
             first = last + 1
         if self._held != (epoch, first + 1):
-            numbers = [np.arange(int(self._starts[b]), int(self._starts[b + 1])) for b in blocks[first : last + 1]]
-            rng = np.random.default_rng([self._seed, epoch, first])
-            self._permutation = rng.permutation(np.concatenate(numbers))
+            runs = [(int(self._starts[b]), int(self._starts[b + 1])) for b in blocks[first : last + 1]]
+            numbers = np.concatenate([np.arange(*run, dtype=self._type) for run in runs])
+            np.random.default_rng([self._seed, epoch, first]).shuffle(numbers)
+            self._permutation = numbers
             self._held = (epoch, first + 1)
         return self._permutation[offset - begin : offset - begin + count]

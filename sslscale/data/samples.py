@@ -5,31 +5,47 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from sslscale.data.shards import Index, Shard, open_shards, read_index
+from sslscale.data.shards import Index, Shards, read_index
 from sslscale.errors import DataError
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples 0 .. n - 1 of some shards. `labels` is -1 where there is none; `soft` says how pseudo-labels are read."""
+    """Samples 0 .. n - 1 of some shards, in the shards' order or in an order of their own.
+
+    `labels` is -1 where there is none. Kept small, a few bytes a sample: what a sample's key or place is, is looked up.
+    """
 
     index: Index
-    shards: list[Shard]
-    shard: np.ndarray  # int32 (n,)
-    row: np.ndarray  # int32 (n,)
-    labels: np.ndarray  # int64 (n,)
+    shards: Shards
+    labels: np.ndarray  # int8, int16 or int32 (n,), as the classes need
     block_sizes: Sequence[int]
+    order: tuple[np.ndarray, np.ndarray] | None = None  # shard and row of each sample, int32 (n,); None: as they lie
     table: np.ndarray | None = None  # float32 (n, classes): pseudo-labels joined at read time
     stored: bool = False  # pseudo-labels stand in the shards
     copies: np.ndarray | None = None  # int32 (n,): which repeat of its image a sample is
 
     def __len__(self) -> int:
-        return len(self.row)
+        return len(self.labels)
+
+    def places(self, numbers: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Shard and row, int64, of these samples or of all."""
+        if numbers is None:
+            numbers = np.arange(len(self))
+        if self.order is not None:
+            return self.order[0][numbers].astype(np.int64), self.order[1][numbers].astype(np.int64)
+        shard = np.searchsorted(self._starts, numbers, side="right") - 1
+        return shard, numbers - self._starts[shard]
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        return np.cumsum([0, *(info.samples for info in self.index.shards)])
 
     @property
     def has_soft(self) -> bool:
@@ -42,12 +58,13 @@ class Samples:
             return self.table[numbers]
         if not self.stored:
             return None
-        found = [self.shards[int(self.shard[n])].soft(int(self.row[n])) for n in numbers]
+        found = [self.shards[s].soft(r) for s, r in zip(*(x.tolist() for x in self.places(numbers)), strict=True)]
         return np.stack([np.asarray(x, np.float32) for x in found])
 
     def key(self, number: int) -> str:
         """The key of one sample; the repeats of an image have keys of their own."""
-        key = self.shards[int(self.shard[number])].keys[int(self.row[number])]
+        shard, row = self.places(np.array([number]))
+        key = self.shards[int(shard[0])].key(int(row[0]))
         copy = 0 if self.copies is None else int(self.copies[number])
         return f"{key}-copy{copy}" if copy else key
 
@@ -55,15 +72,15 @@ class Samples:
         """The same samples less those whose image cannot be decoded."""
         if not any(bad):
             return self
+        shard, row = self.places()
         keep = np.ones(len(self), bool)
         for number, rows in enumerate(bad):
-            keep &= ~((self.shard == number) & np.isin(self.row, list(rows)))
+            keep &= ~((shard == number) & np.isin(row, list(rows)))
         bounds = np.concatenate([[0], np.cumsum(self.block_sizes)]).astype(int)
         sizes = [int(keep[a:b].sum()) for a, b in pairwise(bounds)]
         return dataclasses.replace(
             self,
-            shard=self.shard[keep],
-            row=self.row[keep],
+            order=(shard[keep].astype(np.int32), row[keep].astype(np.int32)),
             labels=self.labels[keep],
             block_sizes=sizes,
             table=None if self.table is None else self.table[keep],
@@ -71,32 +88,42 @@ class Samples:
         )
 
 
-def open_samples(folder: Path, *, labels: bool = True) -> Samples:
+def open_samples(folder: Path, *, labels: bool = True, tables: Path | None = None) -> Samples:
     """All samples of a folder of shards, in order. Checks every shard against the index.
 
     With `labels` every sample must have one, from KEY.soft.npy or KEY.cls; raises DataError naming shard and key.
+    `tables` is a folder that remembers which shards were checked, and where their samples lie (see open_shard).
     """
     index = read_index(folder)
-    opened = list(open_shards(index))
-    seen: set[str] = set()
-    for shard in opened:
-        twice = seen.intersection(shard.keys)
-        if twice:
-            raise DataError(f"{shard.path}: the key {min(twice)!r} stands in another shard too")
-        seen.update(shard.keys)
-    stored = bool(opened) and bool(opened[0].has_soft.any())
-    every = [shard.labels(len(index.classes)) for shard in opened]
-    for shard, found in zip(opened, every, strict=True):
-        missing = np.flatnonzero(~shard.has_soft if stored else found < 0)
+    shards = Shards(index, tables)
+    every = np.empty(index.num_samples, np.min_scalar_type(-max(len(index.classes), 2)))
+    digests = np.empty(index.num_samples, np.uint64)
+    sizes = [info.samples for info in index.shards]
+    stored, start = False, 0
+    for number, shard in enumerate(shards):
+        has_soft = shard.has_soft
+        if number == 0:
+            stored = bool(has_soft.any())
+        found = shard.labels(len(index.classes))
+        missing = np.flatnonzero(~has_soft if stored else found < 0)
         if labels and len(missing):
-            raise DataError(f"{shard.path}: {shard.keys[missing[0]]}: has no label")
-    sizes = [len(shard) for shard in opened]
-    return Samples(
-        index,
-        opened,
-        np.repeat(np.arange(len(opened), dtype=np.int32), sizes),
-        np.concatenate([np.arange(n, dtype=np.int32) for n in sizes] or [np.empty(0, np.int32)]),
-        np.concatenate(every or [np.empty(0, np.int64)]),
-        sizes,
-        stored=stored and labels,
-    )
+            raise DataError(f"{shard.path}: {shard.key(missing[0])}: has no label")
+        stop = start + len(shard)
+        every[start:stop], digests[start:stop] = found, shard.rows["digest"]
+        start = stop
+    _require_unique(shards, digests)
+    return Samples(index, shards, every, sizes, stored=stored and labels)
+
+
+def _require_unique(shards: Shards, digests: np.ndarray) -> None:
+    digests.sort()
+    twice = digests[1:][digests[1:] == digests[:-1]]
+    if not len(twice):
+        return
+    seen: set[str] = set()
+    for shard in shards:
+        keys = [shard.key(row) for row in np.flatnonzero(np.isin(shard.rows["digest"], twice)).tolist()]
+        again = seen.intersection(keys)
+        if again:
+            raise DataError(f"{shard.path}: the key {min(again)!r} stands in another shard too")
+        seen.update(keys)

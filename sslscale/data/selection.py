@@ -28,36 +28,38 @@ def probabilities(table: Any, num_classes: int) -> np.ndarray:
     return full
 
 
-def open_selected(selection: Path, unlabeled: Path, *, seed: int, shard_size: int) -> Samples:
+def open_selected(
+    selection: Path, unlabeled: Path, *, seed: int, shard_size: int, tables: Path | None = None
+) -> Samples:
     """The samples that a selection names, with repeats, in one random order, joined with their pseudo-labels.
 
     Their order and blocks are those of the shards that `stages.shard` writes of the same selection.
     """
     import pyarrow.parquet as parquet
 
-    every = open_samples(unlabeled, labels=False)
-    shards, rows, tables, copies = [], [], [], []
+    every = open_samples(unlabeled, labels=False, tables=tables)
+    shards, rows, found, copies = [], [], [], []
     for number, shard in enumerate(every.shards):
         file = selection / f"selection-{number:06d}.parquet"
         table = parquet.read_table(file)
         row = table["row"].to_numpy()
-        if table["key"].to_pylist() != [shard.keys[r] for r in row]:
+        keys = shard.keys
+        if table["key"].to_pylist() != [keys[r] for r in row]:
             raise DataError(f"{file}: its keys are not those of {shard.path}")
         times = table["copies"].to_numpy()
         shards.append(np.full(int(times.sum()), number, np.int32))
         rows.append(np.repeat(row.astype(np.int32), times))
         copies.append(np.concatenate([np.arange(t, dtype=np.int32) for t in times] or [np.empty(0, np.int32)]))
-        tables.append(np.repeat(probabilities(table, len(every.index.classes)), times, axis=0))
+        found.append(np.repeat(probabilities(table, len(every.index.classes)), times, axis=0))
     shard, row, copy = np.concatenate(shards), np.concatenate(rows), np.concatenate(copies)
     order = np.random.default_rng([seed, 0x5E1EC7]).permutation(len(row))
     sizes = [min(shard_size, len(row) - start) for start in range(0, len(row), shard_size)]
     return Samples(
         every.index,
         every.shards,
-        shard[order],
-        row[order],
-        np.full(len(row), -1, np.int64),
+        np.full(len(row), -1, np.int8),
         sizes,
-        table=np.concatenate(tables)[order],
+        (shard[order], row[order]),
+        table=np.concatenate(found)[order],
         copies=copy[order],
     )

@@ -12,6 +12,7 @@ from torch import nn
 
 from sslscale.data.augment import normalize
 from sslscale.data.images import Images
+from sslscale.data.threads import pool
 from sslscale.recipes.model import ImageConfig
 
 if TYPE_CHECKING:
@@ -33,14 +34,25 @@ def predict_images(
 ) -> Float[Tensor, "samples classes"]:
     """Class probabilities of the images asked for, float32 on the CPU; the network is put into eval mode."""
     network = network.to(device).eval()
-    parts = []
-    for start in range(0, len(row), batch_size):
+    probs = torch.empty(0)
+    starts = range(0, len(row), batch_size)
+
+    def fetch(start: int) -> Tensor:
         chosen = slice(start, start + batch_size)
-        pixels = images.fetch(shard[chosen], row[chosen]).to(device)
-        batch = normalize(pixels, image.mean, image.std, torch.float32)
-        parts.append(network(batch).float().softmax(-1).cpu())
+        return images.fetch(shard[chosen], row[chosen], pin=device.type == "cuda")
+
+    reader = pool("reader", 1)
+    ahead = reader.submit(fetch, 0)
+    for start in starts:
+        pixels = ahead.result().to(device, non_blocking=True)
+        if start + batch_size < len(row):
+            ahead = reader.submit(fetch, start + batch_size)
+        part = network(normalize(pixels, image.mean, image.std)).float().softmax(-1)
+        if start == 0:
+            probs = torch.empty(len(row), part.shape[1])
+        probs[start : start + len(part)] = part
         on_progress(min(start + batch_size, len(row)))
-    return torch.cat(parts)
+    return probs
 
 
 def measure(

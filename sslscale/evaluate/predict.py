@@ -34,7 +34,7 @@ def predict(
         probs: Iterator[torch.Tensor] = iter(())
         if good:
             with torch.inference_mode():
-                batch = normalize(torch.stack(good).to(device), info.image.mean, info.image.std, torch.float32)
+                batch = normalize(torch.stack(good).to(device), info.image.mean, info.image.std)
                 probs = iter(network(batch).float().softmax(-1).cpu())
         for file, view in zip(chunk, views, strict=True):
             if isinstance(view, str):

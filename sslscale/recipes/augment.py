@@ -36,17 +36,73 @@ class RandAugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JitterConfig:
+    """Colour jitter with torchvision's meaning: factors from 1 - x to 1 + x, hue from -x to x turns, in random order.
+
+    The defaults are SimCLR's at strength 1 (arXiv:2002.05709, appendix A); on CIFAR-10 it takes half of each.
+    """
+
+    p: float = 0.8
+    brightness: float = 0.8
+    contrast: float = 0.8
+    saturation: float = 0.8
+    hue: float = 0.2
+
+    def __post_init__(self) -> None:
+        require(0 < self.p <= 1, "p", "must lie in (0, 1]; leave jitter out to switch it off")
+        for name in ("brightness", "contrast", "saturation"):
+            require(getattr(self, name) >= 0, name, "must be 0 or more")
+        require(0 <= self.hue <= 0.5, "hue", "must lie between 0 and 0.5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlurConfig:
+    """Gaussian blur: sigma is uniform in its range (pixels), the kernel a share of the side (SimCLR: a tenth)."""
+
+    p: float = 0.5
+    sigma: tuple[float, float] = (0.1, 2.0)
+    kernel: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(0 < self.p <= 1, "p", "must lie in (0, 1]; leave blur out to switch it off")
+        require(0 < self.sigma[0] <= self.sigma[1], "sigma", "must be two positive numbers, low then high")
+        require(0 < self.kernel < 1, "kernel", "must lie between 0 and 1")
+
+    def pixels(self, size: int) -> int:
+        """The kernel's width for images of this side: odd, 3 or more."""
+        return max(2 * (int(self.kernel * size) // 2) + 1, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What happens to a training image: crop, flip, RandAugment, a last cutout (side, as a share of the image's)."""
+    """How one view of a training image is made, in this order: crop, flip, jitter, grayscale, blur, solarize,
+    equalize, RandAugment, cutout (its side as a share of the image's), random erasing. Numbers named after an operation
+    alone are its probability. `size` is the view's side if it is not the network's (multi-crop), `count` how many such
+    views an image gives (multi-crop's small crops, the patches of EMP-SSL).
+    """
 
     crop: Literal["none", "pad", "resized"] = "none"
     padding: int = 4  # for crop: pad
     scale: tuple[float, float] = (0.08, 1.0)  # for crop: resized, as shares of the area
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # for crop: resized, width over height
     flip: bool = False
+    jitter: JitterConfig | None = None
+    grayscale: float = 0.0
+    blur: BlurConfig | None = None
+    solarize: float = 0.0  # at a threshold of 128
+    equalize: float = 0.0
     randaugment: RandAugmentConfig | None = None
     cutout: float = 0.0
+    erase: float = 0.0
+    size: int | None = None
+    count: int = 1
 
     def __post_init__(self) -> None:
         require(self.padding >= 0, "padding", "must be 0 or more")
         require(0 < self.scale[0] <= self.scale[1] <= 1, "scale", "must be two shares of the area, low then high")
-        require(0 <= self.cutout <= 1, "cutout", "must lie between 0 and 1")
+        require(0 < self.ratio[0] <= self.ratio[1], "ratio", "must be two positive numbers, low then high")
+        for name in ("grayscale", "solarize", "equalize", "erase", "cutout"):
+            require(0 <= getattr(self, name) <= 1, name, "must lie between 0 and 1")
+        require(self.size is None or self.size > 0, "size", "must be positive")
+        require(self.size is None or self.crop == "resized", "size", "a view of its own size needs crop: resized")
+        require(self.count > 0, "count", "must be 1 or more")

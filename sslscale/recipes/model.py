@@ -9,15 +9,21 @@ from sslscale.config import require
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """What a network is fed: the side in pixels, the share of the short side that evaluation keeps, mean and std."""
+    """What a network is fed: the side in pixels, the share of the short side that evaluation keeps, mean and std.
+
+    `short_side` scales larger images down once, before any random crop: so they are decoded once and kept, at some
+    loss where a small crop is enlarged again. Without it crops are cut from the images at full resolution.
+    """
 
     size: int
     crop: float = 1.0
+    short_side: int | None = None
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
         require(self.size > 0, "size", "must be positive")
+        require(self.short_side is None or self.short_side >= self.size, "short_side", "must not be below size")
         require(0 < self.crop <= 1, "crop", "must lie between 0 and 1")
         require(all(s > 0 for s in self.std), "std", "must be positive")
 

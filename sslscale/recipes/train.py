@@ -72,7 +72,7 @@ class TrainConfig:
     seed: int = field(default=0, metadata={"hidden": True})
     log_every: int = field(default=50, metadata={"identity": False})
     save_every: int = field(default=500, metadata={"identity": False})
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         require(self.batch_size > 0, "batch_size", "must be positive")

@@ -13,7 +13,7 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
     """Write report.json (accuracy, top-5, calibration, per class, confusion matrix) and confusion.png."""
     import torch
 
-    from sslscale.data.images import bad_allowed, open_images
+    from sslscale.data.images import Images, bad_allowed
     from sslscale.data.samples import open_samples
     from sslscale.evaluate.classify import measure, predict_images
     from sslscale.report.figures import confusion_figure
@@ -24,14 +24,13 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
         raise DataError(f"there is no split {config.split!r} to evaluate on; splits: {', '.join(data.num_samples)}")
     torch.set_num_threads(ctx.threads)
     network, info = load_model(model.dir)
-    samples = open_samples(data.split(config.split))
+    samples = open_samples(data.split(config.split), tables=ctx.root / "cache" / "shards")
     if samples.index.classes != info.classes:
         raise DataError(f"{model.path} knows other classes than {data.split(config.split)}")
-    images = open_images(
+    images = Images(
         samples.shards,
-        [shard.sha256 for shard in samples.index.shards],
         info.image.size,
-        cache=ctx.root / "cache" / "images",
+        cache=ctx.root / "cache",
         cache_bytes=ctx.cache_bytes,
         threads=ctx.threads,
         max_bad=bad_allowed(config.on_bad_sample, len(samples)),
@@ -42,13 +41,12 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
         network,
         info.image,
         images,
-        samples.shard,
-        samples.row,
+        *samples.places(),
         batch_size=config.batch_size,
         device=best_device(),
         on_progress=lambda done: ctx.progress(done, len(samples)),
     )
-    result = measure(probs, torch.from_numpy(samples.labels), info.classes)
+    result = measure(probs, torch.from_numpy(samples.labels).long(), info.classes)
     write_json(ctx.path / "report.json", {"split": config.split, "failed": sum(map(len, images.bad)), **result})
     confusion_figure(ctx.path, result["confusion"], info.classes)
     named = {f"{config.split}_{name}": result[name] for name in ("accuracy", "top5_accuracy", "ece", "samples")}

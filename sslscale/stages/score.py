@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -63,44 +64,38 @@ def make_scorer(
     teacher: Path, unlabeled: Path, ctx: RunContext, config: ScoreConfig
 ) -> Callable[[int], dict[str, int]]:
     """Load the teacher once a process; returns the function that scores one shard."""
+    import numpy as np
     import torch
 
-    from sslscale.data.augment import normalize
-    from sslscale.data.images import bad_allowed, open_images
-    from sslscale.data.shards import open_shard, read_index
+    from sslscale.data.images import Images, bad_allowed
+    from sslscale.data.shards import Shards, read_index
+    from sslscale.evaluate.classify import predict_images
     from sslscale.train.checkpoint import load_model
     from sslscale.train.engine import best_device
 
     torch.set_num_threads(ctx.threads)
     device = best_device()
     network, info = load_model(teacher)
-    network = network.to(device)
     index = read_index(unlabeled)
 
     def score_shard(number: int) -> dict[str, int]:
-        shard = open_shard(index.folder, index.shards[number])
-        images = open_images(
-            [shard],
-            [index.shards[number].sha256],
+        alone = Shards(dataclasses.replace(index, shards=(index.shards[number],)), ctx.root / "cache" / "shards")
+        images = Images(
+            alone,
             info.image.size,
-            cache=ctx.root / "cache" / "images",
-            cache_bytes=ctx.cache_bytes // max(len(index.shards), 1),
+            cache=ctx.root / "cache",
+            cache_bytes=ctx.cache_bytes,
             threads=ctx.threads,
             max_bad=bad_allowed(config.on_bad_sample, index.num_samples),
             evaluation_crop=info.image.crop,
         )
-        import numpy as np
-
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(shard), config.batch_size):
-                rows = np.arange(start, min(start + config.batch_size, len(shard)))
-                pixels = images.fetch(np.zeros(len(rows), np.int32), rows).to(device)
-                batch = normalize(pixels, info.image.mean, info.image.std, torch.float32)
-                parts.append(network(batch).float().softmax(-1).cpu())
-        write_scores(
-            ctx.path / f"scores-{number:06d}.parquet", shard.keys, torch.cat(parts).numpy(), images.bad[0], config.top_k
+        (shard,) = alone
+        rows = np.arange(len(shard))
+        probs = predict_images(
+            network, info.image, images, np.zeros_like(rows), rows, batch_size=config.batch_size, device=device
         )
+        file = ctx.path / f"scores-{number:06d}.parquet"
+        write_scores(file, shard.keys, probs.numpy(), images.bad[0], config.top_k)
         return {"samples": len(shard), "failed": len(images.bad[0])}
 
     return score_shard

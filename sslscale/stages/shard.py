@@ -54,10 +54,11 @@ def make_writer(selection: Path, unlabeled: Path, seed: int, shard_size: int, fo
         numbers = np.arange(number * shard_size, min((number + 1) * shard_size, len(samples)))
         soft = samples.soft(numbers)
         assert soft is not None
+        shard, row = samples.places(numbers)
 
         def sample(position: int) -> Sample:
             n = int(numbers[position])
-            source = samples.shards[samples.shard[n]].sample(int(samples.row[n]))
+            source = samples.shards[int(shard[position])].sample(int(row[position]))
             return source._replace(key=samples.key(n), label=int(soft[position].argmax()), soft=soft[position])
 
         info = write_shard(folder / f"pseudo-{number:06d}.tar", map(sample, range(len(numbers))))

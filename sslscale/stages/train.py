@@ -81,12 +81,14 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
 
     ctx, config = work.context, work.config
     torch.set_num_threads(ctx.threads)
-    samples = {"labeled": open_samples(work.labeled)}
+    cache, device = ctx.root / "cache", best_device()
+    tables = cache / "shards"
+    samples = {"labeled": open_samples(work.labeled, tables=tables)}
     if work.pseudo is not None:
-        samples["pseudo"] = open_samples(work.pseudo)
+        samples["pseudo"] = open_samples(work.pseudo, tables=tables)
     elif work.selection is not None and work.unlabeled is not None:
         samples["pseudo"] = open_selected(
-            work.selection, work.unlabeled, seed=work.selection_seed, shard_size=work.shard_size
+            work.selection, work.unlabeled, seed=work.selection_seed, shard_size=work.shard_size, tables=tables
         )
     classes = samples["labeled"].index.classes
     sizes = config.method.batch_sizes(config.batch_size)
@@ -100,11 +102,11 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
             batch_size=size,
             seed=config.seed,
             image=config.image,
-            size=config.image.size,
             views=views,
-            cache=ctx.root / "cache" / "images",
+            cache=cache,
             cache_bytes=ctx.cache_bytes,
             threads=ctx.threads,
+            device=device,
             on_bad_sample=config.on_bad_sample,
         )
         for name, size in sizes.items()
@@ -123,7 +125,7 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
         for part in {id(m): m for m in method.children() if isinstance(m, Classifier)}.values():
             checkpoint.load_weights(part, work.init / "model.safetensors")
     num_steps = config.steps(len(streams["labeled"]))
-    engine = Engine(method, config, num_steps, best_device())
+    engine = Engine(method, config, num_steps, device)
     last: dict[str, float] = {}
 
     def on_log(step: int, metrics: Mapping[str, float]) -> None:
@@ -137,6 +139,7 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
         on_resume=ctx.rewind,
         on_log=on_log,
         on_progress=lambda step, shown: ctx.progress(step, num_steps, **shown),
+        threads=ctx.threads,
     )
     if distributed.is_main():
         info = checkpoint.describe_model(network, config.model, config.image, classes)

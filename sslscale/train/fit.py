@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from sslscale import distributed
-from sslscale.data.loader import Stream, batches
+from sslscale.data.loader import Loader, Stream
 from sslscale.data.rng import stream_seed
 from sslscale.errors import DataError
 from sslscale.train import checkpoint
@@ -27,6 +27,7 @@ def fit(
     on_resume: Callable[[int], None] = lambda step: None,
     on_log: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
     on_progress: Callable[[int, Mapping[str, float]], None] = lambda step, shown: None,
+    threads: int = 1,
 ) -> int:
     """Train from the newest state in `folder` (or from the start) to the end; returns the number of steps.
 
@@ -38,10 +39,12 @@ def fit(
         low, high = distributed.agree(len(stream))
         if low != high:
             raise DataError(f"the workers see from {low} to {high} {name} images: is their data the same?")
+    loader = Loader(streams, num_steps, threads=threads)
     step = 0
     if folder is not None and (found := checkpoint.load_state(folder, engine.device)) is not None:
         step, state = found
         engine.load_state_dict(state)
+        loader.load_state_dict(state["loader"])
         log.warning("going on from step %d", step)
     low, high = distributed.agree(step)
     if low != high:
@@ -53,7 +56,7 @@ def fit(
     since, since_step, shown = time.monotonic(), step, 0.0
     sums: dict[str, torch.Tensor] = {}
     counted = 0
-    for batch in batches(streams, step, num_steps, engine.device):
+    for batch in loader:
         # dropout and stochastic depth follow from (seed, step, worker): a resumed run draws the same
         torch.manual_seed(stream_seed(config.seed, f"step {step} of worker {distributed.rank()}"))
         losses = engine.forward(batch)
@@ -79,7 +82,7 @@ def fit(
                         shown = now
         if folder is not None and (step % config.save_every == 0 or ending):
             if distributed.is_main():
-                checkpoint.save_state(folder, step, engine.state_dict())
+                checkpoint.save_state(folder, step, {**engine.state_dict(), "loader": loader.state_dict()})
             distributed.barrier()
     return step
 

@@ -23,7 +23,7 @@ import torch
 from sslscale.artifacts import Checkpoint, Dataset
 from sslscale.dag import Resources, RunContext
 from sslscale.data.augment import normalize
-from sslscale.data.images import open_images
+from sslscale.data.images import Images
 from sslscale.data.samples import open_samples
 from sslscale.nn.classifier import build_classifier, num_parameters
 from sslscale.recipes.model import ImageConfig, ModelConfig
@@ -61,17 +61,15 @@ def main() -> None:
         score(ctx, ScoreConfig(batch_size=options.batch_size), teacher=teacher, data=data)
         return len(samples) / (time.perf_counter() - started)
 
-    checksums = [info.sha256 for info in samples.index.shards]
-    cache = root / "cache" / "images"
     cold = stage(0)
-    opened = open_images(samples.shards, checksums, image.size, cache=cache, cache_bytes=8 << 30, threads=threads)
-    pixels = opened.fetch(samples.shard, samples.row)
+    opened = Images(samples.shards, image.size, cache=root / "cache", cache_bytes=8 << 30, threads=threads)
+    pixels = opened.fetch(*samples.places())
 
     def bare() -> float:
         started = time.perf_counter()
         with torch.inference_mode():
             for start in range(0, len(pixels), options.batch_size):
-                batch = normalize(pixels[start : start + options.batch_size], image.mean, image.std, torch.float32)
+                batch = normalize(pixels[start : start + options.batch_size], image.mean, image.std)
                 network(batch).float().softmax(-1)
         return len(pixels) / (time.perf_counter() - started)
 

@@ -158,9 +158,10 @@ def test_predict_agrees_with_the_evaluation(finished: Finished, tmp_path: Path) 
     from sslscale.data.samples import open_samples
 
     samples = open_samples(finished.folder("data") / "test")
+    shard, row = samples.places()
     for i in range(60):
         file = tmp_path / f"{int(samples.labels[i])}-{i}.png"
-        file.write_bytes(samples.shards[samples.shard[i]].encoded(int(samples.row[i])))
+        file.write_bytes(samples.shards[int(shard[i])].encoded(int(row[i])))
     model = finished.folder("student_1")
     out, _ = runs.sslscale("predict", model, tmp_path, "--json")
     rows = [json.loads(line) for line in out.splitlines()]

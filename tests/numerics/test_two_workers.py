@@ -43,7 +43,9 @@ CONFIG = TrainConfig(
 def train(folder: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     torch.set_num_threads(1)
     samples = {"labeled": open_samples(folder / "labeled"), "pseudo": open_samples(folder / "labeled")}
-    soft = torch.nn.functional.one_hot(torch.from_numpy(samples["pseudo"].labels), 10).float().numpy() * 0.9 + 0.01
+    soft = (
+        torch.nn.functional.one_hot(torch.from_numpy(samples["pseudo"].labels).long(), 10).float().numpy() * 0.9 + 0.01
+    )
     samples["pseudo"] = dataclasses.replace(samples["pseudo"], table=soft)
     streams = {
         name: Stream(
@@ -52,7 +54,6 @@ def train(folder: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]
             batch_size=size,
             seed=1,
             image=CONFIG.image,
-            size=8,
             views=(CONFIG.augment,),
             cache=None,
             cache_bytes=0,

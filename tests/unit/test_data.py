@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from sslscale.data import images, pack, rng, sources
-from sslscale.data.loader import Stream, batches
+from sslscale.data import pack, rng, sources
+from sslscale.data.loader import Loader, Stream
 from sslscale.data.order import Order
 from sslscale.data.samples import open_samples
 from sslscale.data.shards import Sample, read_index, write_shards
@@ -19,8 +19,6 @@ from sslscale.errors import ConfigError, DataError
 from sslscale.recipes.augment import AugmentConfig, RandAugmentConfig
 from sslscale.recipes.data import PackConfig
 from sslscale.recipes.model import ImageConfig
-
-CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("window", [1 << 20, 40])
@@ -54,7 +52,6 @@ def stream(folder: Path, cache: Path | None, batch_size: int = 40, **options: ob
         batch_size=batch_size,
         seed=0,
         image=ImageConfig(size=8),
-        size=8,
         views=(AugmentConfig(crop="pad", padding=1, flip=True, randaugment=RandAugmentConfig(magnitude=5)),),
         cache=cache,
         cache_bytes=1 << 30,
@@ -70,9 +67,9 @@ def test_workers_see_the_parts_of_one_batch(digits: Path, tmp_path: Path, monkey
         monkeypatch.setattr("sslscale.distributed.world_size", lambda: 4)
         monkeypatch.setattr("sslscale.distributed.rank", lambda number=number: number)
         mine = stream(digits / "labeled", tmp_path)
-        parts.append(mine.finish(mine.read(7), CPU))
+        parts.append(mine.finish(mine.load(*mine.choose(7))))
     monkeypatch.undo()
-    one = whole.finish(whole.read(7), CPU)
+    one = whole.finish(whole.load(*whole.choose(7)))
     assert torch.cat([p.views[0] for p in parts]).equal(one.views[0])
     assert torch.cat([p.index for p in parts]).equal(one.index)
     assert one.label is not None and torch.cat([p.label for p in parts if p.label is not None]).equal(one.label)
@@ -80,23 +77,20 @@ def test_workers_see_the_parts_of_one_batch(digits: Path, tmp_path: Path, monkey
 
 def test_a_stream_goes_on_at_the_exact_sample(digits: Path, tmp_path: Path) -> None:
     make = lambda: {"labeled": stream(digits / "labeled", tmp_path)}  # noqa: E731
-    whole = [b["labeled"] for b in batches(make(), 0, 12, CPU)]
-    rest = [b["labeled"] for b in batches(make(), 5, 12, CPU)]
+    whole = [b["labeled"] for b in Loader(make(), 12, threads=2)]
+    first, state = Loader(make(), 12), {}
+    for number, _ in enumerate(first, 1):
+        state = first.state_dict()
+        if number == 5:
+            break
+    second = Loader(make(), 12)
+    second.load_state_dict(state)
+    rest = [b["labeled"] for b in second]
+    with pytest.raises(ConfigError, match="cannot go on in batches"):
+        Loader({"labeled": stream(digits / "labeled", tmp_path, 20)}, 12).load_state_dict(state)
     assert all(a.index.equal(b.index) and a.views[0].equal(b.views[0]) for a, b in zip(whole[5:], rest, strict=True))
     seen = torch.cat([b.index for b in whole])[:100]
     assert sorted(seen.tolist()) == list(range(100))
-
-
-def test_cache_and_decoding_give_the_same_images(digits: Path, tmp_path: Path) -> None:
-    cached, plain = stream(digits / "labeled", tmp_path), stream(digits / "labeled", None)
-    assert isinstance(cached.images, images.CachedImages) and isinstance(plain.images, images.DecodedImages)
-    assert cached.read(3).images.equal(plain.read(3).images)
-    files = sorted(tmp_path.glob("*.npy"))
-    stamps = [f.stat().st_mtime_ns for f in files]
-    stream(digits / "labeled", tmp_path)
-    assert [f.stat().st_mtime_ns for f in files] == stamps
-    files[0].write_bytes(b"damaged")
-    assert stream(digits / "labeled", tmp_path).read(3).images.equal(plain.read(3).images)
 
 
 def test_a_batch_that_cannot_be_is_an_error(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,14 +113,14 @@ def test_bad_images_stop_or_are_counted(tmp_path: Path, cached: bool) -> None:
     cache = tmp_path / "cache" if cached else None
     folder = broken(tmp_path / "one", 1, 149)
     with pytest.raises(DataError, match=r"x-000000\.tar: k0: undecodable"):
-        list(batches({"labeled": stream(folder, cache, 150)}, 0, 1, CPU))
+        list(Loader({"labeled": stream(folder, cache, 150)}, 1))
     skipping = stream(folder, cache, 149, on_bad_sample="skip")
-    seen = torch.cat([b["labeled"].index for b in batches({"labeled": skipping}, 0, 2, CPU)])
+    seen = torch.cat([b["labeled"].index for b in Loader({"labeled": skipping}, 2)])
     assert len(skipping) == (149 if cached else 150) and len(seen) == 298
     assert sum(map(len, skipping.images.bad)) == 1
     many = broken(tmp_path / "many", 5, 145)
     with pytest.raises(DataError, match="over 1 % of the images"):
-        list(batches({"labeled": stream(many, cache, 145, on_bad_sample="skip")}, 0, 2, CPU))
+        list(Loader({"labeled": stream(many, cache, 145, on_bad_sample="skip")}, 2))
 
 
 # --- packing ---
@@ -141,9 +135,10 @@ def test_an_image_folder_is_packed_without_a_change_of_its_bytes(image_folder: P
     for name in indexes:
         samples = open_samples(tmp_path / name, labels=name != "unlabeled")
         keys += [samples.key(i) for i in range(len(samples))]
+        shard, row = samples.places()
         for i in range(len(samples)):
             file = image_folder / f"{samples.key(i)}.png"
-            assert bytes(samples.shards[samples.shard[i]].encoded(int(samples.row[i]))) == file.read_bytes()
+            assert bytes(samples.shards[int(shard[i])].encoded(int(row[i]))) == file.read_bytes()
             expected = -1 if name == "unlabeled" else int(file.parent.name)
             assert samples.labels[i] == expected
     assert len(set(keys)) == 200

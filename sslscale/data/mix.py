@@ -1,0 +1,57 @@
+"""Mixtures of images of one batch and of their labels: mixup and CutMix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from sslscale.data.geometry import box_mask
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+def mixup(
+    images: Float[Tensor, "batch 3 height width"],
+    labels: Float[Tensor, "batch classes"],
+    share: Float[Tensor, " batch"],
+    partner: Int[Tensor, " batch"],
+) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch classes"]]:
+    """x = share x_i + (1 - share) x_partner, and so the labels (Zhang et al. 2018, arXiv:1710.09412, eq. in section 2).
+
+    `share` is drawn from Beta(alpha, alpha); MixMatch takes max(share, 1 - share): each image stays nearest to itself.
+    """
+    a = share.view(-1, 1, 1, 1)
+    return a * images + (1 - a) * images[partner], _mix_labels(labels, share, partner)
+
+
+def cutmix(
+    images: Float[Tensor, "batch 3 height width"],
+    labels: Float[Tensor, "batch classes"],
+    share: Float[Tensor, " batch"],
+    partner: Int[Tensor, " batch"],
+    x: Float[Tensor, " batch"],
+    y: Float[Tensor, " batch"],
+) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch classes"]]:
+    """Paste a box of the partner, of 1 - share of the area, centred at (x, y) in [0, 1), cut at the border.
+
+    Labels mix by the area that was pasted (Yun et al. 2019, arXiv:1905.04899, eq. 1 and 2; integers as torchvision
+    rounds them).
+    """
+    height, width = images.shape[-2:]
+    reach = 0.5 * torch.sqrt(1 - share)
+    boxes, area = [], torch.ones_like(share)
+    for place, length in ((y, height), (x, width)):
+        centre, half = (place * length).floor(), (reach * length).floor()
+        first, last = (centre - half).clamp(min=0), (centre + half).clamp(max=length)
+        boxes.append((first, last - first))
+        area = area * (last - first) / length
+    box = torch.stack([boxes[0][0], boxes[1][0], boxes[0][1], boxes[1][1]], 1)
+    pasted = torch.where(box_mask(box, height, width)[:, None], images[partner], images)
+    return pasted, _mix_labels(labels, 1 - area, partner)
+
+
+def _mix_labels(labels: Tensor, share: Tensor, partner: Tensor) -> Tensor:
+    return share[:, None] * labels + (1 - share)[:, None] * labels[partner]
