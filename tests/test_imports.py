@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = sorted([*(ROOT / "sslscale").rglob("*.py"), *(ROOT / "pipelines").glob("*.py")])
 HEAVY = {
+    "numba",
     "torch",
     "torchvision",
     "ray",
@@ -108,7 +109,8 @@ def test_layers_and_libraries(path: Path) -> None:
             assert module.split(".")[0] not in HEAVY, f"{name} imports {module} at module level"
     if mine in CORE:
         for module in imports(path, module_level=True):
-            assert module.split(".")[0] not in HEAVY - CORE_MAY, f"{name} imports {module} at module level"
+            allowed = CORE_MAY | {"numba"} if path.name == "kernels.py" else CORE_MAY  # which augment imports if it can
+            assert module.split(".")[0] not in HEAVY - allowed, f"{name} imports {module} at module level"
 
 
 def test_stages_do_not_import_stages() -> None:

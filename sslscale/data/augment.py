@@ -5,8 +5,10 @@ The random numbers stay on the CPU, so that which images an operation runs on is
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -142,6 +144,10 @@ def make_view(
 
     `cropped` says that the images are cut to their boxes and scaled already.
     """
+    kernels = _kernels() if images.device.type == "cpu" and _by_kernels(plan) else None
+    if kernels is not None:
+        kernel_size = config.blur.pixels(size) if config.blur else 1
+        return kernels.views(images, plan, size, kernel_size, mean, std, cropped=cropped)
     return _normalized(
         images, size, mean, std, lambda part: augment(images[part], plan.part(part), config, size, cropped=cropped)
     )
@@ -208,6 +214,22 @@ def _some(
     if not images.is_floating_point():
         images = images.clone()  # they may be the loader's
     return images.index_copy_(0, place, operation(images[place], rows))
+
+
+def _by_kernels(plan: Plan) -> bool:
+    """Whether the plan asks for what `kernels` does fast, and for nothing else."""
+    fast = (plan.boxes, plan.colors, plan.sigma)
+    others = (plan.shift, plan.equalized, plan.layers, plan.cutout, plan.erased)
+    return any(column is not None for column in fast) and all(column is None for column in others)
+
+
+@functools.cache
+def _kernels() -> ModuleType | None:
+    try:
+        from sslscale.data import kernels
+    except ImportError:  # no numba: the core runs with torch alone
+        return None
+    return kernels
 
 
 def _parts(images: Tensor, size: int) -> Iterator[slice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -295,6 +296,36 @@ def test_mixup_and_cutmix_are_their_formulas() -> None:
         assert pasted[i].equal(expected)
         area = 1 - (bottom - top) * (right - left) / 1024
         torch.testing.assert_close(soft[i], area * labels[i] + (1 - area) * labels[j])
+
+
+SIMCLR = AugmentConfig(crop="resized", flip=True, jitter=JitterConfig(), grayscale=0.3, blur=BlurConfig(), solarize=0.2)
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "cropped"),
+    [
+        (SIMCLR, 32, False),
+        (dataclasses.replace(SIMCLR, blur=BlurConfig(kernel=0.4, sigma=(0.1, 3.0))), 24, False),
+        (dataclasses.replace(SIMCLR, scale=(0.8, 1.0)), 11, False),  # smaller: more than two taps a pixel
+        (dataclasses.replace(SIMCLR, solarize=0.0), 48, False),
+        (SIMCLR, 32, True),
+        (AugmentConfig(jitter=JitterConfig(hue=0.5)), 32, False),
+    ],
+)
+def test_the_kernels_do_what_the_operations_on_batches_do(config: AugmentConfig, size: int, cropped: bool) -> None:
+    pytest.importorskip("numba")
+    from sslscale.data import kernels
+
+    images = IMAGES.repeat(4, 1, 1, 1)
+    plan = augment.make_plan(torch.rand(192, augment.num_draws(config), generator=DRAW), config, size, 32, 32)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    kernel = config.blur.pixels(size) if config.blur else 1
+    ours = kernels.views(images, plan, size, kernel, mean, std, cropped=cropped)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    batch = augment.normalize(augment.augment(images, plan, config, size, cropped=cropped), mean, std)
+    difference = (ours - batch).abs() * 255 * 0.3
+    assert (difference > 0.05).float().mean() < 2e-4  # a value within rounding of 128 may be solarised or not
+    assert augment.make_view(images, plan, config, size, mean, std, cropped=cropped).equal(ours)
 
 
 EVERYTHING = AugmentConfig(
