@@ -53,6 +53,27 @@ def all_sum(x: Tensor) -> Tensor:
     return _SumOverWorkers.apply(x) if world_size() > 1 else x  # pyright: ignore[reportReturnType]
 
 
+class _GatherOverWorkers(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.count = len(x)
+        parts = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(parts, x.detach().contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        # every worker's loss depends on this worker's rows
+        total = grads[0].detach().clone()
+        dist.all_reduce(total)
+        return total[rank() * ctx.count : (rank() + 1) * ctx.count]
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of all workers, in their order, differentiable: (n, ...) -> (world_size * n, ...)."""
+    return _GatherOverWorkers.apply(x) if world_size() > 1 else x  # pyright: ignore[reportReturnType]
+
+
 def mean_scalars(values: Mapping[str, Tensor]) -> dict[str, float]:
     """Mean of each scalar over the workers, in one collective."""
     stacked = torch.stack([value.detach().float().reshape(()) for value in values.values()])

@@ -65,8 +65,10 @@ class TrainConfig:
     batch_size: int = 256
     num_steps: int | None = None
     epochs: float | None = None  # passes over the labelled images
+    accumulate: int = 1  # parts of a batch that go through the network one after another; batch norm sees a part
     sync_batch_norm: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = field(default=False, metadata={"identity": False})  # torch.compile: needs a C++ compiler on a CPU
     trainable: Literal["all", "last_stage"] = "all"  # last_stage: FixRes, the shallow layers stay
     on_bad_sample: Literal["error", "skip"] = "error"
     seed: int = field(default=0, metadata={"hidden": True})
@@ -79,6 +81,8 @@ class TrainConfig:
         require((self.num_steps is None) != (self.epochs is None), "num_steps", "give either num_steps or epochs")
         require(self.num_steps is None or self.num_steps > 0, "num_steps", "must be positive")
         require(self.epochs is None or self.epochs > 0, "epochs", "must be positive")
+        require(self.accumulate > 0, "accumulate", "must be 1 or more")
+        require(self.batch_size % max(self.accumulate, 1) == 0, "accumulate", "must divide batch_size")
         require(self.log_every > 0, "log_every", "must be positive")
         require(self.save_every > 0, "save_every", "must be positive")
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sslscale import distributed
 from sslscale.data.loader import Batch
+from sslscale.errors import ConfigError
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.batch_norm import use_global
 from sslscale.recipes.train import TrainConfig
@@ -37,24 +40,32 @@ class Engine:
         if distributed.world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
             self._module = DistributedDataParallel(method, device_ids=ids, broadcast_buffers=not config.sync_batch_norm)
+        self._compiled: Callable[..., Losses] = torch.compile(self._module) if config.compile else self._module
 
-    def forward(self, batch: Mapping[str, Batch]) -> Losses:
-        """Losses of this worker's part of the batch."""
-        enabled = self.config.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
-            return self._module(batch)
-
-    def step(self, losses: Losses, step: int) -> float:
-        """Backward and update; returns the learning rate that was used."""
+    def train_step(self, batch: Mapping[str, Batch], step: int) -> tuple[dict[str, Tensor], float]:
+        """Forward, backward and update on this worker's part of a batch; returns the losses' parts and the lr used."""
         lr = self.config.optim.lr * lr_share(self.config.optim.schedule, step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
+        times = self.config.accumulate
+        parts: dict[str, Tensor] = {}
+        for number in range(times):
+            waits = number < times - 1 and isinstance(self._module, DistributedDataParallel)
+            with self._module.no_sync() if waits else contextlib.nullcontext():  # pyright: ignore[reportCallIssue]
+                losses = self._forward(batch if times == 1 else _part(batch, number, times))
+                (losses.total / times).backward()
+            for name, value in losses.parts.items():
+                parts[name] = parts[name] + value / times if name in parts else value / times
         if self.config.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.method.parameters(), self.config.optim.clip_norm)
         self.optimizer.step()
-        return lr
+        return parts, lr
+
+    def _forward(self, batch: Mapping[str, Batch]) -> Losses:
+        enabled = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
+            return self._compiled(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and optimiser state, whole on every worker."""
@@ -64,6 +75,29 @@ class Engine:
         """Take up the state of a checkpoint."""
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _part(batch: Mapping[str, Batch], number: int, count: int) -> dict[str, Batch]:
+    """One of `count` equal parts of each stream's batch."""
+
+    def cut(x: Tensor | None) -> Tensor | None:
+        if x is None:
+            return None
+        if len(x) % count:
+            raise ConfigError(f"accumulate: {count} does not divide a worker's {len(x)} images of a batch")
+        size = len(x) // count
+        return x[number * size : (number + 1) * size]
+
+    return {
+        name: dataclasses.replace(
+            whole,
+            views=tuple(cut(view) for view in whole.views),
+            index=cut(whole.index),
+            label=cut(whole.label),
+            soft=cut(whole.soft),
+        )
+        for name, whole in batch.items()
+    }
 
 
 def _freeze_shallow(method: nn.Module) -> None:

@@ -59,11 +59,10 @@ def fit(
     for batch in loader:
         # dropout and stochastic depth follow from (seed, step, worker): a resumed run draws the same
         torch.manual_seed(stream_seed(config.seed, f"step {step} of worker {distributed.rank()}"))
-        losses = engine.forward(batch)
-        lr = engine.step(losses, step)
+        parts, lr = engine.train_step(batch, step)
         step += 1
         engine.method.after_step(step, step / num_steps)
-        for name, value in losses.parts.items():
+        for name, value in parts.items():
             sums[name] = sums[name] + value if name in sums else value.clone()
         counted += 1
         ending = step == num_steps

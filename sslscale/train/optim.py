@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,12 +19,16 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optim
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    fused = (
+        bool(trained) and trained[0].device.type == "cuda"
+    )  # one kernel for all weights; elsewhere one for each step
+    how: dict[str, Any] = {"fused": True} if fused else {"foreach": True}
     if config.name == "sgd":
         nesterov = config.nesterov and config.momentum > 0
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, foreach=True)
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, **how)
     if config.name == "rmsprop":  # EfficientNet's: decay .9, epsilon 1e-3
         return torch.optim.RMSprop(groups, lr=config.lr, alpha=0.9, eps=1e-3, momentum=config.momentum, foreach=True)
-    return torch.optim.AdamW(groups, lr=config.lr, foreach=True)
+    return torch.optim.AdamW(groups, lr=config.lr, **how)
 
 
 def lr_share(schedule: ScheduleConfig, step: int, num_steps: int) -> float:

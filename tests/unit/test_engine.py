@@ -1,0 +1,60 @@
+"""The engine: parts of a batch, one after another, give the update of the whole; compiled or not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from sslscale.data.loader import Batch
+from sslscale.errors import ConfigError
+from sslscale.methods.method import build_method
+from sslscale.recipes.model import ImageConfig, ModelConfig
+from sslscale.recipes.supervised import Supervised
+from sslscale.recipes.train import TrainConfig
+from sslscale.train.engine import Engine, _part
+
+CONFIG = TrainConfig(
+    method=Supervised(), model=ModelConfig(name="wrn_10_0.5"), image=ImageConfig(size=8), batch_size=12, num_steps=4
+)
+
+
+def updated(config: TrainConfig, *, eval_norms: bool = True) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    torch.manual_seed(0)
+    method = build_method(config.method, config.model, 10)
+    engine = Engine(method, config, 4, torch.device("cpu"))
+    if eval_norms:
+        for module in method.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(12, 3, 8, 8, generator=generator)
+    batch = {"labeled": Batch((images,), torch.arange(12), torch.arange(12) % 10)}
+    parts, _ = engine.train_step(batch, 0)
+    return dict(method.state_dict()), {name: float(value) for name, value in parts.items()}
+
+
+@pytest.mark.parametrize("times", [2, 3, 12])
+def test_accumulated_parts_give_the_update_of_the_whole_batch(times: int) -> None:
+    whole, losses = updated(CONFIG)
+    parts, part_losses = updated(dataclasses.replace(CONFIG, accumulate=times))
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    assert part_losses == pytest.approx(losses, rel=1e-5)
+
+
+def test_parts_that_do_not_divide_are_an_error() -> None:
+    with pytest.raises(ValueError, match="accumulate: must divide batch_size"):
+        dataclasses.replace(CONFIG, accumulate=5)
+    batch = {"labeled": Batch((torch.zeros(5, 3, 8, 8),), torch.arange(5))}  # a worker's share of an odd number
+    with pytest.raises(ConfigError, match="does not divide a worker's 5 images"):
+        _part(batch, 0, 2)
+
+
+@pytest.mark.slow
+def test_compiled_gives_the_same_update() -> None:
+    plain, _ = updated(CONFIG, eval_norms=False)
+    compiled, _ = updated(dataclasses.replace(CONFIG, compile=True), eval_norms=False)
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-5, msg=name)
