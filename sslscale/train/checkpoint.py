@@ -42,7 +42,9 @@ def save_state(folder: Path, step: int, state: Mapping[str, Any]) -> None:
         save_file(weights, temporary / "method.safetensors")
         torch.save(state["optimizer"], temporary / "optimizer.pt")
         files = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
-        jsonio.write_json(temporary / "commit.json", {"format": FORMAT, "step": step, "files": files})
+        jsonio.write_json(
+            temporary / "commit.json", {"format": FORMAT, "step": step, "loader": state["loader"], "files": files}
+        )
         final = folder / f"step-{step:08d}"
         if final.exists():
             shutil.rmtree(final)
@@ -69,7 +71,7 @@ def load_state(folder: Path, device: torch.device) -> tuple[int, dict[str, Any]]
                     raise ValueError(f"{name} has changed")
             method = load_file(path / "method.safetensors", device=str(device))
             optimizer = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
-            return commit["step"], {"method": method, "optimizer": optimizer}
+            return commit["step"], {"method": method, "optimizer": optimizer, "loader": commit["loader"]}
         except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
             log.warning("%s is damaged (%s): going back to the one before", path, error)
     return None

@@ -23,7 +23,8 @@ def state(step: int) -> dict:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     network(torch.randn(4, 3, 8, 8)).sum().backward()
     optimizer.step()
-    return {"method": network.state_dict(), "optimizer": optimizer.state_dict()}
+    loader = {"step": step, "batch_sizes": {"labeled": 4}}
+    return {"method": network.state_dict(), "optimizer": optimizer.state_dict(), "loader": loader}
 
 
 def same(a: object, b: object) -> bool:

@@ -93,6 +93,33 @@ def test_a_stream_goes_on_at_the_exact_sample(digits: Path, tmp_path: Path) -> N
     assert sorted(seen.tolist()) == list(range(100))
 
 
+def test_a_state_goes_on_with_another_number_of_workers(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = Loader({"labeled": stream(digits / "labeled", tmp_path)}, 9)
+    expected, state = [], {}
+    for number, batch in enumerate(alone, 1):
+        if number == 4:
+            state = alone.state_dict()
+        if number > 4:
+            expected.append(batch["labeled"].views[0])
+    monkeypatch.setattr("sslscale.distributed.world_size", lambda: 2)
+    halves = []
+    for rank in (0, 1):
+        monkeypatch.setattr("sslscale.distributed.rank", lambda rank=rank: rank)
+        loader = Loader({"labeled": stream(digits / "labeled", tmp_path)}, 9)
+        loader.load_state_dict(state)
+        halves.append([batch["labeled"].views[0] for batch in loader])
+    for one, parts in zip(expected, zip(*halves, strict=True), strict=True):
+        assert torch.cat(parts).equal(one)
+
+
+def test_no_sample_is_lost_or_doubled_when_the_batch_does_not_divide(digits: Path) -> None:
+    source = stream(digits / "labeled", None, batch_size=30)  # 100 samples: batch 4 ends one epoch and begins the next
+    numbers = np.concatenate([source.choose(step)[0] for step in range(10)])
+    assert all(sorted(numbers[start : start + 100]) == list(range(100)) for start in (0, 100, 200))
+
+
 def test_a_batch_that_cannot_be_is_an_error(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="global batch of 101 labeled images is larger than the 100 there are"):
         stream(digits / "labeled", None, batch_size=101)

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,25 @@ def test_what_was_used_least_goes_and_what_is_in_use_stays(photographs: Path, tm
         or sum(f.stat().st_size for f in (tmp_path / "images").glob("*-fit-*")) <= limit
     )
     assert every(opened(photographs, tmp_path), photographs).equal(right)
+
+
+def test_two_that_build_one_cache_at_once_share_the_work(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    write = cache.write
+
+    def counted(path: Path, *rest):
+        written.append(path.name)
+        return write(path, *rest)
+
+    monkeypatch.setattr(cache, "write", counted)
+    with ThreadPoolExecutor(2) as two:  # locks hold between threads as between processes
+        made = list(two.map(lambda _: opened(photographs, tmp_path), range(2)))
+    assert [images.cached for images in made] == [2, 2]
+    assert sorted(written) == sorted(set(written)) and len(written) == 2
+    assert every(made[0], photographs).equal(every(made[1], photographs))
+    assert not list((tmp_path / "images").glob("*.lock"))
 
 
 def test_a_stream_of_random_crops_is_the_same_cached_or_decoded(photographs: Path, tmp_path: Path) -> None:
