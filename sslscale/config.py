@@ -13,13 +13,12 @@ import difflib
 import importlib
 import math
 import re
-import sys
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, ClassVar, Literal, Union
 
 import yaml
 
@@ -197,8 +196,13 @@ class Recipe:
     name: str
 
     def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images that each of the method's streams gives to one global batch."""
+        """Images that each of the method's streams gives to one global batch; its epochs are of the first stream.
+
+        Streams: `labeled`; `pseudo` (pseudo-labelled); `images` (every training image, whatever is known of it).
+        """
         raise NotImplementedError
+
+    num_views: ClassVar[int] = 1  # of an image in each stream
 
 
 def build(cls: type, document: Document, data: Any = None, key: str = "") -> Any:
@@ -280,7 +284,7 @@ def _build_dataclass(cls: Any, data: Any, key: str, lines: dict[str, int], probl
     if not isinstance(data, dict):
         problems.append(Problem(key, f"expected the keys of {cls.__name__}, not {data!r}", _line(lines, key)))
         return None
-    hints = typing.get_type_hints(cls, vars(sys.modules[cls.__module__]))
+    hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init and not f.metadata.get("hidden")}
     before = len(problems)
     for name in data:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sslscale.data.shards import Index, Shards, read_index
+from sslscale.data.shards import INDEX, Index, Shards, read_index
 from sslscale.errors import DataError
 
 
@@ -94,7 +94,23 @@ def open_samples(folder: Path, *, labels: bool = True, tables: Path | None = Non
     With `labels` every sample must have one, from KEY.soft.npy or KEY.cls; raises DataError naming shard and key.
     `tables` is a folder that remembers which shards were checked, and where their samples lie (see open_shard).
     """
-    index = read_index(folder)
+    return _open(read_index(folder), labels, tables)
+
+
+def open_images(folder: Path, splits: Sequence[str], *, tables: Path | None = None) -> Samples:
+    """The samples of several splits of one data set, one after another, without their labels; absent splits are none.
+
+    Raises DataError if none is there, or if a key stands in two of them.
+    """
+    indexes = [read_index(folder / split) for split in splits if (folder / split / INDEX).is_file()]
+    if not indexes:
+        raise DataError(f"{folder}: has none of the splits {', '.join(splits)}")
+    infos = [info._replace(file=f"{index.folder.name}/{info.file}") for index in indexes for info in index.shards]
+    samples = _open(Index(folder, tuple(infos), indexes[0].classes), False, tables)
+    return dataclasses.replace(samples, labels=np.full(len(samples), -1, np.int8))
+
+
+def _open(index: Index, labels: bool, tables: Path | None) -> Samples:
     shards = Shards(index, tables)
     every = np.empty(index.num_samples, np.min_scalar_type(-max(len(index.classes), 2)))
     digests = np.empty(index.num_samples, np.uint64)

@@ -1,58 +1,15 @@
-"""Predictions of a classifier and the numbers that judge them."""
+"""The numbers that judge predictions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import nn
-
-from sslscale.data.augment import normalize
-from sslscale.data.images import Images
-from sslscale.data.threads import pool
-from sslscale.recipes.model import ImageConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
-
-
-@torch.inference_mode()
-def predict_images(
-    network: nn.Module,
-    image: ImageConfig,
-    images: Images,
-    shard: np.ndarray,
-    row: np.ndarray,
-    *,
-    batch_size: int,
-    device: torch.device,
-    on_progress: Callable[[int], None] = lambda done: None,
-) -> Float[Tensor, "samples classes"]:
-    """Class probabilities of the images asked for, float32 on the CPU; the network is put into eval mode."""
-    network = network.to(device).eval()
-    probs = torch.empty(0)
-    starts = range(0, len(row), batch_size)
-
-    def fetch(start: int) -> Tensor:
-        chosen = slice(start, start + batch_size)
-        return images.fetch(shard[chosen], row[chosen], pin=device.type == "cuda")
-
-    reader = pool("reader", 1)
-    ahead = reader.submit(fetch, 0)
-    for start in starts:
-        pixels = ahead.result().to(device, non_blocking=True)
-        if start + batch_size < len(row):
-            ahead = reader.submit(fetch, start + batch_size)
-        part = network(normalize(pixels, image.mean, image.std)).float().softmax(-1)
-        if start == 0:
-            probs = torch.empty(len(row), part.shape[1])
-        probs[start : start + len(part)] = part
-        on_progress(min(start + batch_size, len(row)))
-    return probs
 
 
 def measure(

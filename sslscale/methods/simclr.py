@@ -54,7 +54,7 @@ class SimCLRMethod(Method):
         )
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
-        views = batch["unlabeled"].views
+        views = batch["images"].views
         # both views go through the network at once, as in the authors' code: batch norm sees 2 * batch images
         first, second = self.projector(self.backbone(torch.cat(views))).chunk(2)
         loss = nt_xent(first, second, self.recipe.temperature)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sslscale import distributed
 
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-def global_batch_norm(norm: nn.BatchNorm2d, input: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c h w"]:
+def global_batch_norm(norm: _BatchNorm, input: Float[Tensor, "batch c ..."]) -> Float[Tensor, "batch c ..."]:
     """What `norm` gives when mean and variance are those of all workers' images together."""
     if not norm.training or distributed.world_size() == 1:
-        return nn.BatchNorm2d.forward(norm, input)
+        return _BatchNorm.forward(norm, input)
     x = input.float()
-    local = torch.stack([x.sum((0, 2, 3)), (x * x).sum((0, 2, 3))])
+    others = (0, *range(2, x.ndim))
+    local = torch.stack([x.sum(others), (x * x).sum(others)])
     count = x.numel() // x.shape[1] * distributed.world_size()
     mean, square = distributed.all_sum(local) / count
     variance = (square - mean * mean).clamp(min=0)
@@ -38,7 +40,15 @@ def global_batch_norm(norm: nn.BatchNorm2d, input: Float[Tensor, "batch c h w"])
     shift = -mean * scale
     if norm.affine:
         scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
-    return (x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(input.dtype)
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    return (x * scale.view(shape) + shift.view(shape)).to(input.dtype)
+
+
+class GlobalBatchNorm1d(nn.BatchNorm1d):
+    """BatchNorm1d over all workers' rows."""
+
+    def forward(self, input: Float[Tensor, "batch c"]) -> Float[Tensor, "batch c"]:
+        return global_batch_norm(self, input)
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -49,7 +59,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 
 def use_global(module: nn.Module) -> nn.Module:
-    """Turn every BatchNorm2d below `module` into its global form, in place; weights and statistics stay.
+    """Turn every batch norm (1d, 2d) below `module` into its global form, in place; weights and statistics stay.
 
     timm's norms with an activation inside keep it. Raises TypeError for a norm of an unknown kind, which would
     silently stay local.
@@ -65,10 +75,12 @@ def use_global(module: nn.Module) -> nn.Module:
 
         with_activation = BatchNormAct2d
     for child in module.modules():
-        if type(child) is nn.BatchNorm2d:
+        if type(child) is nn.BatchNorm1d:
+            child.__class__ = GlobalBatchNorm1d
+        elif type(child) is nn.BatchNorm2d:
             child.__class__ = GlobalBatchNorm2d
         elif with_activation is not None and type(child) is with_activation:
             child.__class__ = GlobalBatchNormAct2d  # pyright: ignore[reportPossiblyUnboundVariable]
-        elif isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, GlobalBatchNorm2d):
+        elif isinstance(child, _BatchNorm) and not isinstance(child, (GlobalBatchNorm1d, GlobalBatchNorm2d)):
             raise TypeError(f"sync_batch_norm does not know {type(child).__name__}")
     return module

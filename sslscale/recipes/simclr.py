@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from sslscale.config import Recipe, require
 
@@ -13,6 +13,7 @@ from sslscale.config import Recipe, require
 class SimCLR(Recipe):
     """SimCLR (arXiv:2002.05709). `temperature` is .1 for ImageNet, .5 for CIFAR-10 (appendix B.9)."""
 
+    num_views: ClassVar[int] = 2
     name: Literal["simclr"] = "simclr"  # pyright: ignore[reportIncompatibleVariableOverride]
     temperature: float = 0.1
     projection: int = 128  # width of the projector's output; its hidden layer is as wide as the features
@@ -24,4 +25,4 @@ class SimCLR(Recipe):
 
     def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
         """Images of each stream in one global batch."""
-        return {"unlabeled": batch_size}
+        return {"images": batch_size}

@@ -36,13 +36,17 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The optimiser. `lr` is the peak for the global batch as configured; biases and norms are not decayed."""
+    """The optimiser. `lr` is the peak for the global batch as configured; biases and norms are not decayed.
 
-    name: Literal["sgd", "adamw", "rmsprop"] = "sgd"
+    lars (SimCLR's for large batches) leaves them to plain momentum too; `trust` is its coefficient.
+    """
+
+    name: Literal["sgd", "lars", "adamw", "rmsprop"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
+    trust: float = 0.001
     clip_norm: float | None = None
     schedule: ScheduleConfig = ScheduleConfig()
 
@@ -50,12 +54,14 @@ class OptimConfig:
         require(self.lr > 0, "lr", "must be positive")
         require(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)")
         require(self.weight_decay >= 0, "weight_decay", "must be 0 or more")
+        require(self.trust > 0, "trust", "must be positive")
         require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training. `batch_size` is global (labelled images a step): workers divide it, and results stay the same."""
+    """One training. `batch_size` is global and counts images of the method's first stream: workers divide it, and
+    results stay the same."""
 
     method: Recipe
     model: ModelConfig
@@ -64,7 +70,7 @@ class TrainConfig:
     optim: OptimConfig = OptimConfig()
     batch_size: int = 256
     num_steps: int | None = None
-    epochs: float | None = None  # passes over the labelled images
+    epochs: float | None = None  # passes over the images of the method's first stream
     accumulate: int = 1  # parts of a batch that go through the network one after another; batch norm sees a part
     sync_batch_norm: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -86,9 +92,9 @@ class TrainConfig:
         require(self.log_every > 0, "log_every", "must be positive")
         require(self.save_every > 0, "save_every", "must be positive")
 
-    def steps(self, num_labeled: int) -> int:
-        """The number of optimiser steps for so many labelled images."""
+    def steps(self, num_images: int) -> int:
+        """The number of optimiser steps, with so many images in the method's first stream."""
         if self.num_steps is not None:
             return self.num_steps
         assert self.epochs is not None
-        return max(round(self.epochs * num_labeled / self.batch_size), 1)
+        return max(round(self.epochs * num_images / self.batch_size), 1)

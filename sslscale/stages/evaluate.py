@@ -15,7 +15,8 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
 
     from sslscale.data.images import Images, bad_allowed
     from sslscale.data.samples import open_samples
-    from sslscale.evaluate.classify import measure, predict_images
+    from sslscale.evaluate.classify import measure
+    from sslscale.evaluate.outputs import network_outputs
     from sslscale.report.figures import confusion_figure
     from sslscale.train.checkpoint import load_model
     from sslscale.train.engine import best_device
@@ -37,7 +38,7 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
         evaluation_crop=info.image.crop,
     )
     samples = samples.without(images.bad)
-    probs = predict_images(
+    logits = network_outputs(
         network,
         info.image,
         images,
@@ -46,7 +47,7 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
         device=best_device(),
         on_progress=lambda done: ctx.progress(done, len(samples)),
     )
-    result = measure(probs, torch.from_numpy(samples.labels).long(), info.classes)
+    result = measure(logits.softmax(-1), torch.from_numpy(samples.labels).long(), info.classes)
     write_json(ctx.path / "report.json", {"split": config.split, "failed": sum(map(len, images.bad)), **result})
     confusion_figure(ctx.path, result["confusion"], info.classes)
     named = {f"{config.split}_{name}": result[name] for name in ("accuracy", "top5_accuracy", "ece", "samples")}

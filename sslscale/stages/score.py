@@ -69,7 +69,7 @@ def make_scorer(
 
     from sslscale.data.images import Images, bad_allowed
     from sslscale.data.shards import Shards, read_index
-    from sslscale.evaluate.classify import predict_images
+    from sslscale.evaluate.outputs import network_outputs
     from sslscale.train.checkpoint import load_model
     from sslscale.train.engine import best_device
 
@@ -91,11 +91,11 @@ def make_scorer(
         )
         (shard,) = alone
         rows = np.arange(len(shard))
-        probs = predict_images(
+        logits = network_outputs(
             network, info.image, images, np.zeros_like(rows), rows, batch_size=config.batch_size, device=device
         )
         file = ctx.path / f"scores-{number:06d}.parquet"
-        write_scores(file, shard.keys, probs.numpy(), images.bad[0], config.top_k)
+        write_scores(file, shard.keys, logits.softmax(-1).numpy(), images.bad[0], config.top_k)
         return {"samples": len(shard), "failed": len(images.bad[0])}
 
     return score_shard

@@ -1,7 +1,8 @@
-"""Train one network: a teacher on labelled images, or a student on labelled and pseudo-labelled ones."""
+"""Train one network by any method: on labelled images, on pseudo-labelled ones beside them, on images alone."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,9 @@ class TrainWork:
 
     context: RunContext
     config: TrainConfig
-    labeled: Path
+    data: Path
     pseudo: Path | None = None
     selection: Path | None = None
-    unlabeled: Path | None = None
     shard_size: int = 1000
     selection_seed: int = 0
     init: Path | None = None
@@ -42,7 +42,8 @@ def train(
     """Train to the end, going on from the stage's last checkpoint if there is one.
 
     Pseudo-labelled images come as shards (`pseudo`), or are joined from a `selection` while reading. `init` gives the
-    first weights. `at_least` is a network that this one must not be smaller than.
+    first weights: a classifier's, or a backbone's under a fresh classifier. `at_least` is a network that this one must
+    not be smaller than.
     """
     from sslscale import cluster
     from sslscale.report.figures import learning_curves
@@ -50,10 +51,9 @@ def train(
     work = TrainWork(
         context=ctx,
         config=config,
-        labeled=data.split("labeled"),
+        data=data.dir,
         pseudo=pseudo.dir if pseudo else None,
         selection=selection.dir if selection else None,
-        unlabeled=data.split("unlabeled") if selection else None,
         shard_size=selection.shard_size if selection else 1000,
         selection_seed=selection.seed if selection else 0,
         init=init.dir if init else None,
@@ -70,11 +70,10 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
 
     from sslscale import distributed
     from sslscale.data.loader import Stream
-    from sslscale.data.samples import open_samples
+    from sslscale.data.samples import open_images, open_samples
     from sslscale.data.selection import open_selected
     from sslscale.methods.method import build_method
     from sslscale.nn.classifier import Classifier, num_parameters
-    from sslscale.recipes.augment import AugmentConfig
     from sslscale.train import checkpoint
     from sslscale.train.engine import Engine, best_device
     from sslscale.train.fit import fit
@@ -83,18 +82,27 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     torch.set_num_threads(ctx.threads)
     cache, device = ctx.root / "cache", best_device()
     tables = cache / "shards"
-    samples = {"labeled": open_samples(work.labeled, tables=tables)}
+    sizes = config.method.batch_sizes(config.batch_size)
+    samples = {}
+    if "labeled" in sizes:
+        samples["labeled"] = open_samples(work.data / "labeled", tables=tables)
+    if "images" in sizes:
+        samples["images"] = open_images(work.data, ("labeled", "unlabeled"), tables=tables)
     if work.pseudo is not None:
         samples["pseudo"] = open_samples(work.pseudo, tables=tables)
-    elif work.selection is not None and work.unlabeled is not None:
+    elif work.selection is not None:
         samples["pseudo"] = open_selected(
-            work.selection, work.unlabeled, seed=work.selection_seed, shard_size=work.shard_size, tables=tables
+            work.selection,
+            work.data / "unlabeled",
+            seed=work.selection_seed,
+            shard_size=work.shard_size,
+            tables=tables,
         )
-    classes = samples["labeled"].index.classes
-    sizes = config.method.batch_sizes(config.batch_size)
     if sizes.keys() != samples.keys():
         raise ConfigError(f"{ctx.name}: {config.method.name} reads {sorted(sizes)}, but is given {sorted(samples)}")
-    views: tuple[AugmentConfig, ...] = (config.augment,)
+    first = next(iter(sizes))
+    classes = samples[first].index.classes
+    views = [dataclasses.replace(config.augment, count=config.augment.count * config.method.num_views)]
     streams = {
         name: Stream(
             name,
@@ -114,7 +122,6 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     torch.manual_seed(config.seed)  # the same first weights on every worker
     method = build_method(config.method, config.model, len(classes))
     network = method.result
-    assert isinstance(network, Classifier)
     parameters = num_parameters(network)
     if parameters < work.at_least:
         raise ConfigError(
@@ -123,8 +130,8 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
         )
     if work.init is not None:
         for part in {id(m): m for m in method.children() if isinstance(m, Classifier)}.values():
-            checkpoint.load_weights(part, work.init / "model.safetensors")
-    num_steps = config.steps(len(streams["labeled"]))
+            checkpoint.initialize(part, work.init)
+    num_steps = config.steps(len(streams[first]))
     engine = Engine(method, config, num_steps, device)
     last: dict[str, float] = {}
 

@@ -22,7 +22,7 @@ from torch import nn
 from sslscale import jsonio
 from sslscale.config import Document, build
 from sslscale.errors import ConfigError, DataError, ResourceError
-from sslscale.nn.classifier import Classifier, build_classifier, num_parameters
+from sslscale.nn.classifier import Classifier, build_backbone, build_classifier, num_parameters
 from sslscale.recipes.model import ImageConfig, ModelConfig
 
 log = logging.getLogger(__name__)
@@ -84,15 +84,16 @@ def _sha256(path: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What model.json says: how to build the network, and what to feed it."""
+    """What model.json says: how to build the network, and what to feed it. Without `head` it is a backbone alone."""
 
     model: ModelConfig
     image: ImageConfig
     classes: tuple[str, ...]
     num_parameters: int
+    head: bool = True
 
 
-def save_model(folder: Path, network: Classifier, info: ModelInfo) -> None:
+def save_model(folder: Path, network: nn.Module, info: ModelInfo) -> None:
     """Write model.safetensors and model.json; raises ResourceError on a full disk."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -108,18 +109,41 @@ def save_model(folder: Path, network: Classifier, info: ModelInfo) -> None:
         raise ResourceError(f"{folder}: the model cannot be written: {error}") from error
 
 
-def load_model(folder: Path) -> tuple[Classifier, ModelInfo]:
-    """Build the network of a checkpoint folder in eval mode; raises DataError."""
+def read_info(folder: Path) -> ModelInfo:
+    """What a checkpoint folder holds; raises DataError."""
     try:
         data = jsonio.read_json(folder / "model.json")
-        info = build(ModelInfo, Document(str(folder / "model.json"), {k: v for k, v in data.items() if k != "format"}))
+        return build(ModelInfo, Document(str(folder / "model.json"), {k: v for k, v in data.items() if k != "format"}))
     except FileNotFoundError:
         raise DataError(f"{folder}: no checkpoint there (it has no model.json)") from None
     except (ConfigError, AttributeError, ValueError) as error:
         raise DataError(f"{folder / 'model.json'}: unreadable ({error})") from None
+
+
+def load_model(folder: Path) -> tuple[Classifier, ModelInfo]:
+    """Build the classifier of a checkpoint folder in eval mode; raises DataError."""
+    info = read_info(folder)
+    if not info.head:
+        raise DataError(f"{folder}: a pre-trained backbone without a classifier: fine-tune it or probe it")
     network = build_classifier(info.model, len(info.classes))
     load_weights(network, folder / "model.safetensors")
     return network.to(memory_format=torch.channels_last).eval(), info  # pyright: ignore[reportCallIssue]
+
+
+def load_backbone(folder: Path) -> tuple[nn.Module, ModelInfo]:
+    """Build the network of a checkpoint folder without its classifier, if it has one, in eval mode."""
+    info = read_info(folder)
+    if info.head:
+        return load_model(folder)[0].backbone, info
+    network, _ = build_backbone(info.model)
+    load_weights(network, folder / "model.safetensors")
+    return network.to(memory_format=torch.channels_last).eval(), info  # pyright: ignore[reportCallIssue]
+
+
+def initialize(network: Classifier, folder: Path) -> None:
+    """Take up the weights of a checkpoint: all of a classifier's, or those of a backbone under a fresh classifier."""
+    part: nn.Module = network if read_info(folder).head else network.backbone
+    load_weights(part, folder / "model.safetensors")
 
 
 def load_weights(module: nn.Module, file: Path) -> None:
@@ -145,9 +169,15 @@ def load_weights(module: nn.Module, file: Path) -> None:
     module.load_state_dict(weights)
 
 
-def describe_model(network: Classifier, model: ModelConfig, image: ImageConfig, classes: tuple[str, ...]) -> ModelInfo:
+def describe_model(network: nn.Module, model: ModelConfig, image: ImageConfig, classes: tuple[str, ...]) -> ModelInfo:
     """The ModelInfo of a network just trained."""
-    return ModelInfo(model=model, image=image, classes=classes, num_parameters=num_parameters(network))
+    return ModelInfo(
+        model=model,
+        image=image,
+        classes=classes,
+        num_parameters=num_parameters(network),
+        head=isinstance(network, Classifier),
+    )
 
 
 def drop_states(folder: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sslscale.recipes.train import OptimConfig, ScheduleConfig
+from sslscale.train.lars import LARS
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -19,13 +20,14 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optim
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    fused = (
-        bool(trained) and trained[0].device.type == "cuda"
-    )  # one kernel for all weights; elsewhere one for each step
-    how: dict[str, Any] = {"fused": True} if fused else {"foreach": True}
+    # on a GPU one kernel updates all weights; on a CPU grouped operations are as fast
+    how: dict[str, Any] = {"fused": True} if trained and trained[0].device.type == "cuda" else {"foreach": True}
     if config.name == "sgd":
         nesterov = config.nesterov and config.momentum > 0
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, **how)
+    if config.name == "lars":
+        groups = [{**group, "adapt": group["params"][0].ndim > 1} for group in groups]
+        return LARS(groups, config.lr, momentum=config.momentum, trust=config.trust)
     if config.name == "rmsprop":  # EfficientNet's: decay .9, epsilon 1e-3
         return torch.optim.RMSprop(groups, lr=config.lr, alpha=0.9, eps=1e-3, momentum=config.momentum, foreach=True)
     return torch.optim.AdamW(groups, lr=config.lr, **how)

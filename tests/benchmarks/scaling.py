@@ -42,7 +42,7 @@ def worker(rank: int, world: int, work: str, model: str, batch_size: int, steps:
         num_steps=steps + 5,
     )
     stream = Stream(
-        "unlabeled",
+        "images",
         open_samples(Path(work) / "shards" / "labeled", labels=False, tables=Path(work) / "cache" / "shards"),
         batch_size=config.batch_size,
         seed=0,
@@ -57,7 +57,7 @@ def worker(rank: int, world: int, work: str, model: str, batch_size: int, steps:
     for name, trains in (("loader", False), ("training", True)):
         count = steps if trains else 10 * steps
         started = 0.0
-        for step, batch in enumerate(Loader({"unlabeled": stream}, count + 5, threads=1)):
+        for step, batch in enumerate(Loader({"images": stream}, count + 5, threads=1)):
             if step == 5:
                 if world > 1:
                     dist.barrier()

@@ -60,7 +60,7 @@ def bare(settings: TrainConfig) -> float:
     engine = Engine(build_method(settings.method, settings.model, 10), settings, 1000, torch.device("cpu"))
     size = settings.batch_size
     views = [torch.randn(size, 3, 32, 32).to(memory_format=torch.channels_last) for _ in range(2)]
-    batch = {"unlabeled": Batch(tuple(views), torch.arange(size))}
+    batch = {"images": Batch(tuple(views), torch.arange(size))}
     engine.method.train()
     assert settings.num_steps is not None
     engine.train_step(batch, 0)
@@ -72,7 +72,7 @@ def bare(settings: TrainConfig) -> float:
 
 def ours(settings: TrainConfig, shards: Path, cache: Path, threads: int) -> float:
     stream = Stream(
-        "unlabeled",
+        "images",
         open_samples(shards, labels=False, tables=cache / "shards"),
         batch_size=settings.batch_size,
         seed=0,
@@ -90,7 +90,7 @@ def ours(settings: TrainConfig, shards: Path, cache: Path, threads: int) -> floa
     with tempfile.TemporaryDirectory() as folder:
         fit(
             engine,
-            {"unlabeled": stream},
+            {"images": stream},
             folder=Path(folder),
             on_log=lambda step, metrics: times.append(time.perf_counter()),
             threads=threads,

@@ -16,12 +16,13 @@ from torch.multiprocessing.spawn import start_processes
 
 from sslscale import distributed
 from sslscale.data.loader import Stream
-from sslscale.data.samples import open_samples
+from sslscale.data.samples import open_images, open_samples
 from sslscale.errors import DataError
 from sslscale.methods.method import build_method
-from sslscale.recipes.augment import AugmentConfig, RandAugmentConfig
+from sslscale.recipes.augment import AugmentConfig, JitterConfig, RandAugmentConfig
 from sslscale.recipes.model import ImageConfig, ModelConfig
 from sslscale.recipes.noisy_student import NoisyStudent
+from sslscale.recipes.simclr import SimCLR
 from sslscale.recipes.train import OptimConfig, TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
@@ -39,10 +40,25 @@ CONFIG = TrainConfig(
     log_every=1,
 )
 
+CONFIGS = {
+    "noisy_student": CONFIG,
+    "simclr": dataclasses.replace(
+        CONFIG,
+        method=SimCLR(temperature=0.5),
+        augment=AugmentConfig(crop="resized", scale=(0.3, 1.0), jitter=JitterConfig(hue=0.0), count=2),
+        optim=OptimConfig(name="lars", lr=0.02, trust=0.5),
+    ),
+}
 
-def train(folder: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+
+def train(folder: Path, name: str) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     torch.set_num_threads(1)
-    samples = {"labeled": open_samples(folder / "labeled"), "pseudo": open_samples(folder / "labeled")}
+    config = CONFIGS[name]
+    samples = {
+        "labeled": open_samples(folder / "labeled"),
+        "pseudo": open_samples(folder / "labeled"),
+        "images": open_images(folder, ("labeled", "unlabeled")),
+    }
     soft = (
         torch.nn.functional.one_hot(torch.from_numpy(samples["pseudo"].labels).long(), 10).float().numpy() * 0.9 + 0.01
     )
@@ -53,17 +69,17 @@ def train(folder: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]
             samples[name],
             batch_size=size,
             seed=1,
-            image=CONFIG.image,
-            views=(CONFIG.augment,),
+            image=config.image,
+            views=(config.augment,),
             cache=None,
             cache_bytes=0,
             threads=1,
         )
-        for name, size in CONFIG.method.batch_sizes(CONFIG.batch_size).items()
+        for name, size in config.method.batch_sizes(config.batch_size).items()
     }
     torch.manual_seed(0)
-    method = build_method(CONFIG.method, CONFIG.model, 10)
-    engine = Engine(method, CONFIG, STEPS, torch.device("cpu"))
+    method = build_method(config.method, config.model, 10)
+    engine = Engine(method, config, STEPS, torch.device("cpu"))
     rows: list[dict[str, float]] = []
 
     def on_log(step: int, metrics: Mapping[str, float]) -> None:
@@ -94,7 +110,7 @@ def in_two_workers(name: str, folder: Path) -> list[object]:
 
 
 def run_training(rank: int, folder: Path) -> object:
-    return train(Path((folder / "data").read_text()))
+    return train(Path((folder / "data").read_text()), (folder / "config").read_text())
 
 
 def run_collectives(rank: int, folder: Path) -> object:
@@ -134,8 +150,10 @@ def shared(tmp_path: Path, digits: Path) -> Path:
     return tmp_path
 
 
-def test_two_workers_train_as_one(shared: Path, digits: Path) -> None:
-    one_rows, one = train(digits)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_two_workers_train_as_one(shared: Path, digits: Path, config: str) -> None:
+    (shared / "config").write_text(config)
+    one_rows, one = train(digits, config)
     results = in_two_workers("run_training", shared)
     for rank, (rows, state) in enumerate(results):  # type: ignore[misc]
         for name, tensor in one.items():

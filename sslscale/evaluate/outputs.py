@@ -1,0 +1,53 @@
+"""What a frozen network gives for many images: probabilities or features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from sslscale.data.augment import normalize
+from sslscale.data.images import Images
+from sslscale.data.threads import pool
+from sslscale.recipes.model import ImageConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+@torch.inference_mode()
+def network_outputs(
+    network: nn.Module,
+    image: ImageConfig,
+    images: Images,
+    shard: np.ndarray,
+    row: np.ndarray,
+    *,
+    batch_size: int,
+    device: torch.device,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Float[Tensor, "samples outputs"]:
+    """Outputs for the images asked for, float32 on the CPU; the network is put into eval mode."""
+    network = network.to(device).eval()
+    outputs = torch.empty(0)
+
+    def fetch(start: int) -> Tensor:
+        chosen = slice(start, start + batch_size)
+        return images.fetch(shard[chosen], row[chosen], pin=device.type == "cuda")
+
+    reader = pool("reader", 1)
+    ahead = reader.submit(fetch, 0)
+    for start in range(0, len(row), batch_size):
+        pixels = ahead.result().to(device, non_blocking=True)
+        if start + batch_size < len(row):
+            ahead = reader.submit(fetch, start + batch_size)
+        part = network(normalize(pixels, image.mean, image.std)).float()
+        if start == 0:
+            outputs = torch.empty(len(row), part.shape[1])
+        outputs[start : start + len(part)] = part
+        on_progress(min(start + batch_size, len(row)))
+    return outputs
