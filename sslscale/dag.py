@@ -26,18 +26,24 @@ DESCRIPTION = "stage.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Where and how a stage runs; never part of its identity. None means all there is, shared among workers."""
+    """Where and how a stage runs; never part of its identity. None means all there is, shared among workers.
+
+    `cache_bytes` bounds the decoded images that a node keeps under the root for all stages; 0 decodes at each access.
+    """
 
     num_workers: int = 1
     cpus_per_worker: int | None = None
     gpus_per_worker: float | None = None
     max_failures: int = 3
+    cache_bytes: int = 8 << 30
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
             raise ValueError(f"num_workers: must be 1 or more, not {self.num_workers}")
         if self.max_failures < 0:
             raise ValueError(f"max_failures: must be 0 or more, not {self.max_failures}")
+        if self.cache_bytes < 0:
+            raise ValueError(f"cache_bytes: must be 0 or more, not {self.cache_bytes}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -223,7 +229,6 @@ class RunContext:
     name: str
     resources: Resources
     threads: int = 1
-    cache_bytes: int = 8 << 30
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one row to metrics.jsonl (the tracker mirrors it; the file is the truth)."""

@@ -110,8 +110,6 @@ def run(
     root: str | Path,
     runner: Runner,
     observers: Sequence[Observer] = (),
-    *,
-    cache_bytes: int = 8 << 30,
 ) -> dict[str, dict[str, Any]]:
     """Run what the plan says is missing, independent stages side by side; returns the records by stage name.
 
@@ -157,7 +155,7 @@ def run(
                 del waiting[entry.key]
                 running[entry.key] = (entry, lock)
                 tell(entry, "running")
-                runner.start(_job(entry, planned, root, git, cache_bytes))
+                runner.start(_job(entry, planned, root, git))
             for job, result in runner.poll(0.2) if running else []:
                 entry, lock = running.pop(job.key)
                 lock.release()
@@ -178,10 +176,9 @@ def run(
     return records
 
 
-def _job(entry: Planned, planned: Sequence[Planned], root: Path, git: str, cache_bytes: int) -> Job:
+def _job(entry: Planned, planned: Sequence[Planned], root: Path, git: str) -> Job:
     paths = {p.key: str(p.path.absolute()) for p in planned}
     content = entry.stage.content(root) if entry.stage.content else None
-    resources = entry.stage.resources
     return Job(
         fn=entry.stage.fn,
         config=entry.stage.config,
@@ -193,8 +190,7 @@ def _job(entry: Planned, planned: Sequence[Planned], root: Path, git: str, cache
             path=entry.path.absolute(),
             root=root,
             name=entry.stage.name,
-            resources=resources,
-            cache_bytes=cache_bytes,
+            resources=entry.stage.resources,
         ),
     )
 

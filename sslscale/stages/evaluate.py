@@ -32,7 +32,7 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
         samples.shards,
         info.image.size,
         cache=ctx.root / "cache",
-        cache_bytes=ctx.cache_bytes,
+        cache_bytes=ctx.resources.cache_bytes,
         threads=ctx.threads,
         max_bad=bad_allowed(config.on_bad_sample, len(samples)),
         evaluation_crop=info.image.crop,

@@ -84,7 +84,7 @@ def make_scorer(
             alone,
             info.image.size,
             cache=ctx.root / "cache",
-            cache_bytes=ctx.cache_bytes,
+            cache_bytes=ctx.resources.cache_bytes,
             threads=ctx.threads,
             max_bad=bad_allowed(config.on_bad_sample, index.num_samples),
             evaluation_crop=info.image.crop,

@@ -112,7 +112,7 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
             image=config.image,
             views=views,
             cache=cache,
-            cache_bytes=ctx.cache_bytes,
+            cache_bytes=ctx.resources.cache_bytes,
             threads=ctx.threads,
             device=device,
             on_bad_sample=config.on_bad_sample,

@@ -175,7 +175,7 @@ def test_a_second_run_waits_for_the_first_ones_stage(tmp_path: Path) -> None:
     assert ("a", "waiting") in states and "sum" not in CALLS
     other = dag.plan([stage(constant, Number(value=1), name="other")], tmp_path)
     Inline_ = Inline()
-    Inline_.start(execution._job(other[0], other, tmp_path, "", 0))
+    Inline_.start(execution._job(other[0], other, tmp_path, ""))
     Inline_.poll(0)  # the other run finishes the stage
     lock.release()
     thread.join(20)
@@ -221,7 +221,7 @@ def test_every_field_of_every_recipe_is_identity_or_reviewed() -> None:
 
     reviewed = {
         "PackConfig": {"source", "labels", "val", "test"},  # their content is hashed instead
-        "TrainConfig": {"log_every", "save_every"},
+        "TrainConfig": {"log_every", "save_every", "compile"},
         "ScoreConfig": {"batch_size"},
         "EvaluateConfig": {"batch_size"},
     }
