@@ -15,11 +15,13 @@ from functools import partial
 from sslscale.config import require
 from sslscale.dag import Resources, Stage, stage
 from sslscale.recipes.data import PackConfig
+from sslscale.recipes.features import ExtractConfig
 from sslscale.recipes.probe import ProbeConfig
 from sslscale.recipes.pseudo import EvaluateConfig
 from sslscale.recipes.supervised import Supervised
 from sslscale.recipes.train import TrainConfig
 from sslscale.stages.evaluate import evaluate
+from sslscale.stages.extract import extract
 from sslscale.stages.initialize import initialize
 from sslscale.stages.pack import content, pack
 from sslscale.stages.probe import probe
@@ -31,6 +33,7 @@ class Workers:
     """Resources of the stages that are heavy."""
 
     train: Resources = Resources()
+    extract: Resources = Resources()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,7 @@ class Config:
 
     data: PackConfig
     pretrain: TrainConfig
+    extract: ExtractConfig = ExtractConfig(splits=("labeled", "test"))
     probe: ProbeConfig = ProbeConfig()
     finetune: TrainConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -61,10 +65,17 @@ def build(config: Config) -> list[Stage]:
     data = stage(pack, source, name="data", content=partial(content, source))
     random = stage(initialize, settings, name="random", data=data)
     trained = stage(train, settings, name="pretrain", resources=config.resources.train, data=data)
-    targets = [
-        stage(probe, judged, name=f"{name}/probe", model=model, data=data)
-        for name, model in (("random", random), ("pretrain", trained))
-    ]
+    targets = []
+    for name, model in (("random", random), ("pretrain", trained)):
+        features = stage(
+            extract,
+            config.extract,
+            name=f"{name}/features",
+            resources=config.resources.extract,
+            model=model,
+            data=data,
+        )
+        targets.append(stage(probe, judged, name=f"{name}/probe", features=features, data=data))
     if config.finetune is not None:
         tuned = stage(
             train,

@@ -72,6 +72,22 @@ class ShardSet(Artifact):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Embeddings(Artifact):
+    """A network's features of the images of some splits: SPLIT/features-%06d.npy, one file a shard."""
+
+    num_samples: Mapping[str, int]
+    dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clusters(Artifact):
+    """Centroids (centroids.npy) and the cluster of each image: SPLIT/clusters-%06d.npy, one file a shard."""
+
+    k: int
+    splits: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report(Artifact):
     """Numbers (in `metrics`), tables and figures for a person to read."""
 

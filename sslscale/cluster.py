@@ -198,65 +198,85 @@ class _TrainLoop:
             return self.loop(config["work"])
 
 
-def map_items(
-    make: Callable[[], Callable[[int], T]],
-    items: Sequence[int],
-    ctx: RunContext,
-    finished: Callable[[int, T], None],
-) -> None:
-    """Call the function that `make()` returns on every item, and `finished(item, result)` as each ends.
+class Mappers:
+    """Processes that keep what is dear to load, and are called with many items. Use it in a `with` statement.
 
-    `make` runs once a process, for what is dear to load. One worker works in this process; more are Ray actors, which
+    `make()` runs once a process and returns the function. One worker works in this process; more are Ray actors, which
     take the next item as they are free and are replaced if they die.
     """
-    if not items:
-        return
-    num_workers = min(ctx.resources.num_workers, len(items))
-    if num_workers == 1:
-        function = make()
-        for item in items:
-            finished(item, function(item))
-        return
-    import ray
 
-    resources = ctx.resources
-    gpus = gpus_per_worker(resources.gpus_per_worker, num_workers, int(ray.cluster_resources().get("GPU", 0)))
-    actor: Any = ray.remote(_Mapper).options(
-        num_cpus=resources.cpus_per_worker or 1,
-        num_gpus=gpus,
-        max_restarts=resources.max_failures,
-        max_task_retries=resources.max_failures,
-    )
-    logs = ctx.root / "logs"
-    actors: list[Any] = [actor.remote(make, str(logs / f"{ctx.path.name}-mapper{n}.log")) for n in range(num_workers)]
-    waiting = list(reversed(items))
-    running: dict[Any, tuple[Any, int]] = {}
-    try:
-        for handle in actors:
-            item = waiting.pop()
-            running[handle.call.remote(item)] = (handle, item)
-        while running:
-            (reference,), _ = ray.wait(list(running), num_returns=1)
-            handle, item = running.pop(reference)
-            finished(item, ray.get(reference))
-            if waiting:
-                item = waiting.pop()
-                running[handle.call.remote(item)] = (handle, item)
-    except Exception as error:
-        raise unwrap(error) from None
-    finally:
-        for handle in actors:
-            ray.kill(handle)
+    def __init__(self, make: Callable[[], Callable[..., Any]], ctx: RunContext, most: int):
+        self._make, self._ctx = make, ctx
+        self._num_workers = min(ctx.resources.num_workers, most)
+        self._function: Callable[..., Any] | None = None
+        self._actors: list[Any] = []
+
+    def __enter__(self) -> Mappers:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        if self._actors:
+            import ray
+
+            for handle in self._actors:
+                ray.kill(handle)
+
+    def map(
+        self, items: Sequence[Any], *shared: Any, finished: Callable[[Any, Any], None] = lambda item, result: None
+    ) -> list[Any]:
+        """The results of function(item, *shared) in the order of the items; `finished` hears of each as it ends."""
+        if not items:
+            return []
+        results: list[Any] = [None] * len(items)
+        if self._num_workers == 1:
+            self._function = self._function or self._make()
+            for place, item in enumerate(items):
+                results[place] = self._function(item, *shared)
+                finished(item, results[place])
+            return results
+        import ray
+
+        self._actors = self._actors or self._start()
+        shared = tuple(ray.put(value) for value in shared)  # once for all items, not with each
+        waiting, running = list(reversed(range(len(items)))), {}
+        try:
+            for handle in self._actors[: len(items)]:
+                place = waiting.pop()
+                running[handle.call.remote(items[place], *shared)] = (handle, place)
+            while running:
+                (reference,), _ = ray.wait(list(running), num_returns=1)
+                handle, place = running.pop(reference)
+                results[place] = ray.get(reference)
+                finished(items[place], results[place])
+                if waiting:
+                    place = waiting.pop()
+                    running[handle.call.remote(items[place], *shared)] = (handle, place)
+            return results
+        except Exception as error:
+            raise unwrap(error) from None
+
+    def _start(self) -> list[Any]:
+        import ray
+
+        resources, count = self._ctx.resources, self._num_workers
+        actor: Any = ray.remote(_Mapper).options(
+            num_cpus=resources.cpus_per_worker or 1,
+            num_gpus=gpus_per_worker(resources.gpus_per_worker, count, int(ray.cluster_resources().get("GPU", 0))),
+            max_restarts=resources.max_failures,
+            max_task_retries=resources.max_failures,
+        )
+        logs, name = self._ctx.root / "logs", self._ctx.path.name
+        return [actor.remote(self._make, str(logs / f"{name}-mapper{n}.log")) for n in range(count)]
 
 
 class _Mapper:
     """A process that keeps what `make` loaded and is called with one item at a time."""
 
-    def __init__(self, make: Callable[[], Callable[[int], Any]], log: str):
+    def __init__(self, make: Callable[[], Callable[..., Any]], log: str):
         self._log = Path(log)
         with _logged(self._log):
             self._function = make()
 
-    def call(self, item: int) -> Any:
+    def call(self, item: Any, *shared: Any) -> Any:
         with _logged(self._log):
-            return self._function(item)
+            return self._function(item, *shared)

@@ -36,13 +36,14 @@ class Batch:
     """This worker's part of one global batch.
 
     `views` are float images (batch, 3, size, size), normalised; `index` numbers the samples of the stream, and
-    `label` and `soft` (class probabilities) are there if the stream has them.
+    `label`, `soft` (class probabilities) and `features` (of another network) are there if the stream has them.
     """
 
     views: tuple[Float[Tensor, "batch 3 size size"], ...]
     index: Int[Tensor, " batch"]
     label: Int[Tensor, " batch"] | None = None
     soft: Float[Tensor, "batch classes"] | None = None
+    features: Float[Tensor, "batch dim"] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class _Raw:
     index: Tensor
     label: Tensor | None
     soft: Tensor | None
+    features: Tensor | None
 
 
 class Stream:
@@ -134,13 +136,14 @@ class Stream:
             boxes = [plan.boxes if plan.boxes is not None else _centre(heights, widths) for plan in plans]
             pixels = self.images.crops(shard, row, boxes, self._sizes)
         labels = torch.from_numpy(self.samples.labels[numbers].astype(np.int64))
-        soft = self.samples.soft(numbers)
+        soft, features = self.samples.soft(numbers), self.samples.features
         return _Raw(
             pixels,
             plans,
             index,
             None if bool((labels < 0).any()) else labels,
             None if soft is None else torch.from_numpy(soft),
+            None if features is None else torch.from_numpy(features.take(shard, row)),
         )
 
     def finish(self, raw: _Raw) -> Batch:
@@ -163,8 +166,8 @@ class Stream:
             )
             for number, (plan, view, size) in enumerate(zip(raw.plans, self.views, self._sizes, strict=True))
         ]
-        label, soft = (None if x is None else here(x) for x in (raw.label, raw.soft))
-        return Batch(tuple(views), here(raw.index), label, soft)
+        label, soft, features = (None if x is None else here(x) for x in (raw.label, raw.soft, raw.features))
+        return Batch(tuple(views), here(raw.index), label, soft, features)
 
 
 def _centre(heights: Tensor, widths: Tensor) -> Float[Tensor, "batch 4"]:
@@ -247,7 +250,7 @@ def _on_a_stream(
         here = torch.cuda.current_stream(device)
         here.wait_stream(side)
         for part in batch.values():
-            for x in (*part.views, part.index, part.label, part.soft):
+            for x in (*part.views, part.index, part.label, part.soft, part.features):
                 if x is not None:
                     x.record_stream(here)
         return batch

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sslscale.data.features import Features, read_clusters, usable
 from sslscale.data.shards import INDEX, Index, Shards, read_index
 from sslscale.errors import DataError
 
@@ -30,6 +31,7 @@ class Samples:
     table: np.ndarray | None = None  # float32 (n, classes): pseudo-labels joined at read time
     stored: bool = False  # pseudo-labels stand in the shards
     copies: np.ndarray | None = None  # int32 (n,): which repeat of its image a sample is
+    features: Features | None = None  # what a network made of each image of the shards
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,16 +78,34 @@ class Samples:
         keep = np.ones(len(self), bool)
         for number, rows in enumerate(bad):
             keep &= ~((shard == number) & np.isin(row, list(rows)))
+        return self.keep(keep)
+
+    def keep(self, chosen: np.ndarray) -> Samples:
+        """The same samples less those not chosen; `chosen` is bool (n,)."""
+        if chosen.all():
+            return self
+        shard, row = self.places()
         bounds = np.concatenate([[0], np.cumsum(self.block_sizes)]).astype(int)
-        sizes = [int(keep[a:b].sum()) for a, b in pairwise(bounds)]
+        sizes = [int(chosen[a:b].sum()) for a, b in pairwise(bounds)]
         return dataclasses.replace(
             self,
-            order=(shard[keep].astype(np.int32), row[keep].astype(np.int32)),
-            labels=self.labels[keep],
+            order=(shard[chosen].astype(np.int32), row[chosen].astype(np.int32)),
+            labels=self.labels[chosen],
             block_sizes=sizes,
-            table=None if self.table is None else self.table[keep],
-            copies=None if self.copies is None else self.copies[keep],
+            table=None if self.table is None else self.table[chosen],
+            copies=None if self.copies is None else self.copies[chosen],
         )
+
+    def share(self, fraction: float, seed: int) -> Samples:
+        """A random `fraction` of the samples of each class, one at least; the smaller shares lie in the larger ones."""
+        if fraction >= 1:
+            return self
+        chosen = np.zeros(len(self), bool)
+        generator = np.random.default_rng([seed, 0x5BA5E])
+        for label in range(len(self.index.classes)):
+            members = generator.permutation(np.flatnonzero(self.labels == label))
+            chosen[members[: max(round(fraction * len(members)), 1)]] = True
+        return self.keep(chosen)
 
 
 def open_samples(folder: Path, *, labels: bool = True, tables: Path | None = None) -> Samples:
@@ -143,3 +163,24 @@ def _require_unique(shards: Shards, digests: np.ndarray) -> None:
         if again:
             raise DataError(f"{shard.path}: the key {min(again)!r} stands in another shard too")
         seen.update(keys)
+
+
+def open_clustered(folder: Path, clusters: Path, splits: Sequence[str], *, tables: Path | None = None) -> Samples:
+    """The images of these splits with their cluster as the label; images that no cluster has are left out."""
+    samples = open_images(folder, splits, tables=tables)
+    labels = read_clusters(clusters, splits)
+    if len(labels) != len(samples):
+        raise DataError(f"{clusters}: has {len(labels):,} clustered images, {folder} has {len(samples):,}")
+    classes = tuple(f"cluster {number}" for number in range(int(labels.max()) + 1))
+    index = dataclasses.replace(samples.index, classes=classes)
+    return dataclasses.replace(samples, index=index, labels=labels).keep(labels >= 0)
+
+
+def open_described(folder: Path, features: Path, splits: Sequence[str], *, tables: Path | None = None) -> Samples:
+    """The images of these splits with the features that a network made of them."""
+    samples, found = open_images(folder, splits, tables=tables), Features(features, splits)
+    sizes = [info.samples for info in samples.index.shards]
+    if sizes != [rows for rows, _ in found.shapes]:
+        raise DataError(f"{features}: its features are not those of the images of {folder}")
+    chosen = np.concatenate([usable(found.file(number)) for number in range(len(found.files))])
+    return dataclasses.replace(samples, features=found).keep(chosen)

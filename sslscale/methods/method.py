@@ -28,7 +28,8 @@ class Losses:
 class Method(nn.Module):
     """Owns its networks. `forward` turns the batches of its streams into losses; it is called through the engine.
 
-    Subclasses are made as `cls(recipe, model, num_classes)` and name the network that is worth keeping.
+    Subclasses are made as `cls(recipe, model, num_outputs)`, the number of classes of what they learn or the
+    width of its features, and name the network that is worth keeping.
     """
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
@@ -43,9 +44,9 @@ class Method(nn.Module):
         raise TypeError(f"{type(self).__name__} names no result")
 
 
-def build_method(recipe: Recipe, model: ModelConfig, num_classes: int) -> Method:
+def build_method(recipe: Recipe, model: ModelConfig, num_outputs: int) -> Method:
     """Make the method whose code stands in methods/NAME.py for the recipe of recipes/NAME.py."""
     name = type(recipe).__module__.rpartition(".")[2]
     module = importlib.import_module(f"sslscale.methods.{name}")
     (cls,) = [c for c in vars(module).values() if isinstance(c, type) and Method in c.__bases__]
-    return cls(recipe, model, num_classes)
+    return cls(recipe, model, num_outputs)

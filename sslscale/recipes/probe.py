@@ -10,22 +10,23 @@ from sslscale.config import require
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """What frozen features of a backbone are worth: kNN (k 200, temperature .07; .1 on CIFAR) and a linear classifier.
+    """What frozen features of a backbone are worth, measured on `split`.
 
-    Both learn from the labelled images, without augmentation, and are measured on `split`.
+    knn (k 200, temperature .07; .1 on CIFAR), linear (logistic regression by L-BFGS) and sgd (`epochs` of SGD, learning
+    rates side by side) learn from the labelled images, without augmentation; retrieval asks among the images of
+    `split`, clustering is k-means of them.
     """
 
-    protocols: tuple[Literal["knn", "linear"], ...] = ("knn", "linear")
+    protocols: tuple[Literal["knn", "linear", "sgd", "retrieval", "clustering"], ...] = ("knn", "linear")
     k: int = 200
     temperature: float = 0.1
+    epochs: int = 100
     split: str = "test"
-    batch_size: int = field(default=500, metadata={"identity": False})
-    on_bad_sample: Literal["error", "skip"] = "error"
     seed: int = field(default=0, metadata={"hidden": True})
     version: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:
-        require(len(self.protocols) > 0, "protocols", "must name at least one of knn, linear")
+        require(len(self.protocols) > 0, "protocols", "names none: knn, linear, sgd, retrieval, clustering")
         require(self.k > 0, "k", "must be positive")
         require(self.temperature > 0, "temperature", "must be positive")
-        require(self.batch_size > 0, "batch_size", "must be positive")
+        require(self.epochs > 0, "epochs", "must be positive")

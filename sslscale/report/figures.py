@@ -103,3 +103,46 @@ def draw_class_counts(axes: Any, stats: Mapping[str, Any]) -> None:
         axes.set_xticks(place, stats["classes"], rotation=turn)
     axes.set(xlabel="class", ylabel="images")
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+
+
+def cluster_sizes(folder: Path, counts: Sequence[int]) -> None:
+    """sizes.png: images of each cluster, the largest first."""
+    figure = new_figure()
+    axes = figure.add_subplot()
+    axes.plot(range(1, len(counts) + 1), sorted(counts, reverse=True))
+    axes.axhline(sum(counts) / len(counts), color="tab:gray", linestyle="--", label="mean")
+    axes.set(xlabel="cluster", ylabel="images", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(folder / "sizes.png", dpi=110)
+
+
+def layer_curve(folder: Path, names: Sequence[str], accuracies: Sequence[float], intervals: Sequence[Any]) -> None:
+    """layers.png: the accuracy of a linear classifier on the features of each layer, from the first to the last."""
+    figure = new_figure(max(4.8, 0.6 * len(names) + 2), 3.6)
+    axes = figure.add_subplot()
+    errors = [[a - i[0] for a, i in zip(accuracies, intervals, strict=True)]]
+    errors.append([i[1] - a for a, i in zip(accuracies, intervals, strict=True)])
+    axes.errorbar(range(len(names)), accuracies, yerr=errors, marker="o", capsize=4)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set(ylabel="accuracy of a linear classifier")
+    axes.grid(alpha=0.3)
+    figure.savefig(folder / "layers.png", dpi=110)
+
+
+def gallery(folder: Path, images: Sequence[Any], names: Sequence[str], columns: int) -> None:
+    """gallery.png: rows of images (height, width, 3): the one asked for, then those found, wrong ones in red."""
+    rows = len(images) // columns
+    figure = new_figure(1.15 * columns, 1.35 * rows)
+    for number, (image, name) in enumerate(zip(images, names, strict=True)):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        axes.imshow(image)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        asked = names[number - number % columns]
+        first = number % columns == 0
+        colour = "black" if first else "tab:green" if name == asked else "tab:red"
+        axes.set_title(name, fontsize=8, color=colour, fontweight="bold" if first else "normal")
+        for spine in axes.spines.values():
+            spine.set(color=colour, linewidth=2 if first else 1)
+    figure.savefig(folder / "gallery.png", dpi=110)

@@ -1,75 +1,90 @@
-"""What a representation is worth: classifiers on the frozen features of a backbone."""
+"""What a representation is worth: classifiers, retrieval and clustering on frozen features."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
-from sslscale.artifacts import Checkpoint, Dataset, Report
+from sslscale.artifacts import Dataset, Embeddings, Report
 from sslscale.dag import RunContext
 from sslscale.errors import DataError
 from sslscale.recipes.probe import ProbeConfig
 
+_QUERIES, _SHOWN = 6, 8  # rows of the gallery, and nearest images in each
 
-def probe(ctx: RunContext, config: ProbeConfig, *, model: Checkpoint, data: Dataset) -> Report:
-    """Fit the protocols to the labelled images and measure them on `config.split`.
 
-    Writes report.json (for each protocol what `evaluate` writes) and the metrics PROTOCOL_accuracy.
+def probe(ctx: RunContext, config: ProbeConfig, *, features: Embeddings, data: Dataset) -> Report:
+    """Fit the protocols to the labelled images' features and measure them on `config.split`.
+
+    Writes report.json (for each protocol what it found) and, for retrieval, gallery.png.
     """
     import torch
 
-    from sslscale.data.images import Images, bad_allowed
+    from sslscale.data.features import Features, usable
     from sslscale.data.samples import open_samples
     from sslscale.evaluate.classify import measure
+    from sslscale.evaluate.clustering import cluster_agreement
     from sslscale.evaluate.knn import knn_classify
     from sslscale.evaluate.linear import linear_probe
-    from sslscale.evaluate.outputs import network_outputs
+    from sslscale.evaluate.linear_sgd import sgd_probe
+    from sslscale.evaluate.retrieval import retrieve
     from sslscale.jsonio import write_json
-    from sslscale.train.checkpoint import load_backbone
     from sslscale.train.engine import best_device
 
-    if config.split not in data.num_samples:
-        raise DataError(f"there is no split {config.split!r} to probe on; splits: {', '.join(data.num_samples)}")
+    for split in ("labeled", config.split):
+        if split not in features.num_samples:
+            raise DataError(f"{ctx.name}: there are no features of the split {split!r}; add it to extract.splits")
     torch.set_num_threads(ctx.threads)
     device = best_device()
-    backbone, info = load_backbone(model.dir)
-    total = data.num_samples["labeled"] + data.num_samples[config.split]
 
-    def features(folder: Path, done: int) -> tuple[torch.Tensor, torch.Tensor]:
-        samples = open_samples(folder, tables=ctx.root / "cache" / "shards")
-        images = Images(
-            samples.shards,
-            info.image.size,
-            cache=ctx.root / "cache",
-            cache_bytes=ctx.resources.cache_bytes,
-            threads=ctx.threads,
-            max_bad=bad_allowed(config.on_bad_sample, len(samples)),
-            evaluation_crop=info.image.crop,
-        )
-        samples = samples.without(images.bad)
-        found = network_outputs(
-            backbone,
-            info.image,
-            images,
-            *samples.places(),
-            batch_size=config.batch_size,
-            device=device,
-            on_progress=lambda now: ctx.progress(done + now, total),
-        )
-        return found.to(device), torch.from_numpy(samples.labels).long().to(device)
+    def read(split: str) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        rows = Features(features.dir, (split,)).read()
+        samples = open_samples(data.split(split), tables=ctx.root / "cache" / "shards").keep(usable(rows))
+        rows = torch.from_numpy(rows[usable(rows)]).to(device)
+        return samples, rows, torch.from_numpy(samples.labels).long().to(device)
 
-    bank, labels = features(data.split("labeled"), 0)
-    queries, truth = features(data.split(config.split), data.num_samples["labeled"])
+    _, bank, labels = read("labeled")
+    samples, queries, truth = read(config.split)
     classes = len(data.classes)
-    report: dict[str, object] = {"split": config.split, "features": bank.shape[1]}
+    report: dict[str, Any] = {"split": config.split, "features": bank.shape[1]}
     metrics: dict[str, float] = {}
-    for protocol in config.protocols:
-        strength = None
+    for number, protocol in enumerate(config.protocols):
+        ctx.progress(number, len(config.protocols))
+        if protocol == "retrieval":
+            found, place = retrieve(queries, truth)
+            report[protocol] = found
+            metrics |= {name: value for name, value in found.items() if name.startswith("recall")}
+            _gallery(ctx, samples, data, place.cpu().numpy(), config.seed)
+            continue
+        if protocol == "clustering":
+            report[protocol] = cluster_agreement(queries, truth, classes, seed=config.seed)
+            metrics |= report[protocol]
+            continue
+        more: dict[str, Any] = {}
         if protocol == "knn":
             probs = knn_classify(bank, labels, queries, classes, k=config.k, temperature=config.temperature)
+        elif protocol == "linear":
+            probs, more["strength"] = linear_probe(bank, labels, queries, classes, seed=config.seed)
         else:
-            probs, strength = linear_probe(bank, labels, queries, classes, seed=config.seed)
-        result = measure(probs.cpu(), truth.cpu(), data.classes)
-        report[protocol] = result if strength is None else {**result, "strength": strength}
-        metrics[f"{protocol}_accuracy"] = result["accuracy"]
+            probs, more["lr"] = sgd_probe(bank, labels, queries, classes, epochs=config.epochs, seed=config.seed)
+        report[protocol] = {**measure(probs.cpu(), truth.cpu(), data.classes), **more}
+        metrics[f"{protocol}_accuracy"] = report[protocol]["accuracy"]
     write_json(ctx.path / "report.json", report)
     return Report(path=str(ctx.path), metrics=metrics)
+
+
+def _gallery(ctx: RunContext, samples: Any, data: Dataset, place: Any, seed: int) -> None:
+    """A few images, each with the ones that are nearest to it."""
+    import numpy as np
+
+    from sslscale.data.decode import decode
+    from sslscale.report.figures import gallery
+
+    rng = np.random.default_rng([seed, 0x6A11])
+    queries = np.sort(rng.choice(len(samples), min(_QUERIES, len(samples)), replace=False))
+    shown = np.concatenate([queries[:, None], place[queries, :_SHOWN]], 1)
+    shard, row = samples.places(shown.ravel())
+    images = [
+        decode(samples.shards[int(s)].encoded(int(r))).permute(1, 2, 0).numpy() for s, r in zip(shard, row, strict=True)
+    ]
+    names = [data.classes[label] for label in samples.labels[shown.ravel()]]
+    gallery(ctx.path, images, names, shown.shape[1])

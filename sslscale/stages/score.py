@@ -45,7 +45,8 @@ def score(ctx: RunContext, config: ScoreConfig, *, teacher: Checkpoint, data: Da
         if failed > allowed:
             raise DataError(f"{ctx.name}: {failed} of {scored:,} images cannot be decoded, over 1 %: see {ctx.path}")
 
-    cluster.map_items(make, waiting, ctx, finished)
+    with cluster.Mappers(make, ctx, len(waiting)) as mappers:
+        mappers.map(waiting, finished=finished)
     failed = sum(counts["failed"] for counts in done.values())
     metrics = {"scored": index.num_samples - failed, "failed": failed}
     return Scores(path=str(ctx.path), num_samples=index.num_samples, num_failed=failed, metrics=metrics)

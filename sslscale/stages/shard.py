@@ -33,7 +33,8 @@ def shard(ctx: RunContext, config: ShardConfig, *, selection: Selection, data: D
         done[0] += 1
         ctx.progress(done[0], count)
 
-    cluster.map_items(make, waiting, ctx, finished)
+    with cluster.Mappers(make, ctx, len(waiting)) as mappers:
+        mappers.map(waiting, finished=finished)
     infos = [ShardInfo(**jsonio.read_json(note)) for note in notes]
     index = write_index(ctx.path, infos, data.classes)
     metrics = {"images": index.num_samples, "bytes": sum(info.bytes for info in infos)}

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sslscale.artifacts import Checkpoint, Dataset, Selection, ShardSet
+from sslscale.artifacts import Checkpoint, Clusters, Dataset, Embeddings, Selection, ShardSet
 from sslscale.dag import RunContext
 from sslscale.errors import ConfigError
+from sslscale.recipes.features import TRAINING_SPLITS
 from sslscale.recipes.train import TrainConfig
 
 
@@ -25,6 +26,9 @@ class TrainWork:
     selection: Path | None = None
     shard_size: int = 1000
     selection_seed: int = 0
+    clusters: Path | None = None
+    features: Path | None = None
+    splits: tuple[str, ...] = TRAINING_SPLITS
     init: Path | None = None
     at_least: int = 0
 
@@ -36,14 +40,17 @@ def train(
     data: Dataset,
     pseudo: ShardSet | None = None,
     selection: Selection | None = None,
+    clusters: Clusters | None = None,
+    features: Embeddings | None = None,
     init: Checkpoint | None = None,
     at_least: Checkpoint | None = None,
 ) -> Checkpoint:
     """Train to the end, going on from the stage's last checkpoint if there is one.
 
-    Pseudo-labelled images come as shards (`pseudo`), or are joined from a `selection` while reading. `init` gives the
-    first weights: a classifier's, or a backbone's under a fresh classifier. `at_least` is a network that this one must
-    not be smaller than.
+    Pseudo-labelled images come as shards (`pseudo`), or are joined from a `selection` while reading. With `clusters`
+    the labels are the images' clusters; with `features` each image comes with those. `init` gives the first weights: a
+    classifier's, or a backbone's under a fresh classifier. `at_least` is a network that this one must not be smaller
+    than.
     """
     from sslscale import cluster
     from sslscale.report.figures import learning_curves
@@ -56,6 +63,9 @@ def train(
         selection=selection.dir if selection else None,
         shard_size=selection.shard_size if selection else 1000,
         selection_seed=selection.seed if selection else 0,
+        clusters=clusters.dir if clusters else None,
+        features=features.dir if features else None,
+        splits=_splits(clusters, features),
         init=init.dir if init else None,
         at_least=at_least.num_parameters if at_least else 0,
     )
@@ -64,14 +74,19 @@ def train(
     return Checkpoint(path=str(ctx.path), **result)
 
 
+def _splits(clusters: Clusters | None, features: Embeddings | None) -> tuple[str, ...]:
+    """The training images that the clusters or the features are of."""
+    if clusters is not None:
+        return clusters.splits
+    return tuple(s for s in TRAINING_SPLITS if features is None or s in features.num_samples)
+
+
 def train_worker(work: TrainWork) -> dict[str, Any]:
     """Train on this worker; all workers run this, the main one writes."""
     import torch
 
     from sslscale import distributed
     from sslscale.data.loader import Stream
-    from sslscale.data.samples import open_images, open_samples
-    from sslscale.data.selection import open_selected
     from sslscale.methods.method import build_method
     from sslscale.nn.classifier import Classifier, num_parameters
     from sslscale.train import checkpoint
@@ -81,27 +96,14 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     ctx, config = work.context, work.config
     torch.set_num_threads(ctx.threads)
     cache, device = ctx.root / "cache", best_device()
-    tables = cache / "shards"
     sizes = config.method.batch_sizes(config.batch_size)
-    samples = {}
-    if "labeled" in sizes:
-        samples["labeled"] = open_samples(work.data / "labeled", tables=tables)
-    if "images" in sizes:
-        samples["images"] = open_images(work.data, ("labeled", "unlabeled"), tables=tables)
-    if work.pseudo is not None:
-        samples["pseudo"] = open_samples(work.pseudo, tables=tables)
-    elif work.selection is not None:
-        samples["pseudo"] = open_selected(
-            work.selection,
-            work.data / "unlabeled",
-            seed=work.selection_seed,
-            shard_size=work.shard_size,
-            tables=tables,
-        )
+    samples = _open_streams(work, sizes, cache / "shards")
     if sizes.keys() != samples.keys():
         raise ConfigError(f"{ctx.name}: {config.method.name} reads {sorted(sizes)}, but is given {sorted(samples)}")
     first = next(iter(sizes))
     classes = samples[first].index.classes
+    features = samples[first].features
+    outputs = len(classes) if features is None else features.dim
     views = [dataclasses.replace(config.augment, count=config.augment.count * config.method.num_views)]
     streams = {
         name: Stream(
@@ -120,7 +122,7 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
         for name, size in sizes.items()
     }
     torch.manual_seed(config.seed)  # the same first weights on every worker
-    method = build_method(config.method, config.model, len(classes))
+    method = build_method(config.method, config.model, outputs)
     network = method.result
     parameters = num_parameters(network)
     if parameters < work.at_least:
@@ -130,7 +132,7 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
         )
     if work.init is not None:
         for part in {id(m): m for m in method.children() if isinstance(m, Classifier)}.values():
-            checkpoint.initialize(part, work.init)
+            checkpoint.initialize(part, work.init, classes)
     num_steps = config.steps(len(streams[first]))
     engine = Engine(method, config, num_steps, device)
     last: dict[str, float] = {}
@@ -158,3 +160,33 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
         "step": steps,
         "metrics": {name: last[name] for name in shown if name in last},
     }
+
+
+def _open_streams(work: TrainWork, sizes: Mapping[str, int], tables: Path) -> dict[str, Any]:
+    """The samples of each stream that the method asks for and the stage was given."""
+    from sslscale.data.samples import open_clustered, open_described, open_images, open_samples
+    from sslscale.data.selection import open_selected
+
+    samples = {}
+    if "labeled" in sizes:
+        if work.clusters is None:
+            labeled = open_samples(work.data / "labeled", tables=tables)
+        else:
+            labeled = open_clustered(work.data, work.clusters, work.splits, tables=tables)
+        samples["labeled"] = labeled.share(work.config.label_fraction, work.config.seed)
+    if "images" in sizes:
+        if work.features is None:
+            samples["images"] = open_images(work.data, work.splits, tables=tables)
+        else:
+            samples["images"] = open_described(work.data, work.features, work.splits, tables=tables)
+    if work.pseudo is not None:
+        samples["pseudo"] = open_samples(work.pseudo, tables=tables)
+    elif work.selection is not None:
+        samples["pseudo"] = open_selected(
+            work.selection,
+            work.data / "unlabeled",
+            seed=work.selection_seed,
+            shard_size=work.shard_size,
+            tables=tables,
+        )
+    return samples

@@ -140,14 +140,20 @@ def load_backbone(folder: Path) -> tuple[nn.Module, ModelInfo]:
     return network.to(memory_format=torch.channels_last).eval(), info  # pyright: ignore[reportCallIssue]
 
 
-def initialize(network: Classifier, folder: Path) -> None:
-    """Take up the weights of a checkpoint: all of a classifier's, or those of a backbone under a fresh classifier."""
-    part: nn.Module = network if read_info(folder).head else network.backbone
-    load_weights(part, folder / "model.safetensors")
+def initialize(network: Classifier, folder: Path, classes: tuple[str, ...]) -> None:
+    """Take up the weights of a checkpoint: all of them if it knows the same classes, else those of its backbone."""
+    info = read_info(folder)
+    if info.head and info.classes == classes:
+        load_weights(network, folder / "model.safetensors")
+    else:
+        load_weights(network.backbone, folder / "model.safetensors", prefix="backbone." if info.head else "")
 
 
-def load_weights(module: nn.Module, file: Path) -> None:
-    """Load weights that must fit exactly; raises DataError that counts what is missing, unexpected or misshapen."""
+def load_weights(module: nn.Module, file: Path, *, prefix: str = "") -> None:
+    """Load weights that must fit exactly; raises DataError that counts what is missing, unexpected or misshapen.
+
+    With a prefix only the weights that bear it are taken, without it.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -155,6 +161,7 @@ def load_weights(module: nn.Module, file: Path) -> None:
         weights = load_file(file)
     except (OSError, SafetensorError) as error:
         raise DataError(f"{file}: unreadable weights ({error})") from None
+    weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     wanted = module.state_dict()
     missing = sorted(wanted.keys() - weights.keys())
     unexpected = sorted(weights.keys() - wanted.keys())

@@ -95,6 +95,7 @@ def _part(batch: Mapping[str, Batch], number: int, count: int) -> dict[str, Batc
             index=cut(whole.index),
             label=cut(whole.label),
             soft=cut(whole.soft),
+            features=cut(whole.features),
         )
         for name, whole in batch.items()
     }

@@ -1,0 +1,55 @@
+"""Settings of features and of clusters of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sslscale.config import require
+
+TRAINING_SPLITS = ("labeled", "unlabeled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """Which images a network is applied to, without augmentation. Splits that a data set lacks are passed over."""
+
+    splits: tuple[str, ...] = (*TRAINING_SPLITS, "test")
+    batch_size: int = field(default=500, metadata={"identity": False})
+    on_bad_sample: Literal["error", "skip"] = "error"
+    version: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        require(len(self.splits) > 0, "splits", "must name at least one split")
+        require(self.batch_size > 0, "batch_size", "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KMeansConfig:
+    """k-means of the training images' features (ClusterFit, arXiv:1912.03330, section 3: K 16,000 on ImageNet).
+
+    `normalize` scales features to length 1; `spherical` the centroids too. `init` draws the first centroids from a
+    sample of `sample` rows for each, evenly or by k-means++. `minibatch` is the share of the images that an iteration
+    sees: below 1 a centroid moves to the mean of all it was ever given (Sculley 2010). It ends when the inertia falls
+    by less than `tolerance` of itself in an iteration.
+    """
+
+    k: int
+    num_iterations: int = 50
+    init: Literal["sample", "k-means++"] = "sample"
+    sample: int = 64
+    normalize: bool = True
+    spherical: bool = False
+    minibatch: float = 1.0
+    tolerance: float = 1e-4
+    splits: tuple[str, ...] = TRAINING_SPLITS
+    seed: int = field(default=0, metadata={"hidden": True})
+    version: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        require(self.k > 1, "k", "must be 2 or more")
+        require(self.num_iterations > 0, "num_iterations", "must be positive")
+        require(self.sample > 0, "sample", "must be positive")
+        require(0 < self.minibatch <= 1, "minibatch", "must lie in (0, 1]")
+        require(self.tolerance >= 0, "tolerance", "must be 0 or more")
+        require(len(self.splits) > 0, "splits", "must name at least one split")

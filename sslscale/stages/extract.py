@@ -1,0 +1,95 @@
+"""A frozen network's features of every image: one file a shard, each written once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from sslscale.artifacts import Checkpoint, Dataset, Embeddings
+from sslscale.dag import RunContext
+from sslscale.errors import DataError
+from sslscale.recipes.features import ExtractConfig
+
+
+def extract(ctx: RunContext, config: ExtractConfig, *, model: Checkpoint, data: Dataset) -> Embeddings:
+    """Write SPLIT/features-%06d.npy, float16 (samples, dim); shards that have their file already are not read again.
+
+    An image that cannot be decoded has a row of NaN. Raises DataError for one whose features are not finite.
+    """
+    import numpy as np
+
+    from sslscale import cluster
+    from sslscale.data.features import Features
+    from sslscale.data.images import bad_allowed
+    from sslscale.data.shards import read_index
+
+    splits = tuple(split for split in config.splits if split in data.num_samples)
+    if not splits:
+        raise DataError(f"{ctx.name}: the data has none of the splits {', '.join(config.splits)}")
+    items = [(split, n) for split in splits for n in range(len(read_index(data.split(split)).shards))]
+    waiting = [(split, n) for split, n in items if not (ctx.path / split / f"features-{n:06d}.npy").exists()]
+    done = [len(items) - len(waiting)]
+
+    def finished(item: tuple[str, int], samples: int) -> None:
+        done[0] += 1
+        ctx.progress(done[0], len(items))
+
+    with cluster.Mappers(partial(make_extractor, model.dir, data.dir, ctx, config), ctx, len(waiting)) as mappers:
+        mappers.map(waiting, finished=finished)
+    features = Features(ctx.path, splits)
+    bad = sum(int(np.isnan(features.file(n)[:, 0]).sum()) for n in range(len(features.files)))
+    if bad > bad_allowed(config.on_bad_sample, len(features)):
+        raise DataError(f"{ctx.name}: {bad:,} of {len(features):,} images cannot be decoded")
+    counts = {split: data.num_samples[split] for split in splits}
+    metrics = {"images": len(features), "failed": bad, "dim": features.dim}
+    return Embeddings(path=str(ctx.path), num_samples=counts, dim=features.dim, metrics=metrics)
+
+
+def make_extractor(model: Path, data: Path, ctx: RunContext, config: ExtractConfig) -> Callable[[tuple[str, int]], int]:
+    """Load the network once a process; returns the function that does one shard."""
+    import numpy as np
+    import torch
+
+    from sslscale.data.features import write_array
+    from sslscale.data.images import Images, bad_allowed
+    from sslscale.data.shards import Shards, read_index
+    from sslscale.evaluate.outputs import network_outputs
+    from sslscale.train.checkpoint import load_backbone
+    from sslscale.train.engine import best_device
+
+    torch.set_num_threads(ctx.threads)
+    device = best_device()
+    backbone, info = load_backbone(model)
+
+    def extract_shard(item: tuple[str, int]) -> int:
+        split, number = item
+        index = read_index(data / split)
+        alone = Shards(dataclasses.replace(index, shards=(index.shards[number],)), ctx.root / "cache" / "shards")
+        images = Images(
+            alone,
+            info.image.size,
+            cache=ctx.root / "cache",
+            cache_bytes=ctx.resources.cache_bytes,
+            threads=ctx.threads,
+            max_bad=bad_allowed(config.on_bad_sample, index.num_samples),
+            evaluation_crop=info.image.crop,
+        )
+        (shard,) = alone
+        rows = np.arange(len(shard))
+        found = network_outputs(
+            backbone, info.image, images, np.zeros_like(rows), rows, batch_size=config.batch_size, device=device
+        )
+        features = found.numpy().astype(np.float16)
+        features[list(images.bad[0])] = np.nan
+        wrong = np.flatnonzero(~np.isfinite(features).all(1) & ~np.isin(rows, list(images.bad[0])))
+        if len(wrong):
+            raise DataError(
+                f"{ctx.name}: {shard.path}: {shard.key(int(wrong[0]))}: its features are not finite as float16 (65,504 "
+                f"at most), as are those of {len(wrong) - 1} more: has the training of {model} diverged?"
+            )
+        write_array(ctx.path / split / f"features-{number:06d}.npy", features)
+        return len(shard)
+
+    return extract_shard
