@@ -112,7 +112,7 @@ def build(config: Config) -> list[Stage]:
         settings = config.distill or dataclasses.replace(config.clusterfit, method=FeatureDistillation())
         networks["distill"] = training(settings, "distill", features=features)
 
-    reports: dict[str, Stage] = {}
+    reports: dict[str, Any] = {}
     for name, network in networks.items():
         found = features if name == "pretrain" else described(name, network)
         settings = dataclasses.replace(config.probe, seed=seed)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from sslscale.errors import ConfigError
+from sslscale.nn.resnet import ResNet
 from sslscale.nn.wide_resnet import WideResNet
 from sslscale.recipes.model import ModelConfig
 
@@ -40,8 +41,11 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
             near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
             raise ConfigError(f"model {config.name!r}: {error}; timm has, among others, {near}") from None
         return backbone, int(backbone.num_features)  # pyright: ignore[reportArgumentType]
-    _, depth, width = config.name.split("_")
-    network = WideResNet(int(depth), float(width), survival=config.survival)
+    kind, depth, *width = config.name.split("_")
+    if kind == "wrn":
+        network = WideResNet(int(depth), float(width[0]), survival=config.survival)
+    else:
+        network = ResNet(int(depth), width=float(width[0]) if width else 1.0, small_images=config.small_images)
     return network, network.num_features
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from sslscale.config import require
@@ -32,24 +33,26 @@ class ImageConfig:
 class ModelConfig:
     """A network by name, with the noise that lies inside it.
 
-    `wrn_DEPTH_WIDTH` is a wide residual network for small images (WIDTH may be broken: wrn_10_0.5); `timm:NAME` is any
-    model of timm. `dropout` acts on the features before the classifier; `survival` is the chance that the last
-    residual block is kept, falling to it linearly from 1 at the first (Huang et al. 2016, arXiv:1603.09382).
+    `wrn_DEPTH_WIDTH` is a wide residual network for small images (WIDTH may be broken: wrn_10_0.5); `resnet_DEPTH` is a
+    ResNet of depth 18, 34, 50, 101 or 152, `resnet_DEPTH_WIDTH` one with all channels times WIDTH, and `small_images`
+    gives it a stem for 32 pixels; `timm:NAME` is any model of timm. `dropout` acts on the features before the
+    classifier; `survival` is the chance that the last residual block is kept, falling to it linearly from 1 at the
+    first (Huang et al. 2016, arXiv:1603.09382).
     """
 
     name: str
     dropout: float = 0.0
     survival: float = 1.0
+    small_images: bool = False
 
     def __post_init__(self) -> None:
         require(0 <= self.dropout < 1, "dropout", "must lie in [0, 1)")
         require(0 < self.survival <= 1, "survival", "must lie in (0, 1]")
-        if not self.name.startswith("timm:"):
-            kind, _, rest = self.name.partition("_")
-            depth, _, width = rest.partition("_")
-            valid = kind == "wrn" and depth.isdigit() and width.replace(".", "", 1).isdigit()
-            require(
-                valid and (int(depth) - 4) % 6 == 0 and int(depth) >= 10 and float(width) > 0,
-                "name",
-                f"{self.name!r} is neither wrn_DEPTH_WIDTH (depth 10, 16, 22, 28, ...) nor timm:NAME",
-            )
+        resnet = re.fullmatch(r"resnet_(18|34|50|101|152)(_\d+(\.\d+)?)?", self.name)
+        require(resnet is not None or not self.small_images, "small_images", "is for resnet_DEPTH alone")
+        require(resnet is None or self.survival == 1, "survival", "is not for resnet_DEPTH: take timm:resnet...")
+        if resnet is None and not self.name.startswith("timm:"):
+            wide = re.fullmatch(r"wrn_(\d+)_(\d+(\.\d+)?)", self.name)
+            valid = wide is not None and (int(wide[1]) - 4) % 6 == 0 and int(wide[1]) >= 10 and float(wide[2]) > 0
+            known = "wrn_DEPTH_WIDTH (depth 10, 16, 22, 28, ...), resnet_DEPTH (18, 34, 50, 101, 152), timm:NAME"
+            require(valid, "name", f"{self.name!r} is none of {known}")

@@ -30,3 +30,24 @@ class ProbeConfig:
         require(self.k > 0, "k", "must be positive")
         require(self.temperature > 0, "temperature", "must be positive")
         require(self.epochs > 0, "epochs", "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerwiseConfig:
+    """A linear classifier on each layer, on its map pooled to `max_features` numbers at most (VISSL: about 9,000).
+
+    It learns from `max_images` labelled images at most.
+    """
+
+    max_features: int = 1024
+    max_images: int = 50_000
+    split: str = "test"
+    batch_size: int = field(default=500, metadata={"identity": False})
+    on_bad_sample: Literal["error", "skip"] = "error"
+    seed: int = field(default=0, metadata={"hidden": True})
+    version: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        require(self.max_features > 0, "max_features", "must be positive")
+        require(self.max_images > 0, "max_images", "must be positive")
+        require(self.batch_size > 0, "batch_size", "must be positive")

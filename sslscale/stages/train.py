@@ -86,7 +86,10 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     import torch
 
     from sslscale import distributed
+    from sslscale.data.images import Images
     from sslscale.data.loader import Stream
+    from sslscale.data.samples import open_samples
+    from sslscale.evaluate.monitor import KnnMonitor
     from sslscale.methods.method import build_method
     from sslscale.nn.classifier import Classifier, num_parameters
     from sslscale.train import checkpoint
@@ -141,6 +144,27 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
         last.update(metrics)
         ctx.log(step, metrics)
 
+    monitor = None
+    if config.monitor_every and distributed.is_main() and (work.data / "labeled").is_dir():
+        watched = open_samples(work.data / "labeled", tables=cache / "shards")
+        images = Images(
+            watched.shards,
+            config.image.size,
+            cache=cache,
+            cache_bytes=ctx.resources.cache_bytes,
+            threads=ctx.threads,
+            max_bad=len(watched),
+            evaluation_crop=config.image.crop,
+        )
+        monitor = KnnMonitor(
+            watched.without(images.bad),
+            images,
+            config.image,
+            device,
+            num_images=config.monitor_images,
+            seed=config.seed,
+        )
+
     steps = fit(
         engine,
         streams,
@@ -148,13 +172,14 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
         on_resume=ctx.rewind,
         on_log=on_log,
         on_progress=lambda step, shown: ctx.progress(step, num_steps, **shown),
+        monitor=monitor,
         threads=ctx.threads,
     )
     if distributed.is_main():
         info = checkpoint.describe_model(network, config.model, config.image, classes)
         checkpoint.save_model(ctx.path, network, info)
         checkpoint.drop_states(ctx.path / "state")
-    shown = ("loss", "train_accuracy", "images_per_s")
+    shown = ("loss", "train_accuracy", "knn_accuracy", "images_per_s")
     return {
         "num_parameters": parameters,
         "step": steps,

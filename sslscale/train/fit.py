@@ -27,11 +27,13 @@ def fit(
     on_resume: Callable[[int], None] = lambda step: None,
     on_log: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
     on_progress: Callable[[int, Mapping[str, float]], None] = lambda step, shown: None,
+    monitor: Callable[[torch.nn.Module], float] | None = None,
     threads: int = 1,
 ) -> int:
     """Train from the newest state in `folder` (or from the start) to the end; returns the number of steps.
 
     Runs alike on every worker; the callbacks are called on the main one alone. Without a folder nothing is saved.
+    `monitor` judges the method's network every config.monitor_every steps.
     Raises DataError if the loss is no longer finite, naming the step and the checkpoint to go back to.
     """
     config, num_steps = engine.config, engine.num_steps
@@ -54,6 +56,7 @@ def fit(
     engine.method.train()
     images = sum(size for size in config.method.batch_sizes(config.batch_size).values())
     since, since_step, shown = time.monotonic(), step, 0.0
+    monitored = step // config.monitor_every if monitor is not None else 0
     sums: dict[str, torch.Tensor] = {}
     counted = 0
     for batch in loader:
@@ -73,9 +76,14 @@ def fit(
                 sums, counted = {}, 0
                 now = time.monotonic()
                 rate = images * (step - since_step) / max(now - since, 1e-9)
-                since, since_step = now, step
+                since_step = step
                 if distributed.is_main():
-                    on_log(step, {**means, "lr": lr, "images_per_s": rate})
+                    watched = {}
+                    if monitor is not None and (step // config.monitor_every > monitored or ending):
+                        monitored = step // config.monitor_every
+                        watched["knn_accuracy"] = monitor(engine.method.result)
+                    on_log(step, {**means, **watched, "lr": lr, "images_per_s": rate})
+                    since = time.monotonic()
                     if now - shown > 0.5 or ending:
                         on_progress(step, {"loss": means.get("loss", float("nan")), "rate": rate})
                         shown = now

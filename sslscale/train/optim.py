@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import torch
 from torch import nn
 
+from sslscale.errors import ConfigError
 from sslscale.recipes.train import OptimConfig, ScheduleConfig
 from sslscale.train.lars import LARS
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Make the optimiser over the trainable weights; vectors (biases, norms) are not decayed."""
+    """Make the optimiser over the trainable weights; vectors (biases, norms) are not decayed.
+
+    A group's learning rate is `share` times the schedule's.
+    """
     trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for parameter, share in zip(trained, _shares(module, config), strict=True):
+        found.setdefault((share, parameter.ndim > 1), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": config.weight_decay if matrices else 0.0, "share": share}
+        for (share, matrices), parameters in sorted(found.items(), key=lambda item: item[0], reverse=True)
     ]
-    groups = [group for group in groups if group["params"]]
     # on a GPU one kernel updates all weights; on a CPU grouped operations are as fast
     how: dict[str, Any] = {"fused": True} if trained and trained[0].device.type == "cuda" else {"foreach": True}
     if config.name == "sgd":
@@ -31,6 +38,21 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optim
     if config.name == "rmsprop":  # EfficientNet's: decay .9, epsilon 1e-3
         return torch.optim.RMSprop(groups, lr=config.lr, alpha=0.9, eps=1e-3, momentum=config.momentum, foreach=True)
     return torch.optim.AdamW(groups, lr=config.lr, **how)
+
+
+def _shares(module: nn.Module, config: OptimConfig) -> list[float]:
+    """layer_decay^(layers above) for each weight: what comes before the first block is layer 0, block n is layer n + 1,
+    the norm and heads after the last block are the top layer."""
+    names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    if config.layer_decay == 1:
+        return [1.0] * len(names)
+    blocks = [re.search(r"(?:^|\.)blocks\.(\d+)\.", name) for name in names]
+    numbers = [int(block[1]) + 1 for block in blocks if block]
+    if not numbers:
+        raise ConfigError("optim.layer_decay: the network has no blocks (it is meant for ViT and for wrn)")
+    first, top = next(i for i, block in enumerate(blocks) if block), max(numbers) + 1
+    layers = [int(b[1]) + 1 if b else 0 if place < first else top for place, b in enumerate(blocks)]
+    return [config.layer_decay ** (top - layer) for layer in layers]
 
 
 def lr_share(schedule: ScheduleConfig, step: int, num_steps: int) -> float:

@@ -216,16 +216,18 @@ def test_rewind_drops_rows_after_the_checkpoint_and_a_torn_last_line(tmp_path: P
 
 def test_every_field_of_every_recipe_is_identity_or_reviewed() -> None:
     """A new field that says where or how must be added here by hand."""
-    from sslscale.recipes import augment, data, model, noisy_student, pseudo, supervised
+    from sslscale.recipes import augment, data, features, model, noisy_student, probe, pseudo, simclr, supervised
     from sslscale.recipes import train as training
 
     reviewed = {
         "PackConfig": {"source", "labels", "val", "test"},  # their content is hashed instead
-        "TrainConfig": {"log_every", "save_every", "compile"},
+        "TrainConfig": {"log_every", "save_every", "compile", "monitor_every", "monitor_images"},
         "ScoreConfig": {"batch_size"},
         "EvaluateConfig": {"batch_size"},
+        "ExtractConfig": {"batch_size"},
+        "LayerwiseConfig": {"batch_size"},
     }
-    for module in (augment, data, model, noisy_student, pseudo, supervised, training):
+    for module in (augment, data, features, model, noisy_student, probe, pseudo, simclr, supervised, training):
         for cls in vars(module).values():
             if isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__:
                 out = {f.name for f in dataclasses.fields(cls) if not f.metadata.get("identity", True)}

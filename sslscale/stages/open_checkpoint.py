@@ -1,0 +1,42 @@
+"""A checkpoint from anywhere as an artifact of this root."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sslscale.artifacts import Checkpoint
+from sslscale.dag import RunContext
+from sslscale.data.sources import file_hash
+from sslscale.errors import DataError
+from sslscale.jsonio import digest
+
+_FILES = ("model.json", "model.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """The folder of a checkpoint; what is in it is its identity, not where it lies."""
+
+    path: str = field(metadata={"identity": False})
+    version: int = field(default=1, init=False)
+
+
+def content(config: CheckpointConfig, root: Path) -> str:
+    """Identity of the checkpoint; raises DataError if there is none."""
+    del root
+    folder = Path(config.path)
+    if not (folder / _FILES[0]).is_file() or not (folder / _FILES[1]).is_file():
+        raise DataError(f"{folder}: no checkpoint there (it has no {' and '.join(_FILES)}); see `sslscale ls`")
+    return digest([file_hash(folder / name) for name in _FILES])
+
+
+def open_checkpoint(ctx: RunContext, config: CheckpointConfig) -> Checkpoint:
+    """Copy the checkpoint's two files, so that it stays when its origin goes."""
+    from sslscale.train.checkpoint import read_info
+
+    for name in _FILES:
+        shutil.copyfile(Path(config.path) / name, ctx.path / name)
+    info = read_info(ctx.path)
+    return Checkpoint(path=str(ctx.path), num_parameters=info.num_parameters, step=0)
