@@ -19,6 +19,7 @@ _EPILOG = """examples:
   sslscale run configs/noisy_student/digits.yaml seed=1 student.model.dropout=0 --plan
   sslscale data pack photos/ shards/ --labels labels.csv --test 0.1
   sslscale predict runs/artifacts/train/KEY photo.jpg
+  sslscale eval runs/artifacts/train/KEY shards/ --protocol knn,linear,finetune --labels 1%,10%
 """
 
 
@@ -82,6 +83,28 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--top", type=int, default=1, help="classes to show for each image (1)")
     predict.add_argument("--json", action="store_true", help="one JSON line for each image")
 
+    judge = add(commands, "eval", _eval, "What a checkpoint is worth on shards of labelled images.")
+    judge.add_argument("model", metavar="CHECKPOINT", help="the folder of a checkpoint")
+    judge.add_argument(
+        "shards", metavar="SHARDS", help="a folder that `sslscale data pack` wrote: labeled and a test split"
+    )
+    judge.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings of the evaluation pipeline")
+    judge.add_argument(
+        "--protocol",
+        default="knn,linear",
+        help="of knn, linear, sgd, retrieval, clustering, layerwise, finetune, classify, robustness (knn,linear)",
+    )
+    judge.add_argument("--labels", default="1%,10%,100%", help="shares of the labels to fine-tune on (1%%,10%%,100%%)")
+    judge.add_argument("--split", default="test", help="the split to measure on (test)")
+    judge.add_argument("--seeds", type=int, default=1, help="fine-tunings of each share (1)")
+    add_root(judge)
+    judge.add_argument("--plan", action="store_true", help="show what would run, and why; run nothing")
+    judge.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
+
+    export = add(commands, "export", _export, "Write a checkpoint's backbone as torchvision and timm load it.")
+    export.add_argument("model", metavar="CHECKPOINT", type=Path, help="the folder of a checkpoint")
+    export.add_argument("out", metavar="OUT", type=Path, help="the file to write: .safetensors or .pth")
+
     ui = add(commands, "ui", _ui, "Open MLflow's own page over this root's store, on this machine only.")
     add_root(ui)
     ui.add_argument("--port", type=int, default=5000)
@@ -121,9 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse; key=value words may stand anywhere among the flags of `run`."""
+    """Parse; key=value words may stand anywhere among the flags of `run` and `eval`."""
     top = parser()
-    if arguments[:1] == ["run"]:
+    if arguments[:1] in (["run"], ["eval"]):
         overrides = [word for word in arguments[1:] if "=" in word and not word.startswith("-")]
         options = top.parse_args([word for word in arguments if word not in overrides])
         options.overrides += overrides
@@ -132,12 +155,47 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from sslscale import execution, experiment
+    from sslscale import experiment
 
     for word in options.overrides:
         if "=" not in word:
             raise ConfigError(f"{word!r} is not of the form key.path=value")
-    loaded = experiment.load(options.config, options.overrides)
+    return _perform(experiment.load(options.config, options.overrides), options)
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from sslscale import experiment
+
+    shares = []
+    for word in options.labels.split(","):
+        number, percent = word.strip().removesuffix("%"), word.strip().endswith("%")
+        try:
+            shares.append(float(number) / (100 if percent else 1))
+        except ValueError:
+            raise ConfigError(f"--labels: {word!r} is not a share such as 1% or 0.01") from None
+    values = {
+        "pipeline": "evaluate",
+        "model": options.model,
+        "data": {"source": options.shards},
+        "protocols": [name.strip() for name in options.protocol.split(",")],
+        "labels": shares,
+        "split": options.split,
+        "seeds": options.seeds,
+    }
+    return _perform(experiment.of_values(f"eval {options.model} {options.shards}", values, options.overrides), options)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from sslscale.train.export import export_backbone
+
+    print(export_backbone(options.model, options.out))
+    return 0
+
+
+def _perform(loaded: Any, options: argparse.Namespace) -> int:
+    """Plan or run a graph, and say what came of it."""
+    from sslscale import execution, experiment
+
     if options.plan:
         return _plan(loaded, options)
     # our own output keeps its descriptor: libraries' stderr goes to a log while the graph runs

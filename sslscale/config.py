@@ -70,7 +70,11 @@ def read(path: str | Path, overrides: typing.Sequence[str] = ()) -> Document:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     if len(text) > MAX_YAML_BYTES:
         raise ConfigError(f"{path}: {len(text):,} bytes are too many for a configuration")
-    document = parse(text.decode("utf-8", "replace"), str(path))
+    return overlay(parse(text.decode("utf-8", "replace"), str(path)), overrides)
+
+
+def overlay(document: Document, overrides: typing.Sequence[str]) -> Document:
+    """Lay `a.b.c=value` overrides over a document; raises ConfigError."""
     problems = []
     for override in overrides:
         key, separator, value = override.partition("=")

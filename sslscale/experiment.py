@@ -48,7 +48,16 @@ def load(path: str, overrides: Sequence[str] = ()) -> Experiment:
     file = Path(path)
     if not file.exists() and (share() / path).is_file() and not file.is_absolute():
         file = share() / path
-    document = configuration.read(file, overrides)
+    return _build(configuration.read(file, overrides), path, file, tuple(overrides))
+
+
+def of_values(source: str, values: Mapping[str, Any], overrides: Sequence[str]) -> Experiment:
+    """The graph of a configuration that a command made, with a name for messages; raises ConfigError."""
+    document = configuration.overlay(configuration.Document(source, dict(values)), overrides)
+    return _build(document, source, Path(source), tuple(overrides))
+
+
+def _build(document: configuration.Document, path: str, file: Path, overrides: tuple[str, ...]) -> Experiment:
     name = document.data.pop("pipeline", None)
     if not isinstance(name, str):
         raise ConfigError(f"{file}: pipeline: is required, the name of a pipeline ({', '.join(pipelines())})")
@@ -60,7 +69,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Experiment:
         raise
     except ValueError as error:
         raise ConfigError(f"{file}: {error}") from None
-    return Experiment(path, name, settings, targets, tuple(overrides))
+    return Experiment(path, name, settings, targets, overrides)
 
 
 def pipelines() -> list[str]:

@@ -1,11 +1,16 @@
-"""Settings of networks and of the images they take."""
+"""Settings of networks and of the images they take, and what a checkpoint says of both."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
-from sslscale.config import require
+from sslscale import jsonio
+from sslscale.config import Document, build, require
+from sslscale.errors import ConfigError, DataError
+
+FORMAT = "sslscale-checkpoint/1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +61,25 @@ class ModelConfig:
             valid = wide is not None and (int(wide[1]) - 4) % 6 == 0 and int(wide[1]) >= 10 and float(wide[2]) > 0
             known = "wrn_DEPTH_WIDTH (depth 10, 16, 22, 28, ...), resnet_DEPTH (18, 34, 50, 101, 152), timm:NAME"
             require(valid, "name", f"{self.name!r} is none of {known}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What model.json says: how to build the network, and what to feed it. Without `head` it is a backbone alone."""
+
+    model: ModelConfig
+    image: ImageConfig
+    classes: tuple[str, ...]
+    num_parameters: int
+    head: bool = True
+
+
+def read_info(folder: Path) -> ModelInfo:
+    """What a checkpoint folder holds; raises DataError."""
+    try:
+        data = jsonio.read_json(folder / "model.json")
+        return build(ModelInfo, Document(str(folder / "model.json"), {k: v for k, v in data.items() if k != "format"}))
+    except FileNotFoundError:
+        raise DataError(f"{folder}: no checkpoint there (it has no model.json)") from None
+    except (ConfigError, AttributeError, ValueError) as error:
+        raise DataError(f"{folder / 'model.json'}: unreadable ({error})") from None

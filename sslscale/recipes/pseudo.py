@@ -48,9 +48,14 @@ class SelectConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """How a checkpoint is measured."""
+    """How a checkpoint is measured.
+
+    A split may hold some of the checkpoint's classes alone (ImageNet-A: 200 of 1,000): the prediction is then the most
+    probable of those. `class_map` gives pairs (class of the data, class of the checkpoint) where the names differ.
+    """
 
     split: str = "test"
+    class_map: tuple[tuple[str, str], ...] = ()
     batch_size: int = field(default=500, metadata={"identity": False})
     on_bad_sample: Literal["error", "skip"] = "error"
     version: int = field(default=1, init=False)

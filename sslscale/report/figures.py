@@ -146,3 +146,39 @@ def gallery(folder: Path, images: Sequence[Any], names: Sequence[str], columns: 
         for spine in axes.spines.values():
             spine.set(color=colour, linewidth=2 if first else 1)
     figure.savefig(folder / "gallery.png", dpi=110)
+
+
+def robustness_figure(folder: Path, report: Mapping[str, Any]) -> None:
+    """robustness.png: error of each corruption by severity, and accuracy under attack by epsilon."""
+    import numpy as np
+
+    errors, attacks = report.get("corruptions", {}), report.get("attacks", {})
+    shown = bool(errors) + bool(attacks)
+    if not shown:
+        return
+    figure = new_figure(7.5 if errors else 4.6, 3.8) if shown == 1 else new_figure(11, 4.2)
+    grid = figure.add_gridspec(1, shown, width_ratios=[2, 1] if shown == 2 else [1])
+    if errors:
+        axes = figure.add_subplot(grid[0])
+        place = np.arange(len(errors))
+        for severity in range(5):
+            axes.bar(
+                place + 0.16 * (severity - 2),
+                [e[severity] for e in errors.values()],
+                0.15,
+                color=f"C{0}",
+                alpha=0.25 + 0.15 * severity,
+                label=f"severity {severity + 1}",
+            )
+        axes.axhline(report["clean_error"], color="black", linestyle="--", linewidth=1, label="clean")
+        axes.set_xticks(place, [name.replace("_", " ") for name in errors], rotation=60, ha="right")
+        axes.set(ylabel="error")
+        axes.legend(frameon=False, ncols=3, fontsize=8)
+    if attacks:
+        axes = figure.add_subplot(grid[-1])
+        for name, found in attacks.items():
+            axes.plot([0.0, *map(float, found)], [1 - report["clean_error"], *found.values()], marker="o", label=name)
+        axes.set(xlabel="epsilon, 255ths", ylabel="accuracy", ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(folder / "robustness.png", dpi=110)

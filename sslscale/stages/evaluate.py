@@ -26,8 +26,14 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
     torch.set_num_threads(ctx.threads)
     network, info = load_model(model.dir)
     samples = open_samples(data.split(config.split), tables=ctx.root / "cache" / "shards")
-    if samples.index.classes != info.classes:
-        raise DataError(f"{model.path} knows other classes than {data.split(config.split)}")
+    classes = samples.index.classes
+    names = {**{name: name for name in classes}, **dict(config.class_map)}
+    unknown = [name for name in classes if names[name] not in info.classes]
+    if unknown:
+        raise DataError(
+            f"{model.path} does not know {len(unknown)} of the {len(classes)} classes of {data.split(config.split)}: "
+            f"{', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''}; name them by a class map"
+        )
     images = Images(
         samples.shards,
         info.image.size,
@@ -47,8 +53,10 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
         device=best_device(),
         on_progress=lambda done: ctx.progress(done, len(samples)),
     )
-    result = measure(logits.softmax(-1), torch.from_numpy(samples.labels).long(), info.classes)
+    if classes != info.classes:
+        logits = logits[:, [info.classes.index(names[name]) for name in classes]]
+    result = measure(logits.softmax(-1), torch.from_numpy(samples.labels).long(), classes)
     write_json(ctx.path / "report.json", {"split": config.split, "failed": sum(map(len, images.bad)), **result})
-    confusion_figure(ctx.path, result["confusion"], info.classes)
+    confusion_figure(ctx.path, result["confusion"], classes)
     named = {f"{config.split}_{name}": result[name] for name in ("accuracy", "top5_accuracy", "ece", "samples")}
     return Report(path=str(ctx.path), metrics=named)

@@ -11,6 +11,7 @@ from sslscale.dag import RunContext
 from sslscale.data.sources import file_hash
 from sslscale.errors import DataError
 from sslscale.jsonio import digest
+from sslscale.recipes.model import read_info
 
 _FILES = ("model.json", "model.safetensors")
 
@@ -34,8 +35,6 @@ def content(config: CheckpointConfig, root: Path) -> str:
 
 def open_checkpoint(ctx: RunContext, config: CheckpointConfig) -> Checkpoint:
     """Copy the checkpoint's two files, so that it stays when its origin goes."""
-    from sslscale.train.checkpoint import read_info
-
     for name in _FILES:
         shutil.copyfile(Path(config.path) / name, ctx.path / name)
     info = read_info(ctx.path)

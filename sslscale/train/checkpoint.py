@@ -12,7 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,12 @@ import torch
 from torch import nn
 
 from sslscale import jsonio
-from sslscale.config import Document, build
-from sslscale.errors import ConfigError, DataError, ResourceError
+from sslscale.errors import DataError, ResourceError
 from sslscale.nn.classifier import Classifier, build_backbone, build_classifier, num_parameters
-from sslscale.recipes.model import ImageConfig, ModelConfig
+from sslscale.recipes.model import FORMAT, ImageConfig, ModelConfig, ModelInfo, read_info
 
 log = logging.getLogger(__name__)
 KEEP = 2
-FORMAT = "sslscale-checkpoint/1"
 
 
 def save_state(folder: Path, step: int, state: Mapping[str, Any]) -> None:
@@ -82,17 +80,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelInfo:
-    """What model.json says: how to build the network, and what to feed it. Without `head` it is a backbone alone."""
-
-    model: ModelConfig
-    image: ImageConfig
-    classes: tuple[str, ...]
-    num_parameters: int
-    head: bool = True
-
-
 def save_model(folder: Path, network: nn.Module, info: ModelInfo) -> None:
     """Write model.safetensors and model.json; raises ResourceError on a full disk."""
     from safetensors import SafetensorError
@@ -107,17 +94,6 @@ def save_model(folder: Path, network: nn.Module, info: ModelInfo) -> None:
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise ResourceError(f"{folder}: the model cannot be written: {error}") from error
-
-
-def read_info(folder: Path) -> ModelInfo:
-    """What a checkpoint folder holds; raises DataError."""
-    try:
-        data = jsonio.read_json(folder / "model.json")
-        return build(ModelInfo, Document(str(folder / "model.json"), {k: v for k, v in data.items() if k != "format"}))
-    except FileNotFoundError:
-        raise DataError(f"{folder}: no checkpoint there (it has no model.json)") from None
-    except (ConfigError, AttributeError, ValueError) as error:
-        raise DataError(f"{folder / 'model.json'}: unreadable ({error})") from None
 
 
 def load_model(folder: Path) -> tuple[Classifier, ModelInfo]:

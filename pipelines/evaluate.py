@@ -1,0 +1,155 @@
+"""What a checkpoint is worth on shards of labelled images: `sslscale eval`.
+
+1. Open the checkpoint and the shards, be they its own data's or another's.
+2. Run the protocols asked for: frozen features judged by classifiers, retrieval and clustering; every layer;
+   fine-tuning on shares of the labels; the classifier as it is; what it stands.
+3. Show all of it on one page.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from sslscale import jsonio
+from sslscale.config import require
+from sslscale.dag import Resources, Stage, stage
+from sslscale.errors import ConfigError
+from sslscale.recipes.data import PackConfig
+from sslscale.recipes.features import ExtractConfig
+from sslscale.recipes.finetune import FinetuneConfig
+from sslscale.recipes.model import read_info
+from sslscale.recipes.probe import LayerwiseConfig, ProbeConfig
+from sslscale.recipes.pseudo import EvaluateConfig
+from sslscale.recipes.robustness import RobustnessConfig
+from sslscale.stages import open_checkpoint
+from sslscale.stages.dossier import DossierConfig, dossier
+from sslscale.stages.evaluate import evaluate
+from sslscale.stages.extract import extract
+from sslscale.stages.layerwise import layerwise
+from sslscale.stages.pack import content, pack
+from sslscale.stages.probe import probe
+from sslscale.stages.robustness import robustness
+from sslscale.stages.train import train
+
+Protocol = Literal["knn", "linear", "sgd", "retrieval", "clustering", "layerwise", "finetune", "classify", "robustness"]
+_PROBES = ("knn", "linear", "sgd", "retrieval", "clustering")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Resources of the kinds of stage that are heavy."""
+
+    train: Resources = Resources()
+    extract: Resources = Resources()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole evaluation. `labels` are the shares of the labelled images that fine-tuning is given, `seeds` as often.
+
+    `class_map` is a CSV (class of the data, class of the checkpoint) for test sets that hold some of its classes.
+    """
+
+    model: str
+    data: PackConfig
+    protocols: tuple[
+        Literal["knn", "linear", "sgd", "retrieval", "clustering", "layerwise", "finetune", "classify", "robustness"],
+        ...,
+    ] = ("knn", "linear")
+    labels: tuple[float, ...] = (0.01, 0.1, 1.0)
+    seeds: int = 1
+    split: str = "test"
+    class_map: str | None = None
+    extract: ExtractConfig | None = None
+    probe: ProbeConfig = ProbeConfig()
+    layerwise: LayerwiseConfig = LayerwiseConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    robustness: RobustnessConfig = RobustnessConfig()
+    resources: Workers = Workers()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(len(self.protocols) > 0, "protocols", "must name at least one")
+        require(all(0 < share <= 1 for share in self.labels), "labels", "are shares, above 0 % to 100 %")
+        require(len(self.labels) > 0 or "finetune" not in self.protocols, "labels", "names no share to fine-tune on")
+        require(self.seeds > 0, "seeds", "must be positive")
+
+
+def build(config: Config) -> list[Stage]:
+    """The graph. The last target is the report."""
+    seed, split = config.seed, config.split
+    origin = open_checkpoint.CheckpointConfig(path=config.model)
+    model = stage(
+        open_checkpoint.open_checkpoint,
+        origin,
+        name="checkpoint",
+        content=partial(open_checkpoint.content, origin),
+    )
+    data = stage(pack, config.data, name="data", content=partial(content, config.data))
+    reports: dict[str, Any] = {}
+    probes = tuple(name for name in config.protocols if name in _PROBES)
+    if probes:
+        features = stage(
+            extract,
+            config.extract or ExtractConfig(splits=("labeled", split)),
+            name="features",
+            resources=config.resources.extract,
+            model=model,
+            data=data,
+        )
+        settings = dataclasses.replace(config.probe, protocols=probes, split=split, seed=seed)
+        reports["probe"] = stage(probe, settings, name="probe/evaluate", features=features, data=data)
+    if "layerwise" in config.protocols:
+        settings = dataclasses.replace(config.layerwise, split=split, seed=seed)
+        reports["layerwise"] = stage(layerwise, settings, name="layerwise/evaluate", model=model, data=data)
+    if "classify" in config.protocols:
+        settings = dataclasses.replace(config.evaluate, split=split, class_map=_read_map(config.class_map))
+        reports["classify"] = stage(evaluate, settings, name="classify/evaluate", model=model, data=data)
+    if "robustness" in config.protocols:
+        settings = dataclasses.replace(config.robustness, split=split, seed=seed)
+        reports["robustness"] = stage(robustness, settings, name="robustness/evaluate", model=model, data=data)
+    if "finetune" in config.protocols:
+        reports |= _finetunings(config, model, data)
+    return [stage(dossier, DossierConfig(labels=config.labels, seeds=config.seeds), name="report", **reports)]
+
+
+def _finetunings(config: Config, model: Stage, data: Stage) -> dict[str, Stage]:
+    """From the checkpoint and from scratch, on the same images, with the same budget."""
+    info = read_info(Path(config.model))
+    index = Path(config.data.source) / "labeled" / "index.json"
+    if not index.is_file():
+        raise ConfigError(
+            f"{config.data.source}: no shards of labelled images there; make some by `sslscale data pack`"
+        )
+    count = jsonio.read_json(index)["num_samples"]
+    reports = {}
+    for share in config.labels:
+        for number in range(config.seed, config.seed + config.seeds):
+            settings = config.finetune.training(info.model, info.image, share, count, number)
+            for start, first in (("finetune", {"init": model}), ("scratch", {})):
+                name = f"{start}_{100 * share:g}%" + (f"_seed{number}" if config.seeds > 1 else "")
+                inputs: dict[str, Any] = first
+                tuned = stage(train, settings, name=name, resources=config.resources.train, data=data, **inputs)
+                judged = dataclasses.replace(config.evaluate, split=config.split)
+                reports[name] = stage(evaluate, judged, name=f"{name}/evaluate", model=tuned, data=data)
+    return reports
+
+
+def _read_map(file: str | None) -> tuple[tuple[str, str], ...]:
+    if file is None:
+        return ()
+    try:
+        with open(file, newline="", encoding="utf-8") as text:
+            rows = [tuple(cell.strip() for cell in row) for row in csv.reader(text) if row]
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    wrong = [row for row in rows if len(row) != 2]
+    if wrong:
+        raise ConfigError(f"{file}: every line is a class of the data and a class of the checkpoint, not {wrong[0]}")
+    return tuple((row[0], row[1]) for row in rows)

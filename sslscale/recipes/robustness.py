@@ -1,0 +1,36 @@
+"""Settings of measuring robustness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sslscale.config import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessConfig:
+    """What a classifier stands: the common corruptions, perturbation sequences, and attacks by gradient.
+
+    `epsilons` are in 255ths. `max_images` of `split`, drawn by the seed, are measured; 0 takes all. `frost_images` is a
+    folder with the corruption's photographs (the authors' six); without it a texture stands in for them.
+    """
+
+    corruptions: Literal["common", "all", "none"] = "common"
+    perturbations: bool = True
+    attacks: tuple[Literal["fgsm", "pgd"], ...] = ("fgsm", "pgd")
+    epsilons: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
+    pgd_steps: int = 10
+    max_images: int = 1000
+    frost_images: str | None = None
+    split: str = "test"
+    batch_size: int = 250
+    on_bad_sample: Literal["error", "skip"] = "error"
+    seed: int = field(default=0, metadata={"hidden": True})
+    version: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        require(all(e > 0 for e in self.epsilons), "epsilons", "must be positive")
+        require(self.pgd_steps > 0, "pgd_steps", "must be positive")
+        require(self.max_images >= 0, "max_images", "must be 0 (all) or more")
+        require(self.batch_size > 0, "batch_size", "must be positive")
