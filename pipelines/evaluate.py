@@ -133,7 +133,7 @@ def _finetunings(config: Config, model: Stage, data: Stage) -> dict[str, Stage]:
         for number in range(config.seed, config.seed + config.seeds):
             settings = config.finetune.training(info.model, info.image, share, count, number)
             for start, first in (("finetune", {"init": model}), ("scratch", {})):
-                name = f"{start}_{100 * share:g}%" + (f"_seed{number}" if config.seeds > 1 else "")
+                name = f"{start}_{100 * share:g}pct" + (f"_seed{number}" if config.seeds > 1 else "")
                 inputs: dict[str, Any] = first
                 tuned = stage(train, settings, name=name, resources=config.resources.train, data=data, **inputs)
                 judged = dataclasses.replace(config.evaluate, split=config.split)

@@ -20,10 +20,12 @@ from sslscale.recipes.data import PackConfig
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.noisy_student import NoisyStudent
 from sslscale.recipes.pseudo import EvaluateConfig, ScoreConfig, SelectConfig
+from sslscale.recipes.robustness import RobustnessConfig
 from sslscale.recipes.supervised import Supervised
 from sslscale.recipes.train import OptimConfig, TrainConfig
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.pack import content, pack
+from sslscale.stages.robustness import robustness
 from sslscale.stages.score import score
 from sslscale.stages.select import select
 from sslscale.stages.shard import ShardConfig, shard
@@ -66,7 +68,10 @@ class Workers:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole run. `warm_start` gives a student its teacher's weights; the paper trains it from scratch."""
+    """A whole run. `warm_start` gives a student its teacher's weights; the paper trains it from scratch.
+
+    `robustness` measures the teacher and the last student, whose mCE and mFR are then relative to the teacher's.
+    """
 
     data: PackConfig
     teacher: TrainConfig
@@ -75,6 +80,7 @@ class Config:
     score: ScoreConfig = ScoreConfig()
     select: SelectConfig = SelectConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    robustness: RobustnessConfig | None = None
     materialize: bool = True
     warm_start: bool = False
     resources: Workers = Workers()
@@ -106,6 +112,7 @@ def build(config: Config) -> list[Stage]:
     teacher = stage(
         train, dataclasses.replace(config.teacher, seed=seed), name="teacher", resources=workers.train, data=data
     )
+    first = teacher
     reports: dict[str, Any] = {"teacher_report": test("teacher", teacher)}
     selections: dict[str, Any] = {}
     for number, own in enumerate(config.rounds, 1):
@@ -143,6 +150,14 @@ def build(config: Config) -> list[Stage]:
         reports[f"{name}_report"] = test(name, student)
         selections[f"{name}_selection"] = chosen
         teacher = student
+    if config.robustness is not None:
+        settings = dataclasses.replace(config.robustness, seed=seed, split=config.evaluate.split)
+        base = stage(robustness, settings, name="teacher/robustness", model=first, data=data)
+        last = f"student_{len(config.rounds)}"
+        reports["teacher_robustness"] = base
+        reports[f"{last}_robustness"] = stage(
+            robustness, settings, name=f"{last}/robustness", model=teacher, data=data, baseline=base
+        )
     names = ("teacher", *(f"student_{number}" for number in range(1, len(config.rounds) + 1)))
     settings = SummaryConfig(names=names, split=config.evaluate.split)
     return [stage(summary, settings, name="report", **reports, **selections)]

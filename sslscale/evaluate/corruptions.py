@@ -7,7 +7,7 @@ Random numbers come from a generator, so a corrupted test set is the same in eve
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -310,7 +310,7 @@ _FUNCTIONS: dict[str, Callable[[Any, Any, Any], Any]] = {
 }
 
 
-def mean_corruption_error(errors: dict[str, Sequence[float]], baseline: dict[str, float]) -> float:
+def mean_corruption_error(errors: Mapping[str, Sequence[float]], baseline: Mapping[str, float]) -> float:
     """mCE (section 4.2): the mean over corruptions of sum_s E_s / sum_s E_s of the baseline, over what both have.
 
     `errors` are by severity, `baseline` the mean over the severities.

@@ -35,10 +35,12 @@ def linear_probe(
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
     held = max(int(_HELD_OUT * len(x)), 1)
     out, rest = order[:held], order[held:]
-    best, strength, start = -1.0, STRENGTHS[0], None
+    best, strength, start = (-1.0, 0.0), STRENGTHS[0], None
     for candidate in reversed(STRENGTHS):  # from the strongest: each solution is near the next
         start = _fit(x[rest], labels[rest], num_classes, candidate, start)
-        found = (_logits(x[out], start).argmax(1) == labels[out]).float().mean().item()
+        logits = _logits(x[out], start)
+        right = (logits.argmax(1) == labels[out]).float().mean().item()
+        found = (right, -F.cross_entropy(logits, labels[out]).item())  # of equals the better calibrated
         if found > best:
             best, strength = found, candidate
     return _logits(q, _fit(x, labels, num_classes, strength, None)).softmax(1), strength

@@ -38,8 +38,10 @@ def sgd_probe(
     held = max(int(_HELD_OUT * len(x)), 1)
     out, rest = order[:held], order[held:]
     weights = train_heads(x[rest], labels[rest], num_classes, RATES, epochs, seed)
-    right = (head_logits(x[out], weights).argmax(2) == labels[out]).float().mean(1)
-    rate = RATES[int(right.argmax())]
+    logits = head_logits(x[out], weights)
+    right = (logits.argmax(2) == labels[out]).float().mean(1).tolist()
+    losses = [F.cross_entropy(head, labels[out]).item() for head in logits]
+    rate = max(zip(right, [-loss for loss in losses], RATES, strict=True))[2]  # of equals the better calibrated
     (probs,) = head_logits(q, train_heads(x, labels, num_classes, (rate,), epochs, seed)).softmax(2)
     return probs, rate
 

@@ -50,7 +50,7 @@ def dossier(ctx: RunContext, config: DossierConfig, **inputs: Artifact) -> Repor
         ]
     tuned: list[list[str]] = []
     for share in config.labels:
-        start = f"{100 * share:g}%"
+        start = f"{100 * share:g}pct"
         values = {
             kind: [r["accuracy"] for name, r in found.items() if f"{name}_".startswith(f"{kind}_{start}_")]
             for kind in ("finetune", "scratch")
@@ -60,13 +60,20 @@ def dossier(ctx: RunContext, config: DossierConfig, **inputs: Artifact) -> Repor
         for kind, accuracies in values.items():
             metrics[f"{kind}_{start}_accuracy"] = statistics.mean(accuracies)
         gain = [100 * (a - b) for a, b in zip(values["finetune"], values["scratch"], strict=True)]
-        tuned.append([start, _spread(values["finetune"]), _spread(values["scratch"]), f"{statistics.mean(gain):+.1f}"])
+        tuned.append(
+            [
+                f"{100 * share:g} %",
+                _spread(values["finetune"]),
+                _spread(values["scratch"]),
+                f"{statistics.mean(gain):+.1f}",
+            ]
+        )
     if tuned:
         sections["Fine-tuning"] = [
             page.table(["labels", "from the checkpoint", "from scratch", "points gained"], tuned)
         ]
     if "robustness" in found:
-        sections["Robustness"] = robustness_parts(found["robustness"], inputs["robustness"])
+        sections["Robustness"] = robustness_parts({"checkpoint": (found["robustness"], inputs["robustness"])})
     (ctx.path / "report.html").write_text(page.page("Evaluation", sections), "utf-8")
     write_json(ctx.path / "summary.json", {"protocols": found, "finetune": metrics})
     return Report(path=str(ctx.path), metrics=metrics)
@@ -91,15 +98,26 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.4f}{spread}"
 
 
-def robustness_parts(found: dict[str, Any], report: Artifact) -> list[str]:
-    """The section of a page that shows a robustness report."""
+def robustness_parts(reports: dict[str, tuple[dict[str, Any], Artifact]]) -> list[str]:
+    """The section of a page that shows robustness reports, one column a network."""
     from sslscale.report import page
 
-    parts = [
-        page.table(["robustness", ""], [[name.replace("_", " "), f"{v:.4f}"] for name, v in found["metrics"].items()]),
-        page.picture(report.dir / "robustness.png", "Error by corruption; accuracy under attack", wide=True),
+    names = list(reports)
+    rows = list(dict.fromkeys(metric for found, _ in reports.values() for metric in found["metrics"]))
+    cells = [
+        [metric.replace("_", " "), *(_cell(found["metrics"].get(metric)) for found, _ in reports.values())]
+        for metric in rows
     ]
-    if rows := found.get("perturbations"):
-        cells = [[n.replace("_", " "), f"{r['flip']:.4f}", f"{r['top5']:.3f}"] for n, r in rows.items()]
-        parts.append(page.table(["perturbation", "flip probability", "top-5 distance"], cells))
+    parts = [page.table(["", *names], cells)]
+    for name, (_, report) in reports.items():
+        text = f"{name}: error by corruption; accuracy under attack"
+        parts.append(page.picture(report.dir / "robustness.png", text, wide=True))
+    flips = [found.get("perturbations") for found, _ in reports.values()]
+    if flips[0]:
+        cells = [[kind.replace("_", " "), *(_cell(f and f[kind]["flip"]) for f in flips)] for kind in flips[0]]
+        parts.append(page.table(["flip probability", *names], cells))
     return parts
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

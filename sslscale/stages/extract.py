@@ -81,7 +81,8 @@ def make_extractor(model: Path, data: Path, ctx: RunContext, config: ExtractConf
         found = network_outputs(
             backbone, info.image, images, np.zeros_like(rows), rows, batch_size=config.batch_size, device=device
         )
-        features = found.numpy().astype(np.float16)
+        with np.errstate(over="ignore"):  # told below, with the key
+            features = found.numpy().astype(np.float16)
         features[list(images.bad[0])] = np.nan
         wrong = np.flatnonzero(~np.isfinite(features).all(1) & ~np.isin(rows, list(images.bad[0])))
         if len(wrong):

@@ -22,6 +22,7 @@ def summary(ctx: RunContext, config: SummaryConfig, **inputs: Artifact) -> Repor
     """Write report.html, rounds.png and summary.json."""
     from sslscale.report import page
     from sslscale.report.figures import draw_confidence, new_figure
+    from sslscale.stages.dossier import robustness_parts
 
     reports = {name: read_json(inputs[f"{name}_report"].dir / "report.json") for name in config.names}
     stats = {
@@ -84,6 +85,11 @@ def summary(ctx: RunContext, config: SummaryConfig, **inputs: Artifact) -> Repor
             page.table(["true", "taken for", "images"], confused) if confused else "",
         ],
     }
+    stood = {name: inputs[f"{name}_robustness"] for name in config.names if f"{name}_robustness" in inputs}
+    if stood:
+        sections["Robustness"] = robustness_parts(
+            {name: (read_json(r.dir / "report.json"), r) for name, r in stood.items()}
+        )
     (ctx.path / "report.html").write_text(page.page("Noisy Student", sections), "utf-8")
     gain = accuracies[-1] - accuracies[0]
     write_json(ctx.path / "summary.json", {"accuracy": dict(zip(config.names, accuracies, strict=True)), "gain": gain})

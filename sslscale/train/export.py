@@ -23,9 +23,7 @@ def export_backbone(checkpoint: Path, out: Path) -> str:
     backbone, info = load_backbone(checkpoint)
     kind, _, rest = info.model.name.partition(":" if info.model.name.startswith("timm:") else "_")
     if kind == "wrn":
-        raise DataError(
-            f"{checkpoint}: neither torchvision nor timm has a {info.model.name}; train a resnet_ or timm: one"
-        )
+        raise DataError(f"{checkpoint}: torchvision and timm have no {info.model.name}; train a resnet_ or timm: one")
     weights = {name: tensor.detach().contiguous().cpu() for name, tensor in backbone.state_dict().items()}
     plain = kind == "resnet" and "_" not in rest and not info.model.small_images
     if kind == "timm":

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -16,10 +17,12 @@ from torch.multiprocessing.spawn import start_processes
 
 from sslscale import distributed
 from sslscale.data.loader import Stream
-from sslscale.data.samples import open_images, open_samples
+from sslscale.data.samples import open_described, open_images, open_samples
+from sslscale.data.shards import read_index
 from sslscale.errors import DataError
 from sslscale.methods.method import build_method
 from sslscale.recipes.augment import AugmentConfig, JitterConfig, RandAugmentConfig
+from sslscale.recipes.feature_distillation import FeatureDistillation
 from sslscale.recipes.model import ImageConfig, ModelConfig
 from sslscale.recipes.noisy_student import NoisyStudent
 from sslscale.recipes.simclr import SimCLR
@@ -48,6 +51,7 @@ CONFIGS = {
         augment=AugmentConfig(crop="resized", scale=(0.3, 1.0), jitter=JitterConfig(hue=0.0), count=2),
         optim=OptimConfig(name="lars", lr=0.02, trust=0.5),
     ),
+    "feature_distillation": dataclasses.replace(CONFIG, method=FeatureDistillation()),
 }
 
 
@@ -63,6 +67,8 @@ def train(folder: Path, name: str) -> tuple[list[dict[str, float]], dict[str, to
         torch.nn.functional.one_hot(torch.from_numpy(samples["pseudo"].labels).long(), 10).float().numpy() * 0.9 + 0.01
     )
     samples["pseudo"] = dataclasses.replace(samples["pseudo"], table=soft)
+    if name == "feature_distillation":
+        samples["images"] = open_described(folder, folder.parent / "features", ("labeled", "unlabeled"))
     streams = {
         name: Stream(
             name,
@@ -144,6 +150,15 @@ def fit_with_other_data(rank: int) -> None:
     fit(Idle(), {"labeled": Short()})  # type: ignore[arg-type, dict-item]
 
 
+def features(folder: Path, out: Path) -> None:
+    """Ten numbers for every image."""
+    rng = np.random.default_rng(0)
+    for split in ("labeled", "unlabeled"):
+        (out / split).mkdir(parents=True, exist_ok=True)
+        for number, info in enumerate(read_index(folder / split).shards):
+            np.save(out / split / f"features-{number:06d}.npy", rng.normal(size=(info.samples, 10)).astype(np.float16))
+
+
 @pytest.fixture
 def shared(tmp_path: Path, digits: Path) -> Path:
     (tmp_path / "data").write_text(str(digits))
@@ -153,6 +168,8 @@ def shared(tmp_path: Path, digits: Path) -> Path:
 @pytest.mark.parametrize("config", CONFIGS)
 def test_two_workers_train_as_one(shared: Path, digits: Path, config: str) -> None:
     (shared / "config").write_text(config)
+    if config == "feature_distillation":
+        features(digits, digits.parent / "features")
     one_rows, one = train(digits, config)
     results = in_two_workers("run_training", shared)
     for rank, (rows, state) in enumerate(results):  # type: ignore[misc]
