@@ -24,12 +24,19 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
     assert text.startswith(f"# sslscale run {config}")
     words = [] if "source: digits" in text else [f"data.source={digits}"]
     if "test: data" in text:
-        words += ["data.test=null", "data.labels_per_class=null"]
+        words += ["data.test=null"]
+    if "labels_per_class" in text and "source: digits" not in text:
+        words += ["data.labels_per_class=null"]
     loaded = experiment.load(config, words)
     planned = dag.plan(loaded.targets, tmp_path)
     assert not (tmp_path / "artifacts").exists()
+    names = {p.stage.name for p in planned}
     if loaded.pipeline == "pretrain":
-        assert {"random/probe", "pretrain/probe"} <= {p.stage.name for p in planned}
+        assert {"random/probe", "pretrain/probe"} <= names
+        return
+    if loaded.pipeline == "simclr_clusterfit":
+        judged = {f"{name}/probe" for name in ("random", "pretrain", "clusterfit", "pretrain_2x", "distill")}
+        assert judged | {"clusters", "finetune/evaluate", "report"} <= names
         return
     students = [p for p in planned if p.stage.name.startswith("student_") and p.stage.fn.__name__ == "train"]
     assert len([p for p in students if "/" not in p.stage.name]) == len(loaded.config.rounds) >= 2
@@ -111,3 +118,21 @@ def pseudo_labels(digits: Path, context: Callable[..., RunContext]):
     )
     write_shards(ctx.path, "pseudo", found, samples.index.classes, 50)
     return ShardSet(path=str(ctx.path), num_samples=len(samples))
+
+
+@pytest.mark.parametrize("name", ["simclr_imagenet", "simclr_imagenet_2x", "simclr_cifar10", "simclr_imagenet_4x"])
+def test_two_steps_of_pre_training_by_the_published_settings(
+    name: str, digits: Path, context: Callable[..., RunContext]
+) -> None:
+    """The file's own method, augmentation, optimiser and kind of network, the network and its images made small."""
+    loaded = experiment.load(f"configs/pretrain/{name}.yaml", ["resources.train.num_workers=1"]).config
+    width = loaded.pretrain.model.name.removeprefix("resnet_50").removeprefix("resnet_18") or "_1"
+    assert width in ("_1", "_2", "_4")
+    own = ModelConfig(name=f"resnet_18_{int(width[1:]) / 8}", small_images=True)
+    image = dataclasses.replace(loaded.pretrain.image, size=16, short_side=None)
+    settings = dataclasses.replace(
+        loaded.pretrain, model=own, image=image, batch_size=8, num_steps=2, epochs=None, log_every=1, precision="fp32"
+    )
+    data = Dataset(path=str(digits), num_samples={}, classes=tuple("0123456789"))
+    found = train(context("pretrain"), dataclasses.replace(settings, monitor_every=1, monitor_images=50), data=data)
+    assert found.step == 2 and 0 < found.metrics["loss"] < 20 and 0 <= found.metrics["knn_accuracy"] <= 1
