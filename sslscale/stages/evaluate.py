@@ -13,11 +13,10 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
     """Write report.json (accuracy, top-5, calibration, per class, confusion matrix) and confusion.png."""
     import torch
 
-    from sslscale.data.images import Images, bad_allowed
-    from sslscale.data.samples import open_samples
     from sslscale.evaluate.classify import measure
     from sslscale.evaluate.outputs import network_outputs
     from sslscale.report.figures import confusion_figure
+    from sslscale.stages.reading import open_split
     from sslscale.train.checkpoint import load_model
     from sslscale.train.engine import best_device
 
@@ -25,7 +24,7 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
         raise DataError(f"there is no split {config.split!r} to evaluate on; splits: {', '.join(data.num_samples)}")
     torch.set_num_threads(ctx.threads)
     network, info = load_model(model.dir)
-    samples = open_samples(data.split(config.split), tables=ctx.root / "cache" / "shards")
+    samples, images = open_split(ctx, data.split(config.split), info.image, config.on_bad_sample)
     classes = samples.index.classes
     names = {**{name: name for name in classes}, **dict(config.class_map)}
     unknown = [name for name in classes if names[name] not in info.classes]
@@ -34,16 +33,6 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
             f"{model.path} does not know {len(unknown)} of the {len(classes)} classes of {data.split(config.split)}: "
             f"{', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''}; name them by a class map"
         )
-    images = Images(
-        samples.shards,
-        info.image.size,
-        cache=ctx.root / "cache",
-        cache_bytes=ctx.resources.cache_bytes,
-        threads=ctx.threads,
-        max_bad=bad_allowed(config.on_bad_sample, len(samples)),
-        evaluation_crop=info.image.crop,
-    )
-    samples = samples.without(images.bad)
     logits = network_outputs(
         network,
         info.image,

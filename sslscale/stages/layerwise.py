@@ -19,14 +19,13 @@ def layerwise(ctx: RunContext, config: LayerwiseConfig, *, model: Checkpoint, da
     import numpy as np
     import torch
 
-    from sslscale.data.images import Images, bad_allowed
-    from sslscale.data.samples import open_samples
     from sslscale.evaluate.classify import measure
     from sslscale.evaluate.linear import linear_probe
     from sslscale.evaluate.outputs import network_outputs
     from sslscale.jsonio import write_json
     from sslscale.nn.layers import LayerFeatures
     from sslscale.report.figures import layer_curve
+    from sslscale.stages.reading import open_split
     from sslscale.train.checkpoint import load_backbone
     from sslscale.train.engine import best_device
 
@@ -38,17 +37,7 @@ def layerwise(ctx: RunContext, config: LayerwiseConfig, *, model: Checkpoint, da
     network = LayerFeatures(backbone, max_features=config.max_features)
 
     def features(folder: Path, most: int | None) -> tuple[Any, torch.Tensor]:
-        samples = open_samples(folder, tables=ctx.root / "cache" / "shards")
-        images = Images(
-            samples.shards,
-            info.image.size,
-            cache=ctx.root / "cache",
-            cache_bytes=ctx.resources.cache_bytes,
-            threads=ctx.threads,
-            max_bad=bad_allowed(config.on_bad_sample, len(samples)),
-            evaluation_crop=info.image.crop,
-        )
-        samples = samples.without(images.bad)
+        samples, images = open_split(ctx, folder, info.image, config.on_bad_sample)
         if most is not None and most < len(samples):
             chosen = np.zeros(len(samples), bool)
             chosen[np.random.default_rng([config.seed, 0x1A7E]).permutation(len(samples))[:most]] = True

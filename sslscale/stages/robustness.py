@@ -29,11 +29,10 @@ def robustness(
     import torch
 
     from sslscale.data.augment import normalize
-    from sslscale.data.images import Images, bad_allowed
-    from sslscale.data.samples import open_samples
     from sslscale.evaluate import corruptions
     from sslscale.jsonio import read_json, write_json
     from sslscale.report.figures import robustness_figure
+    from sslscale.stages.reading import open_split
     from sslscale.train.checkpoint import load_model
     from sslscale.train.engine import best_device
 
@@ -43,19 +42,9 @@ def robustness(
     device = best_device()
     network, info = load_model(model.dir)
     network = network.to(device).requires_grad_(False)
-    samples = open_samples(data.split(config.split), tables=ctx.root / "cache" / "shards")
+    samples, images = open_split(ctx, data.split(config.split), info.image, config.on_bad_sample)
     if samples.index.classes != info.classes:
         raise DataError(f"{model.path} knows other classes than {data.split(config.split)}")
-    images = Images(
-        samples.shards,
-        info.image.size,
-        cache=ctx.root / "cache",
-        cache_bytes=ctx.resources.cache_bytes,
-        threads=ctx.threads,
-        max_bad=bad_allowed(config.on_bad_sample, len(samples)),
-        evaluation_crop=info.image.crop,
-    )
-    samples = samples.without(images.bad)
     if config.max_images and config.max_images < len(samples):
         chosen = np.zeros(len(samples), bool)
         chosen[np.random.default_rng([config.seed, 0x20B]).permutation(len(samples))[: config.max_images]] = True

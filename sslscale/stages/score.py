@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -68,9 +67,9 @@ def make_scorer(
     import numpy as np
     import torch
 
-    from sslscale.data.images import Images, bad_allowed
-    from sslscale.data.shards import Shards, read_index
+    from sslscale.data.shards import read_index
     from sslscale.evaluate.outputs import network_outputs
+    from sslscale.stages.reading import open_one
     from sslscale.train.checkpoint import load_model
     from sslscale.train.engine import best_device
 
@@ -80,17 +79,7 @@ def make_scorer(
     index = read_index(unlabeled)
 
     def score_shard(number: int) -> dict[str, int]:
-        alone = Shards(dataclasses.replace(index, shards=(index.shards[number],)), ctx.root / "cache" / "shards")
-        images = Images(
-            alone,
-            info.image.size,
-            cache=ctx.root / "cache",
-            cache_bytes=ctx.resources.cache_bytes,
-            threads=ctx.threads,
-            max_bad=bad_allowed(config.on_bad_sample, index.num_samples),
-            evaluation_crop=info.image.crop,
-        )
-        (shard,) = alone
+        shard, images = open_one(ctx, index, number, info.image, config.on_bad_sample)
         rows = np.arange(len(shard))
         logits = network_outputs(
             network, info.image, images, np.zeros_like(rows), rows, batch_size=config.batch_size, device=device

@@ -86,12 +86,11 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     import torch
 
     from sslscale import distributed
-    from sslscale.data.images import Images
     from sslscale.data.loader import Stream
-    from sslscale.data.samples import open_samples
     from sslscale.evaluate.monitor import KnnMonitor
     from sslscale.methods.method import build_method
     from sslscale.nn.classifier import Classifier, num_parameters
+    from sslscale.stages.reading import open_split
     from sslscale.train import checkpoint
     from sslscale.train.engine import Engine, best_device
     from sslscale.train.fit import fit
@@ -146,18 +145,9 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
 
     monitor = None
     if config.monitor_every and distributed.is_main() and (work.data / "labeled").is_dir():
-        watched = open_samples(work.data / "labeled", tables=cache / "shards")
-        images = Images(
-            watched.shards,
-            config.image.size,
-            cache=cache,
-            cache_bytes=ctx.resources.cache_bytes,
-            threads=ctx.threads,
-            max_bad=len(watched),
-            evaluation_crop=config.image.crop,
-        )
+        watched, images = open_split(ctx, work.data / "labeled", config.image, "skip")
         monitor = KnnMonitor(
-            watched.without(images.bad),
+            watched,
             images,
             config.image,
             device,
