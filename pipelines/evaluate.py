@@ -8,23 +8,20 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from sslscale import jsonio
 from sslscale.config import require
 from sslscale.dag import Resources, Stage, stage
-from sslscale.errors import ConfigError
-from sslscale.recipes.data import PackConfig
+from sslscale.recipes.data import PackConfig, count_labeled
 from sslscale.recipes.features import ExtractConfig
 from sslscale.recipes.finetune import FinetuneConfig
 from sslscale.recipes.model import read_info
 from sslscale.recipes.probe import LayerwiseConfig, ProbeConfig
-from sslscale.recipes.pseudo import EvaluateConfig
+from sslscale.recipes.pseudo import EvaluateConfig, read_class_map
 from sslscale.recipes.robustness import RobustnessConfig
 from sslscale.stages import open_checkpoint
 from sslscale.stages.dossier import DossierConfig, dossier
@@ -109,7 +106,7 @@ def build(config: Config) -> list[Stage]:
         settings = dataclasses.replace(config.layerwise, split=split, seed=seed)
         reports["layerwise"] = stage(layerwise, settings, name="layerwise/evaluate", model=model, data=data)
     if "classify" in config.protocols:
-        settings = dataclasses.replace(config.evaluate, split=split, class_map=_read_map(config.class_map))
+        settings = dataclasses.replace(config.evaluate, split=split, class_map=read_class_map(config.class_map))
         reports["classify"] = stage(evaluate, settings, name="classify/evaluate", model=model, data=data)
     if "robustness" in config.protocols:
         settings = dataclasses.replace(config.robustness, split=split, seed=seed)
@@ -122,12 +119,7 @@ def build(config: Config) -> list[Stage]:
 def _finetunings(config: Config, model: Stage, data: Stage) -> dict[str, Stage]:
     """From the checkpoint and from scratch, on the same images, with the same budget."""
     info = read_info(Path(config.model))
-    index = Path(config.data.source) / "labeled" / "index.json"
-    if not index.is_file():
-        raise ConfigError(
-            f"{config.data.source}: no shards of labelled images there; make some by `sslscale data pack`"
-        )
-    count = jsonio.read_json(index)["num_samples"]
+    count = count_labeled(config.data.source)
     reports = {}
     for share in config.labels:
         for number in range(config.seed, config.seed + config.seeds):
@@ -139,17 +131,3 @@ def _finetunings(config: Config, model: Stage, data: Stage) -> dict[str, Stage]:
                 judged = dataclasses.replace(config.evaluate, split=config.split)
                 reports[name] = stage(evaluate, judged, name=f"{name}/evaluate", model=tuned, data=data)
     return reports
-
-
-def _read_map(file: str | None) -> tuple[tuple[str, str], ...]:
-    if file is None:
-        return ()
-    try:
-        with open(file, newline="", encoding="utf-8") as text:
-            rows = [tuple(cell.strip() for cell in row) for row in csv.reader(text) if row]
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    wrong = [row for row in rows if len(row) != 2]
-    if wrong:
-        raise ConfigError(f"{file}: every line is a class of the data and a class of the checkpoint, not {wrong[0]}")
-    return tuple((row[0], row[1]) for row in rows)

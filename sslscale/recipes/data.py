@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from sslscale import jsonio
 from sslscale.config import require
+from sslscale.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +39,12 @@ class PackConfig:
         require(self.labels_per_class is None or self.labels_per_class > 0, "labels_per_class", "must be positive")
         require(self.shard_size > 0, "shard_size", "must be positive")
         require(self.resize is None or self.resize > 0, "resize", "must be positive")
+
+
+def count_labeled(source: str) -> int:
+    """How many labelled images a folder of shards holds; raises ConfigError if it holds none."""
+    index = Path(source) / "labeled" / "index.json"
+    try:
+        return jsonio.read_json(index)["num_samples"]
+    except (OSError, ValueError, KeyError):
+        raise ConfigError(f"{source}: has no shards of labelled images; see `sslscale data pack`") from None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
+from sslscale.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +64,18 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         require(self.batch_size > 0, "batch_size", "must be positive")
+
+
+def read_class_map(file: str | None) -> tuple[tuple[str, str], ...]:
+    """The lines of a CSV, each a class of the data and a class of the checkpoint; none without a file."""
+    if file is None:
+        return ()
+    try:
+        with open(file, newline="", encoding="utf-8") as text:
+            rows = [tuple(cell.strip() for cell in row) for row in csv.reader(text) if row]
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    wrong = [row for row in rows if len(row) != 2]
+    if wrong:
+        raise ConfigError(f"{file}: every line is a class of the data and a class of the checkpoint, not {wrong[0]}")
+    return tuple((row[0], row[1]) for row in rows)

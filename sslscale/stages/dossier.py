@@ -23,6 +23,7 @@ class DossierConfig:
 def dossier(ctx: RunContext, config: DossierConfig, **inputs: Artifact) -> Report:
     """Write report.html and summary.json from the reports of the protocols, whichever there are."""
     from sslscale.report import page
+    from sslscale.report.robustness import robustness_parts
 
     found = {name: read_json(report.dir / "report.json") for name, report in inputs.items()}
     sections: dict[str, list[str]] = {}
@@ -96,28 +97,3 @@ def _row(name: str, row: dict[str, Any]) -> list[str]:
 def _spread(values: list[float]) -> str:
     spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.4f}{spread}"
-
-
-def robustness_parts(reports: dict[str, tuple[dict[str, Any], Artifact]]) -> list[str]:
-    """The section of a page that shows robustness reports, one column a network."""
-    from sslscale.report import page
-
-    names = list(reports)
-    rows = list(dict.fromkeys(metric for found, _ in reports.values() for metric in found["metrics"]))
-    cells = [
-        [metric.replace("_", " "), *(_cell(found["metrics"].get(metric)) for found, _ in reports.values())]
-        for metric in rows
-    ]
-    parts = [page.table(["", *names], cells)]
-    for name, (_, report) in reports.items():
-        text = f"{name}: error by corruption; accuracy under attack"
-        parts.append(page.picture(report.dir / "robustness.png", text, wide=True))
-    flips = [found.get("perturbations") for found, _ in reports.values()]
-    if flips[0]:
-        cells = [[kind.replace("_", " "), *(_cell(f and f[kind]["flip"]) for f in flips)] for kind in flips[0]]
-        parts.append(page.table(["flip probability", *names], cells))
-    return parts
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

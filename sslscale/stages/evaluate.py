@@ -13,10 +13,10 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
     """Write report.json (accuracy, top-5, calibration, per class, confusion matrix) and confusion.png."""
     import torch
 
+    from sslscale.data.reading import open_split
     from sslscale.evaluate.classify import measure
     from sslscale.evaluate.outputs import network_outputs
     from sslscale.report.figures import confusion_figure
-    from sslscale.stages.reading import open_split
     from sslscale.train.checkpoint import load_model
     from sslscale.train.engine import best_device
 

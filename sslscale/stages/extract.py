@@ -52,9 +52,9 @@ def make_extractor(model: Path, data: Path, ctx: RunContext, config: ExtractConf
     import torch
 
     from sslscale.data.features import write_array
+    from sslscale.data.reading import open_one
     from sslscale.data.shards import read_index
     from sslscale.evaluate.outputs import network_outputs
-    from sslscale.stages.reading import open_one
     from sslscale.train.checkpoint import load_backbone
     from sslscale.train.engine import best_device
 

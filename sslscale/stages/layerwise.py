@@ -19,13 +19,13 @@ def layerwise(ctx: RunContext, config: LayerwiseConfig, *, model: Checkpoint, da
     import numpy as np
     import torch
 
+    from sslscale.data.reading import open_split
     from sslscale.evaluate.classify import measure
     from sslscale.evaluate.linear import linear_probe
     from sslscale.evaluate.outputs import network_outputs
     from sslscale.jsonio import write_json
     from sslscale.nn.layers import LayerFeatures
     from sslscale.report.figures import layer_curve
-    from sslscale.stages.reading import open_split
     from sslscale.train.checkpoint import load_backbone
     from sslscale.train.engine import best_device
 

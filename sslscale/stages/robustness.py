@@ -29,10 +29,10 @@ def robustness(
     import torch
 
     from sslscale.data.augment import normalize
+    from sslscale.data.reading import open_split
     from sslscale.evaluate import corruptions
     from sslscale.jsonio import read_json, write_json
     from sslscale.report.figures import robustness_figure
-    from sslscale.stages.reading import open_split
     from sslscale.train.checkpoint import load_model
     from sslscale.train.engine import best_device
 

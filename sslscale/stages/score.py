@@ -67,9 +67,9 @@ def make_scorer(
     import numpy as np
     import torch
 
+    from sslscale.data.reading import open_one
     from sslscale.data.shards import read_index
     from sslscale.evaluate.outputs import network_outputs
-    from sslscale.stages.reading import open_one
     from sslscale.train.checkpoint import load_model
     from sslscale.train.engine import best_device
 

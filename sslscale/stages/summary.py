@@ -22,7 +22,7 @@ def summary(ctx: RunContext, config: SummaryConfig, **inputs: Artifact) -> Repor
     """Write report.html, rounds.png and summary.json."""
     from sslscale.report import page
     from sslscale.report.figures import draw_confidence, new_figure
-    from sslscale.stages.dossier import robustness_parts
+    from sslscale.report.robustness import robustness_parts
 
     reports = {name: read_json(inputs[f"{name}_report"].dir / "report.json") for name in config.names}
     stats = {

@@ -87,10 +87,10 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
 
     from sslscale import distributed
     from sslscale.data.loader import Stream
+    from sslscale.data.reading import open_split
     from sslscale.evaluate.monitor import KnnMonitor
     from sslscale.methods.method import build_method
     from sslscale.nn.classifier import Classifier, num_parameters
-    from sslscale.stages.reading import open_split
     from sslscale.train import checkpoint
     from sslscale.train.engine import Engine, best_device
     from sslscale.train.fit import fit

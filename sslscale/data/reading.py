@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sslscale.dag import RunContext
+from sslscale.data.images import Images, bad_allowed
+from sslscale.data.samples import Samples, open_samples
+from sslscale.data.shards import Index, Shard, Shards
 from sslscale.recipes.model import ImageConfig
-
-if TYPE_CHECKING:
-    from sslscale.data.images import Images
-    from sslscale.data.samples import Samples
-    from sslscale.data.shards import Index, Shard, Shards
 
 
 def open_split(ctx: RunContext, folder: Path, image: ImageConfig, on_bad_sample: str) -> tuple[Samples, Images]:
     """The labelled samples of a split whose images can be decoded, and these images."""
-    from sslscale.data.images import bad_allowed
-    from sslscale.data.samples import open_samples
-
     samples = open_samples(folder, tables=ctx.root / "cache" / "shards")
     images = look_at(ctx, samples.shards, image, bad_allowed(on_bad_sample, len(samples)))
     return samples.without(images.bad), images
@@ -29,9 +23,6 @@ def open_one(
     ctx: RunContext, index: Index, number: int, image: ImageConfig, on_bad_sample: str
 ) -> tuple[Shard, Images]:
     """One shard of many, and its images; of all of them so many may be bad."""
-    from sslscale.data.images import bad_allowed
-    from sslscale.data.shards import Shards
-
     alone = Shards(dataclasses.replace(index, shards=(index.shards[number],)), ctx.root / "cache" / "shards")
     images = look_at(ctx, alone, image, bad_allowed(on_bad_sample, index.num_samples))
     (shard,) = alone
@@ -40,8 +31,6 @@ def open_one(
 
 def look_at(ctx: RunContext, shards: Shards, image: ImageConfig, max_bad: int) -> Images:
     """Images as a network is evaluated on them; raises DataError if more than `max_bad` cannot be decoded."""
-    from sslscale.data.images import Images
-
     return Images(
         shards,
         image.size,
