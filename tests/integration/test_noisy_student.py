@@ -85,6 +85,18 @@ def test_every_image_is_accounted_for(finished: Finished) -> None:
     assert f"{counts['used']:,}" in page and "below threshold" in page
 
 
+def test_robustness_joins_a_finished_run(finished: Finished) -> None:
+    small = ("robustness.max_images=20", "robustness.pgd_steps=1", "robustness.epsilons=[8.0]")
+    out, _ = runs.sslscale("run", finished.config, *small, "--root", finished.root, "--json")
+    found = runs.result(out)
+    fresh = {s["name"] for s in found["stages"] if s["state"] == "ran"}
+    assert fresh == {"teacher/robustness", "student_1/robustness", "report"}
+    metrics = {s["name"]: s["metrics"] for s in found["stages"]}
+    assert "mce" not in metrics["teacher/robustness"] and metrics["student_1/robustness"]["mce"] > 0
+    page = (runs.folder_of(finished.root, found, "report") / "report.html").read_text()
+    assert "<h2>Robustness</h2>" in page and "student_1: error by corruption" in page
+
+
 def test_plain_webdataset_opens_the_students_shards(finished: Finished) -> None:
     """In a process that never imports sslscale."""
     folder = finished.folder("student_1/shard")
