@@ -50,14 +50,14 @@ def robustness(
         chosen[np.random.default_rng([config.seed, 0x20B]).permutation(len(samples))[: config.max_images]] = True
         samples = samples.keep(chosen)
     shard, row = samples.places()
-    pixels = images.fetch(shard, row)  # at most max_images, uint8
+    count = len(samples)
     truth = torch.from_numpy(samples.labels).long()
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (info.image.mean, info.image.std))
 
     def batches() -> Iterator[tuple[int, Any, Any]]:
-        for start in range(0, len(pixels), config.batch_size):
+        for start in range(0, count, config.batch_size):
             part = slice(start, start + config.batch_size)
-            yield start, pixels[part].to(device), truth[part].to(device)
+            yield start, images.fetch(shard[part], row[part]).to(device), truth[part].to(device)
 
     def logits(whole: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
@@ -68,7 +68,7 @@ def robustness(
 
     def error(change: Callable[[int, Any, Any], Any]) -> float:
         wrong = sum(int((logits(change(n, x, y)).argmax(1) != y).sum()) for n, x, y in batches())
-        return wrong / len(pixels)
+        return wrong / count
 
     def generator(*key: int) -> torch.Generator:
         return torch.Generator().manual_seed(int(np.random.default_rng([config.seed, *key]).integers(1 << 62)))
@@ -79,7 +79,7 @@ def robustness(
     total = len(names) + 10 * config.perturbations + len(config.attacks)
     done = 0
     clean = error(lambda n, x, y: x)
-    report: dict[str, Any] = {"split": config.split, "samples": len(pixels), "clean_error": clean}
+    report: dict[str, Any] = {"split": config.split, "samples": count, "clean_error": clean}
     metrics: dict[str, float] = {"clean_accuracy": 1 - clean}
     frost = _photographs(config.frost_images)
     errors: dict[str, list[float]] = {}
