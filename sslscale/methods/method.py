@@ -32,6 +32,8 @@ class Method(nn.Module):
     width of its features, and name the network that is worth keeping.
     """
 
+    constant_lr: tuple[str, ...] = ()  # prefixes of the weights whose learning rate follows no schedule
+
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         raise TypeError(f"{type(self).__name__} has no forward")
 

@@ -70,6 +70,7 @@ class TrainConfig:
     model: ModelConfig
     image: ImageConfig
     augment: AugmentConfig = AugmentConfig()
+    augment_second: AugmentConfig | None = None  # of the second of two views; None: as the first
     optim: OptimConfig = OptimConfig()
     batch_size: int = 256
     num_steps: int | None = None
@@ -89,6 +90,7 @@ class TrainConfig:
     version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
+        require(self.augment_second is None or self.method.num_views == 2, "augment_second", "needs two views")
         require(self.batch_size > 0, "batch_size", "must be positive")
         require((self.num_steps is None) != (self.epochs is None), "num_steps", "give either num_steps or epochs")
         require(self.num_steps is None or self.num_steps > 0, "num_steps", "must be positive")

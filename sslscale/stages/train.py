@@ -107,6 +107,8 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     features = samples[first].features
     outputs = len(classes) if features is None else features.dim
     views = [dataclasses.replace(config.augment, count=config.augment.count * config.method.num_views)]
+    if config.augment_second is not None:
+        views = [config.augment, config.augment_second]
     streams = {
         name: Stream(
             name,

@@ -46,7 +46,7 @@ class Engine:
         """Forward, backward and update on this worker's part of a batch; returns the losses' parts and the lr used."""
         lr = self.config.optim.lr * lr_share(self.config.optim.schedule, step, self.num_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["share"]
+            group["lr"] = (lr if group["scheduled"] else self.config.optim.lr) * group["share"]
         self.optimizer.zero_grad(set_to_none=True)
         times = self.config.accumulate
         parts: dict[str, Tensor] = {}

@@ -17,18 +17,24 @@ from sslscale.train.lars import LARS
 def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Make the optimiser over the trainable weights; vectors (biases, norms) are not decayed.
 
-    A group's learning rate is `share` times the schedule's.
+    A group's learning rate is `share` times the schedule's, or times the peak where it is not `scheduled`.
     """
-    trained = [p for p in module.parameters() if p.requires_grad]
-    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for parameter, share in zip(trained, _shares(module, config), strict=True):
-        found.setdefault((share, parameter.ndim > 1), []).append(parameter)
+    trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    constant = getattr(module, "constant_lr", ())
+    found: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+    for (name, parameter), share in zip(trained, _shares(module, config), strict=True):
+        found.setdefault((share, parameter.ndim > 1, not name.startswith(constant)), []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": parameters, "weight_decay": config.weight_decay if matrices else 0.0, "share": share}
-        for (share, matrices), parameters in sorted(found.items(), key=lambda item: item[0], reverse=True)
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if matrices else 0.0,
+            "share": share,
+            "scheduled": scheduled,
+        }
+        for (share, matrices, scheduled), parameters in sorted(found.items(), key=lambda item: item[0], reverse=True)
     ]
     # on a GPU one kernel updates all weights; on a CPU grouped operations are as fast
-    how: dict[str, Any] = {"fused": True} if trained and trained[0].device.type == "cuda" else {"foreach": True}
+    how: dict[str, Any] = {"fused": True} if trained and trained[0][1].device.type == "cuda" else {"foreach": True}
     if config.name == "sgd":
         nesterov = config.nesterov and config.momentum > 0
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, **how)

@@ -22,11 +22,15 @@ from sslscale.data.shards import read_index
 from sslscale.errors import DataError
 from sslscale.methods.method import build_method
 from sslscale.recipes.augment import AugmentConfig, JitterConfig, RandAugmentConfig
+from sslscale.recipes.barlow_twins import BarlowTwins
+from sslscale.recipes.byol import BYOL
 from sslscale.recipes.feature_distillation import FeatureDistillation
 from sslscale.recipes.model import ImageConfig, ModelConfig
 from sslscale.recipes.noisy_student import NoisyStudent
 from sslscale.recipes.simclr import SimCLR
+from sslscale.recipes.simsiam import SimSiam
 from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.recipes.vicreg import VICReg
 from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
 
@@ -51,6 +55,21 @@ CONFIGS = {
         augment=AugmentConfig(crop="resized", scale=(0.3, 1.0), jitter=JitterConfig(hue=0.0), count=2),
         optim=OptimConfig(name="lars", lr=0.02, trust=0.5),
     ),
+    **{
+        recipe.name: dataclasses.replace(
+            CONFIG,
+            method=recipe,
+            augment=AugmentConfig(crop="resized", scale=(0.3, 1.0), count=2),
+            # Barlow Twins' and VICReg's gradients are steep: rounding grows with the step
+            optim=OptimConfig(lr=0.01 if recipe.name in ("simsiam", "byol") else 1e-4),
+        )
+        for recipe in (
+            BarlowTwins(projection=24),
+            VICReg(projection=24),
+            SimSiam(projection=24, hidden=8),
+            BYOL(momentum=0.9, projection=16, hidden=24),
+        )
+    },
     "feature_distillation": dataclasses.replace(CONFIG, method=FeatureDistillation()),
 }
 
