@@ -202,11 +202,13 @@ class Recipe:
     def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
         """Images that each of the method's streams gives to one global batch; its epochs are of the first stream.
 
-        Streams: `labeled`; `pseudo` (pseudo-labelled); `images` (every training image, whatever is known of it).
+        Streams: `labeled`; `pseudo` (pseudo-labelled); `images` (every training image, whatever is known of it);
+        `mixed` (the same, with the labels that are known).
         """
         raise NotImplementedError
 
     num_views: ClassVar[int] = 1  # of an image in each stream
+    multi_crop: ClassVar[bool] = False  # whether smaller crops may follow these views
 
 
 def build(cls: type, document: Document, data: Any = None, key: str = "") -> Any:

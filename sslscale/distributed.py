@@ -74,6 +74,14 @@ def gather(x: Tensor) -> Tensor:
     return _GatherOverWorkers.apply(x) if world_size() > 1 else x  # pyright: ignore[reportReturnType]
 
 
+def all_max(x: Tensor) -> Tensor:
+    """Maximum over workers, element by element; not differentiable."""
+    if world_size() > 1:
+        x = x.detach().clone()
+        dist.all_reduce(x, op=dist.ReduceOp.MAX)
+    return x
+
+
 def mean_scalars(values: Mapping[str, Tensor]) -> dict[str, float]:
     """Mean of each scalar over the workers, in one collective."""
     stacked = torch.stack([value.detach().float().reshape(()) for value in values.values()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,3 +29,28 @@ def smooth_labels(label: Int[Tensor, " batch"], num_classes: int, smoothing: flo
 def sharpen(probs: Float[Tensor, "batch classes"], temperature: float) -> Float[Tensor, "batch classes"]:
     """p_k^(1/T) / sum_j p_j^(1/T)."""
     return probs if temperature == 1.0 else torch.softmax(torch.log(probs.clamp(min=1e-30)) / temperature, dim=-1)
+
+
+def cross_view_entropy(
+    scores: Sequence[Float[Tensor, "batch prototypes"]],
+    targets: Sequence[Float[Tensor, "batch prototypes"]],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """H(target of view t, softmax(scores of view s / temperature)), the mean over images and all pairs with s != t.
+
+    `targets` are distributions of the first views, through which no gradient flows (SwAV, arXiv:2006.09882, eqs. 2 and
+    6; DINO, arXiv:2104.14294, eq. 3).
+    """
+    logs = [F.log_softmax(s.float() / temperature, dim=1) for s in scores]
+    terms = [
+        -(target.detach() * log).sum(1).mean()
+        for number, target in enumerate(targets)
+        for other, log in enumerate(logs)
+        if other != number
+    ]
+    return torch.stack(terms).mean()
+
+
+def warm_temperature(first: float, last: float, warmup_epochs: float, epoch: float) -> float:
+    """A teacher's temperature: from `first` to `last` in a line over the warm-up (DINO, arXiv:2104.14294, 3.2)."""
+    return last if epoch >= warmup_epochs else first + (last - first) * epoch / warmup_epochs

@@ -36,7 +36,8 @@ class Batch:
     """This worker's part of one global batch.
 
     `views` are float images (batch, 3, size, size), normalised; `index` numbers the samples of the stream, and
-    `label`, `soft` (class probabilities) and `features` (of another network) are there if the stream has them.
+    `label` (-1: none), `soft` (class probabilities) and `features` (of another network) are there if the stream has
+    them.
     """
 
     views: tuple[Float[Tensor, "batch 3 size size"], ...]
@@ -104,6 +105,7 @@ class Stream:
                 f"the global batch of {batch_size} {name} images is larger than the {len(self.samples)} there are"
             )
         self.batch_size, self._share = batch_size, batch_size // world
+        self._labeled = bool((self.samples.labels >= 0).any())
         self._seed = rng.stream_seed(seed, name)
         self._order = Order(self.samples.block_sizes, self._seed)
         self._image, self._threads = image, threads
@@ -135,13 +137,12 @@ class Stream:
         else:
             boxes = [plan.boxes if plan.boxes is not None else _centre(heights, widths) for plan in plans]
             pixels = self.images.crops(shard, row, boxes, self._sizes)
-        labels = torch.from_numpy(self.samples.labels[numbers].astype(np.int64))
         soft, features = self.samples.soft(numbers), self.samples.features
         return _Raw(
             pixels,
             plans,
             index,
-            None if bool((labels < 0).any()) else labels,
+            torch.from_numpy(self.samples.labels[numbers].astype(np.int64)) if self._labeled else None,
             None if soft is None else torch.from_numpy(soft),
             None if features is None else torch.from_numpy(features.take(shard, row)),
         )

@@ -117,17 +117,17 @@ def open_samples(folder: Path, *, labels: bool = True, tables: Path | None = Non
     return _open(read_index(folder), labels, tables)
 
 
-def open_images(folder: Path, splits: Sequence[str], *, tables: Path | None = None) -> Samples:
-    """The samples of several splits of one data set, one after another, without their labels; absent splits are none.
+def open_images(folder: Path, splits: Sequence[str], *, labels: bool = False, tables: Path | None = None) -> Samples:
+    """The samples of several splits of one data set, one after another; absent splits are none.
 
-    Raises DataError if none is there, or if a key stands in two of them.
+    With `labels` those that are known, else none. Raises DataError if none is there, or if a key stands in two of them.
     """
     indexes = [read_index(folder / split) for split in splits if (folder / split / INDEX).is_file()]
     if not indexes:
         raise DataError(f"{folder}: has none of the splits {', '.join(splits)}")
     infos = [info._replace(file=f"{index.folder.name}/{info.file}") for index in indexes for info in index.shards]
     samples = _open(Index(folder, tuple(infos), indexes[0].classes), False, tables)
-    return dataclasses.replace(samples, labels=np.full(len(samples), -1, np.int8))
+    return samples if labels else dataclasses.replace(samples, labels=np.full(len(samples), -1, np.int8))
 
 
 def _open(index: Index, labels: bool, tables: Path | None) -> Samples:

@@ -12,7 +12,6 @@ from sslscale import distributed
 from sslscale.data.loader import Batch
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
-from sslscale.nn.collapse import embedding_std
 from sslscale.nn.heads import mlp
 from sslscale.recipes.barlow_twins import BarlowTwins
 from sslscale.recipes.model import ModelConfig
@@ -52,7 +51,7 @@ class BarlowTwinsMethod(Method):
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         first, second = self.projector(self.backbone(torch.cat(batch["images"].views))).chunk(2)
         loss = barlow_twins_loss(first, second, self.recipe.off_diagonal)
-        return Losses(loss, {"loss": loss.detach(), "embedding_std": embedding_std(first)})
+        return Losses(loss, {"loss": loss.detach()}, first.detach())
 
     @property
     def result(self) -> nn.Module:

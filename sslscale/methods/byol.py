@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,7 @@ from torch import nn
 from sslscale.data.loader import Batch
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
-from sslscale.nn.collapse import embedding_std
-from sslscale.nn.ema import update_ema
+from sslscale.nn.ema import cosine_momentum, update_ema
 from sslscale.nn.heads import mlp
 from sslscale.recipes.byol import BYOL
 from sslscale.recipes.model import ModelConfig
@@ -28,11 +26,6 @@ if TYPE_CHECKING:
 def byol_loss(predicted: Float[Tensor, "batch dim"], target: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
     """Eq. 2: |q/|q| - z/|z||^2 = 2 - 2 q.z / (|q| |z|), its mean over the batch; no gradient reaches z."""
     return (2 - 2 * F.cosine_similarity(predicted.float(), target.detach().float(), dim=1)).mean()
-
-
-def target_momentum(start: float, progress: float) -> float:
-    """Section 3.2: tau = 1 - (1 - tau_base) (cos(pi k / K) + 1) / 2, with k / K as `progress`."""
-    return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
 
 
 class BYOLMethod(Method):
@@ -55,12 +48,12 @@ class BYOLMethod(Method):
             targets = [self.target(view) for view in views]
         first, second = (self.predictor(z) for z in embeddings)
         loss = byol_loss(first, targets[1]) + byol_loss(second, targets[0])
-        return Losses(loss, {"loss": loss.detach(), "embedding_std": embedding_std(embeddings[0])})
+        return Losses(loss, {"loss": loss.detach()}, embeddings[0].detach())
 
     def after_step(self, step: int, progress: float) -> None:
-        momentum = target_momentum(self.recipe.momentum, progress)
-        update_ema(self.target[0], self.backbone, momentum)  # pyright: ignore[reportArgumentType]
-        update_ema(self.target[1], self.projector, momentum)  # pyright: ignore[reportArgumentType]
+        momentum = cosine_momentum(self.recipe.momentum, progress)  # section 3.2
+        online = nn.Sequential(self.backbone, self.projector)
+        update_ema(self.target, online, momentum, buffers=False)
 
     @property
     def result(self) -> nn.Module:

@@ -23,6 +23,7 @@ class Losses:
 
     total: Float[Tensor, ""]
     parts: Mapping[str, Float[Tensor, ""]]
+    embedding: Float[Tensor, "batch dim"] | None = None  # of this worker's images, detached: shows a collapse
 
 
 class Method(nn.Module):
@@ -36,6 +37,15 @@ class Method(nn.Module):
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         raise TypeError(f"{type(self).__name__} has no forward")
+
+    def prepare(self, num_images: int) -> None:
+        """Make what depends on the number of images of the method's first stream; called once, before any step."""
+
+    def before_step(self, step: int, epoch: float) -> None:
+        """Hear what time it is: steps done, and passes over the images of the first stream."""
+
+    def before_update(self) -> None:
+        """Drop the gradients of what must stay as it is in this step; called after backward."""
 
     def after_step(self, step: int, progress: float) -> None:
         """Update what is not learned by gradient (teachers, queues); `progress` runs from 0 to 1."""

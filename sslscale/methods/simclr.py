@@ -58,7 +58,7 @@ class SimCLRMethod(Method):
         # both views go through the network at once, as in the authors' code: batch norm sees 2 * batch images
         first, second = self.projector(self.backbone(torch.cat(views))).chunk(2)
         loss = nt_xent(first, second, self.recipe.temperature)
-        return Losses(loss, {"loss": loss.detach()})
+        return Losses(loss, {"loss": loss.detach()}, first.detach())
 
     @property
     def result(self) -> nn.Module:

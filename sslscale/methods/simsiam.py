@@ -11,7 +11,6 @@ from torch import nn
 from sslscale.data.loader import Batch
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
-from sslscale.nn.collapse import embedding_std
 from sslscale.nn.heads import mlp
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.simsiam import SimSiam
@@ -44,7 +43,7 @@ class SimSiamMethod(Method):
         embeddings = [self.projector(self.backbone(view)) for view in batch["images"].views]
         first, second = (self.predictor(z) for z in embeddings)
         loss = (negative_cosine(first, embeddings[1]) + negative_cosine(second, embeddings[0])) / 2  # eq. 4
-        return Losses(loss, {"loss": loss.detach(), "embedding_std": embedding_std(embeddings[0])})
+        return Losses(loss, {"loss": loss.detach()}, embeddings[0].detach())
 
     @property
     def result(self) -> nn.Module:

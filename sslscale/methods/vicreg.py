@@ -12,7 +12,6 @@ from sslscale import distributed
 from sslscale.data.loader import Batch
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
-from sslscale.nn.collapse import embedding_std
 from sslscale.nn.heads import mlp
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.vicreg import VICReg
@@ -61,7 +60,7 @@ class VICRegMethod(Method):
         loss = recipe.invariance * invariance + recipe.variance * variance + recipe.covariance * covariance
         parts = {"invariance": invariance, "variance": variance, "covariance": covariance}
         parts = {name: value.detach() for name, value in parts.items()}
-        return Losses(loss, {"loss": loss.detach(), **parts, "embedding_std": embedding_std(first)})
+        return Losses(loss, {"loss": loss.detach(), **parts}, first.detach())
 
     @property
     def result(self) -> nn.Module:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sslscale.errors import ConfigError
 from sslscale.nn.resnet import ResNet
+from sslscale.nn.vit import SIZES, VisionTransformer
 from sslscale.nn.wide_resnet import WideResNet
 from sslscale.recipes.model import ModelConfig
 
@@ -42,6 +43,19 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
             raise ConfigError(f"model {config.name!r}: {error}; timm has, among others, {near}") from None
         return backbone, int(backbone.num_features)  # pyright: ignore[reportArgumentType]
     kind, depth, *width = config.name.split("_")
+    if kind == "vit":
+        size = SIZES[depth] if depth in SIZES else tuple(int(x) for x in depth.split("x"))
+        network = VisionTransformer(
+            int(width[0]),
+            *size,
+            heads=size[0] // 64 if size[0] % 64 == 0 and size[0] >= 192 else size[0] // 32,
+            grid=config.grid,
+            registers=config.registers,
+            survival=config.survival,
+            layer_scale=config.layer_scale,
+            pool=config.pool,
+        )
+        return network, network.num_features
     if kind == "wrn":
         network = WideResNet(int(depth), float(width[0]), survival=config.survival)
     else:

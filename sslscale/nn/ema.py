@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
 
 @torch.no_grad()
-def update_ema(average: nn.Module, module: nn.Module, momentum: float) -> None:
-    """average <- momentum * average + (1 - momentum) * module; buffers (batch statistics, counters) are copied."""
+def update_ema(average: nn.Module, module: nn.Module, momentum: float, *, buffers: bool = True) -> None:
+    """average <- momentum * average + (1 - momentum) * module; buffers (batch statistics, counters) are copied.
+
+    Without `buffers` they stay: of a teacher that sees images itself, in training mode.
+    """
     for mine, other in zip(average.parameters(), module.parameters(), strict=True):
         mine.lerp_(other.to(mine.dtype), 1 - momentum)
-    for mine, other in zip(average.buffers(), module.buffers(), strict=True):
-        mine.copy_(other)
+    if buffers:
+        for mine, other in zip(average.buffers(), module.buffers(), strict=True):
+            mine.copy_(other)
+
+
+def cosine_momentum(start: float, progress: float) -> float:
+    """BYOL's and DINO's: 1 - (1 - start) (cos(pi k / K) + 1) / 2, with k / K as `progress`; it ends at 1."""
+    return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
 
 
 def warm_momentum(momentum: float, step: int) -> float:

@@ -4,22 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import torch.nn.functional as F
 from torch import nn
 
+from sslscale.nn.vit import initialize_linear
 
-def mlp(sizes: Sequence[int], *, last: Literal["linear", "norm", "plain_norm"] = "linear") -> nn.Sequential:
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+def mlp(
+    sizes: Sequence[int], *, last: Literal["linear", "norm", "plain_norm"] = "linear", bias: bool = True
+) -> nn.Sequential:
     """Linear layers between `sizes`, batch norm and ReLU after each but the last.
 
-    The last ends as it is (with a bias), in batch norm, or in batch norm without scale and shift.
+    The last ends as it is (with a bias if there shall be one), in batch norm, or in batch norm without scale and shift.
     """
     layers: list[nn.Module] = []
     for number, (inputs, outputs) in enumerate(pairwise(sizes)):
         final = number == len(sizes) - 2
-        layers.append(nn.Linear(inputs, outputs, bias=final and last == "linear"))
+        layers.append(nn.Linear(inputs, outputs, bias=bias and final and last == "linear"))
         if not final:
             layers += [nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
         elif last != "linear":
             layers.append(nn.BatchNorm1d(outputs, affine=last == "norm"))
     return nn.Sequential(*layers)
+
+
+class PrototypeHead(nn.Module):
+    """DINO's head: three layers with GELU, a bottleneck scaled to length 1, and cosines with prototypes.
+
+    The last layer is normed by its weights, whose length is fixed at 1 (arXiv:2104.14294, appendix C).
+    """
+
+    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int, *, norm: bool = False):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs in (width, hidden):
+            layers += [nn.Linear(inputs, hidden), *([nn.BatchNorm1d(hidden)] if norm else []), nn.GELU()]
+        self.mlp = nn.Sequential(*layers, nn.Linear(hidden, bottleneck))
+        self.last = nn.Linear(bottleneck, prototypes, bias=False)
+        initialize_linear(self)
+
+    def forward(self, x: Float[Tensor, "batch width"]) -> Float[Tensor, "batch prototypes"]:
+        return F.linear(F.normalize(self.mlp(x), dim=1), F.normalize(self.last.weight, dim=1))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sslscale.errors import ConfigError
 from sslscale.nn.resnet import ResNet
+from sslscale.nn.vit import VisionTransformer
 from sslscale.nn.wide_resnet import WideResNet
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def layer_names(backbone: nn.Module) -> list[str]:
     """
     if isinstance(backbone, WideResNet):
         return ["stem", *(f"blocks.{n}" for n in range(len(backbone.blocks)))]
+    if isinstance(backbone, VisionTransformer):
+        return [f"blocks.{n}" for n in range(len(backbone.blocks))]
     if isinstance(backbone, ResNet):
         blocks = [name for name, _ in backbone.named_modules() if re.fullmatch(r"layer\d\.\d+", name)]
         return ["maxpool", *blocks]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sslscale import jsonio
 from sslscale.config import Document, build, require
@@ -40,15 +41,22 @@ class ModelConfig:
 
     `wrn_DEPTH_WIDTH` is a wide residual network for small images (WIDTH may be broken: wrn_10_0.5); `resnet_DEPTH` is a
     ResNet of depth 18, 34, 50, 101 or 152, `resnet_DEPTH_WIDTH` one with all channels times WIDTH, and `small_images`
-    gives it a stem for 32 pixels; `timm:NAME` is any model of timm. `dropout` acts on the features before the
-    classifier; `survival` is the chance that the last residual block is kept, falling to it linearly from 1 at the
-    first (Huang et al. 2016, arXiv:1603.09382).
+    gives it a stem for 32 pixels; `timm:NAME` is any model of timm. `vit_SIZE_PATCH` is a vision transformer of size
+    tiny, small, base, large or WIDTHxDEPTH; its positions are learned for a `grid` of patches (image side / PATCH) and
+    resized for others; its features are the class token or the mean of the patches (`pool`).
+
+    `dropout` acts on the features before the classifier; `survival` is the chance that the last residual block is kept,
+    falling to it linearly from 1 at the first (Huang et al. 2016, arXiv:1603.09382).
     """
 
     name: str
     dropout: float = 0.0
     survival: float = 1.0
     small_images: bool = False
+    grid: int = 14  # of a ViT, as the next three
+    registers: int = 0
+    layer_scale: float | None = None
+    pool: Literal["cls", "mean"] = "cls"
 
     def __post_init__(self) -> None:
         require(0 <= self.dropout < 1, "dropout", "must lie in [0, 1)")
@@ -56,10 +64,19 @@ class ModelConfig:
         resnet = re.fullmatch(r"resnet_(18|34|50|101|152)(_\d+(\.\d+)?)?", self.name)
         require(resnet is not None or not self.small_images, "small_images", "is for resnet_DEPTH alone")
         require(resnet is None or self.survival == 1, "survival", "is not for resnet_DEPTH: take timm:resnet...")
+        require(self.grid > 0, "grid", "must be positive")
+        require(self.registers >= 0, "registers", "must be 0 or more")
+        vit = re.fullmatch(r"vit_(tiny|small|base|large|(\d+)x(\d+))_(\d+)", self.name)
+        if vit is not None:
+            divides = vit[2] is None or (int(vit[2]) > 0 and int(vit[2]) % 32 == 0 and int(vit[3]) > 0)
+            require(divides and int(vit[4]) > 0, "name", f"{self.name!r}: the width is a multiple of 32")
+            return
+        own = self.registers == 0 and self.layer_scale is None and self.pool == "cls" and self.grid == 14
+        require(own, "name", "grid, registers, layer_scale and pool are for vit_SIZE_PATCH alone")
         if resnet is None and not self.name.startswith("timm:"):
             wide = re.fullmatch(r"wrn_(\d+)_(\d+(\.\d+)?)", self.name)
             valid = wide is not None and (int(wide[1]) - 4) % 6 == 0 and int(wide[1]) >= 10 and float(wide[2]) > 0
-            known = "wrn_DEPTH_WIDTH (depth 10, 16, 22, 28, ...), resnet_DEPTH (18, 34, 50, 101, 152), timm:NAME"
+            known = "wrn_DEPTH_WIDTH (depth 10, 16, 22, 28, ...), resnet_DEPTH (18, 34, ...), vit_SIZE_PATCH, timm:NAME"
             require(valid, "name", f"{self.name!r} is none of {known}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -40,13 +41,17 @@ class OptimConfig:
 
     lars (SimCLR's for large batches) leaves them to plain momentum too; `trust` is its coefficient. `layer_decay` below
     1 multiplies the rate of each block once for every block above it (fine-tuning a ViT: .65 to .75, arXiv:2111.06377).
+    `bias_lr` is the peak of biases and norms if it is not `lr`; `final_weight_decay` is where a cosine takes the decay.
     """
 
     name: Literal["sgd", "lars", "adamw", "rmsprop"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
+    betas: tuple[float, float] = (0.9, 0.999)  # of adamw
+    bias_lr: float | None = None
     weight_decay: float = 5e-4
+    final_weight_decay: float | None = None
     trust: float = 0.001
     layer_decay: float = 1.0
     clip_norm: float | None = None
@@ -56,6 +61,9 @@ class OptimConfig:
         require(self.lr > 0, "lr", "must be positive")
         require(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)")
         require(self.weight_decay >= 0, "weight_decay", "must be 0 or more")
+        require(all(0 <= beta < 1 for beta in self.betas), "betas", "must lie in [0, 1)")
+        require(self.bias_lr is None or self.bias_lr > 0, "bias_lr", "must be positive")
+        require((self.final_weight_decay or 0) >= 0, "final_weight_decay", "must be 0 or more")
         require(self.trust > 0, "trust", "must be positive")
         require(0 < self.layer_decay <= 1, "layer_decay", "must lie in (0, 1]")
         require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "must be positive")
@@ -71,6 +79,7 @@ class TrainConfig:
     image: ImageConfig
     augment: AugmentConfig = AugmentConfig()
     augment_second: AugmentConfig | None = None  # of the second of two views; None: as the first
+    augment_local: AugmentConfig | None = None  # multi-crop: `count` crops of `size` more
     optim: OptimConfig = OptimConfig()
     batch_size: int = 256
     num_steps: int | None = None
@@ -91,6 +100,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require(self.augment_second is None or self.method.num_views == 2, "augment_second", "needs two views")
+        require(self.augment_local is None or self.method.multi_crop, "augment_local", "this method has no small crops")
         require(self.batch_size > 0, "batch_size", "must be positive")
         require((self.num_steps is None) != (self.epochs is None), "num_steps", "give either num_steps or epochs")
         require(self.num_steps is None or self.num_steps > 0, "num_steps", "must be positive")
@@ -109,3 +119,10 @@ class TrainConfig:
             return self.num_steps
         assert self.epochs is not None
         return max(round(self.epochs * num_images / self.batch_size), 1)
+
+    @property
+    def views(self) -> tuple[AugmentConfig, ...]:
+        """How the views of an image are made, in their order."""
+        first = dataclasses.replace(self.augment, count=self.augment.count * self.method.num_views)
+        views = (first,) if self.augment_second is None else (self.augment, self.augment_second)
+        return views if self.augment_local is None else (*views, self.augment_local)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,9 +105,6 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     classes = samples[first].index.classes
     features = samples[first].features
     outputs = len(classes) if features is None else features.dim
-    views = [dataclasses.replace(config.augment, count=config.augment.count * config.method.num_views)]
-    if config.augment_second is not None:
-        views = [config.augment, config.augment_second]
     streams = {
         name: Stream(
             name,
@@ -116,7 +112,7 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
             batch_size=size,
             seed=config.seed,
             image=config.image,
-            views=views,
+            views=config.views,
             cache=cache,
             cache_bytes=ctx.resources.cache_bytes,
             threads=ctx.threads,
@@ -127,6 +123,7 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     }
     torch.manual_seed(config.seed)  # the same first weights on every worker
     method = build_method(config.method, config.model, outputs)
+    method.prepare(len(samples[first]))
     network = method.result
     parameters = num_parameters(network)
     if parameters < work.at_least:
@@ -196,6 +193,8 @@ def _open_streams(work: TrainWork, sizes: Mapping[str, int], tables: Path) -> di
             samples["images"] = open_images(work.data, work.splits, tables=tables)
         else:
             samples["images"] = open_described(work.data, work.features, work.splits, tables=tables)
+    if "mixed" in sizes:
+        samples["mixed"] = open_images(work.data, work.splits, labels=True, tables=tables)
     if work.pseudo is not None:
         samples["pseudo"] = open_samples(work.pseudo, tables=tables)
     elif work.selection is not None:

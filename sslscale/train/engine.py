@@ -17,7 +17,7 @@ from sslscale.errors import ConfigError
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.batch_norm import use_global
 from sslscale.recipes.train import TrainConfig
-from sslscale.train.optim import build_optimizer, lr_share
+from sslscale.train.optim import build_optimizer, lr_share, weight_decay
 
 
 def best_device() -> torch.device:
@@ -36,6 +36,7 @@ class Engine:
         if config.trainable == "last_stage":
             _freeze_shallow(method)
         self.optimizer = build_optimizer(method, config.optim)
+        self.embedding: Tensor | None = None  # what the last step's images became
         self._module: nn.Module = method
         if distributed.world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
@@ -47,6 +48,8 @@ class Engine:
         lr = self.config.optim.lr * lr_share(self.config.optim.schedule, step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = (lr if group["scheduled"] else self.config.optim.lr) * group["share"]
+            if group["decayed"]:
+                group["weight_decay"] = weight_decay(self.config.optim, step / self.num_steps)
         self.optimizer.zero_grad(set_to_none=True)
         times = self.config.accumulate
         parts: dict[str, Tensor] = {}
@@ -55,8 +58,10 @@ class Engine:
             with self._module.no_sync() if waits else contextlib.nullcontext():  # pyright: ignore[reportCallIssue]
                 losses = self._forward(batch if times == 1 else _part(batch, number, times))
                 (losses.total / times).backward()
+            self.embedding = losses.embedding
             for name, value in losses.parts.items():
                 parts[name] = parts[name] + value / times if name in parts else value / times
+        self.method.before_update()
         if self.config.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.method.parameters(), self.config.optim.clip_norm)
         self.optimizer.step()

@@ -13,10 +13,12 @@ from sslscale import distributed
 from sslscale.data.loader import Loader, Stream
 from sslscale.data.rng import stream_seed
 from sslscale.errors import DataError
+from sslscale.nn import collapse
 from sslscale.train import checkpoint
 from sslscale.train.engine import Engine
 
 log = logging.getLogger(__name__)
+_SETTLED = 200  # steps: before them a network may give all images one embedding because it is new
 
 
 def fit(
@@ -41,6 +43,7 @@ def fit(
         low, high = distributed.agree(len(stream))
         if low != high:
             raise DataError(f"the workers see from {low} to {high} {name} images: is their data the same?")
+    first = streams[next(iter(config.method.batch_sizes(config.batch_size)))]
     loader = Loader(streams, num_steps, threads=threads)
     step = 0
     if folder is not None and (found := checkpoint.load_state(folder, engine.device)) is not None:
@@ -58,10 +61,11 @@ def fit(
     since, since_step, shown = time.monotonic(), step, 0.0
     monitored = step // config.monitor_every if monitor is not None else 0
     sums: dict[str, torch.Tensor] = {}
-    counted = 0
+    counted, warned = 0, False
     for batch in loader:
         # dropout and stochastic depth follow from (seed, step, worker): a resumed run draws the same
         torch.manual_seed(stream_seed(config.seed, f"step {step} of worker {distributed.rank()}"))
+        engine.method.before_step(step, step * config.batch_size / len(first))
         parts, lr = engine.train_step(batch, step)
         step += 1
         engine.method.after_step(step, step / num_steps)
@@ -75,6 +79,9 @@ def fit(
             if step % config.log_every == 0 or ending:
                 sums, counted = {}, 0
                 now = time.monotonic()
+                if engine.embedding is not None:
+                    means |= collapse.statistics(engine.embedding)
+                    warned = warned or (step >= _SETTLED and _warns_of_collapse(means, step))
                 rate = images * (step - since_step) / max(now - since, 1e-9)
                 since_step = step
                 if distributed.is_main():
@@ -101,3 +108,17 @@ def _require_finite(means: Mapping[str, float], step: int, folder: Path | None) 
         back = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
         values = ", ".join(f"{name} {value:g}" for name, value in means.items())
         raise DataError(f"{' and '.join(wrong)} not finite at step {step} ({values}); {back}; try a lower lr")
+
+
+def _warns_of_collapse(means: Mapping[str, float], step: int) -> bool:
+    """Say once, on the main worker, that all images have become one."""
+    found = collapse.has_collapsed(means)
+    if found and distributed.is_main():
+        log.warning(
+            "step %d: the representation collapses: embedding_std %.3f (1: spread evenly, 0: one point), rank "
+            "%.1f; lower the learning rate, or weigh the method's terms against it",
+            step,
+            means["embedding_std"],
+            means["effective_rank"],
+        )
+    return found

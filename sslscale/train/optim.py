@@ -17,18 +17,23 @@ from sslscale.train.lars import LARS
 def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Make the optimiser over the trainable weights; vectors (biases, norms) are not decayed.
 
-    A group's learning rate is `share` times the schedule's, or times the peak where it is not `scheduled`.
+    A group's learning rate is `share` times the schedule's, or times the peak where it is not `scheduled`; its decay is
+    the schedule's where it is `decayed`.
     """
     trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
     constant = getattr(module, "constant_lr", ())
     found: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for (name, parameter), share in zip(trained, _shares(module, config), strict=True):
-        found.setdefault((share, parameter.ndim > 1, not name.startswith(constant)), []).append(parameter)
+        matrix = parameter.ndim > 1
+        if not matrix and config.bias_lr is not None:
+            share *= config.bias_lr / config.lr
+        found.setdefault((share, matrix, not name.startswith(constant)), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {
             "params": parameters,
             "weight_decay": config.weight_decay if matrices else 0.0,
             "share": share,
+            "decayed": matrices,
             "scheduled": scheduled,
         }
         for (share, matrices, scheduled), parameters in sorted(found.items(), key=lambda item: item[0], reverse=True)
@@ -43,7 +48,7 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optim
         return LARS(groups, config.lr, momentum=config.momentum, trust=config.trust)
     if config.name == "rmsprop":  # EfficientNet's: decay .9, epsilon 1e-3
         return torch.optim.RMSprop(groups, lr=config.lr, alpha=0.9, eps=1e-3, momentum=config.momentum, foreach=True)
-    return torch.optim.AdamW(groups, lr=config.lr, **how)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, **how)
 
 
 def _shares(module: nn.Module, config: OptimConfig) -> list[float]:
@@ -73,3 +78,11 @@ def lr_share(schedule: ScheduleConfig, step: int, num_steps: int) -> float:
     if schedule.name == "exponential":
         return max(schedule.decay ** ((step - schedule.warmup_steps) // schedule.decay_steps), schedule.final)
     return 1.0
+
+
+def weight_decay(config: OptimConfig, progress: float) -> float:
+    """The decay of matrices: from weight_decay to final_weight_decay by a half cosine (DINO, arXiv:2104.14294, 3.2)."""
+    if config.final_weight_decay is None:
+        return config.weight_decay
+    final = config.final_weight_decay
+    return final + (config.weight_decay - final) * (1 + math.cos(math.pi * progress)) / 2

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
 from sslscale import distributed
+from sslscale.config import Recipe, recipe_names
 from sslscale.data.loader import Stream
 from sslscale.data.samples import open_described, open_images, open_samples
 from sslscale.data.shards import read_index
@@ -24,11 +26,22 @@ from sslscale.methods.method import build_method
 from sslscale.recipes.augment import AugmentConfig, JitterConfig, RandAugmentConfig
 from sslscale.recipes.barlow_twins import BarlowTwins
 from sslscale.recipes.byol import BYOL
+from sslscale.recipes.dino import DINO
+from sslscale.recipes.dinov2 import DINOv2
+from sslscale.recipes.emp_ssl import EMPSSL
 from sslscale.recipes.feature_distillation import FeatureDistillation
+from sslscale.recipes.mae import MAE
+from sslscale.recipes.moco_v2 import MoCoV2
+from sslscale.recipes.moco_v3 import MoCoV3
 from sslscale.recipes.model import ImageConfig, ModelConfig
+from sslscale.recipes.nnclr import NNCLR
 from sslscale.recipes.noisy_student import NoisyStudent
+from sslscale.recipes.pirl import PIRL
+from sslscale.recipes.scl import SCL
 from sslscale.recipes.simclr import SimCLR
 from sslscale.recipes.simsiam import SimSiam
+from sslscale.recipes.supcon import SupCon
+from sslscale.recipes.swav import SwAV
 from sslscale.recipes.train import OptimConfig, TrainConfig
 from sslscale.recipes.vicreg import VICReg
 from sslscale.train.engine import Engine
@@ -47,34 +60,58 @@ CONFIG = TrainConfig(
     log_every=1,
 )
 
+VIEWS = AugmentConfig(crop="resized", scale=(0.3, 1.0))
+SMALL = AugmentConfig(crop="resized", scale=(0.1, 0.4), size=6, count=2)
+VIT = ModelConfig(name="vit_32x2_2", grid=4)
+# where gradients are steep, rounding grows with the step
+STEEP = {"moco_v3", "barlow_twins", "vicreg", "emp_ssl", "nnclr", "supcon", "swav", "dinov2", "pirl"}
+
+
+def of(recipe: Recipe, **more: Any) -> TrainConfig:
+    rate = 1e-4 if recipe.name in STEEP else 0.01
+    return dataclasses.replace(CONFIG, method=recipe, augment=VIEWS, optim=OptimConfig(lr=rate), **more)
+
+
 CONFIGS = {
     "noisy_student": CONFIG,
     "simclr": dataclasses.replace(
         CONFIG,
         method=SimCLR(temperature=0.5),
-        augment=AugmentConfig(crop="resized", scale=(0.3, 1.0), jitter=JitterConfig(hue=0.0), count=2),
+        augment=dataclasses.replace(VIEWS, jitter=JitterConfig(hue=0.0)),
         optim=OptimConfig(name="lars", lr=0.02, trust=0.5),
     ),
+    "feature_distillation": dataclasses.replace(CONFIG, method=FeatureDistillation()),
     **{
-        recipe.name: dataclasses.replace(
-            CONFIG,
-            method=recipe,
-            augment=AugmentConfig(crop="resized", scale=(0.3, 1.0), count=2),
-            # Barlow Twins' and VICReg's gradients are steep: rounding grows with the step
-            optim=OptimConfig(lr=0.01 if recipe.name in ("simsiam", "byol") else 1e-4),
-        )
-        for recipe in (
-            BarlowTwins(projection=24),
-            VICReg(projection=24),
-            SimSiam(projection=24, hidden=8),
-            BYOL(momentum=0.9, projection=16, hidden=24),
+        config.method.name: config
+        for config in (
+            of(BarlowTwins(projection=24)),
+            of(VICReg(projection=24)),
+            of(SimSiam(projection=24, hidden=8)),
+            of(BYOL(momentum=0.9, projection=16, hidden=24)),
+            of(NNCLR(queue=40, hidden=24, projection=16, predictor=24)),
+            of(SCL(projection=24)),
+            of(SupCon()),
+            of(MoCoV2(queue=40, momentum=0.9)),
+            of(MoCoV3(momentum=0.9, hidden=24, projection=16)),
+            of(
+                SwAV(prototypes=12, hidden=24, projection=16, queue=36, queue_epoch=0.01, freeze_prototypes=0.01),
+                augment_local=SMALL,
+            ),
+            of(DINO(prototypes=24, hidden=24, bottleneck=8, momentum=0.9, freeze_last=0.01), augment_local=SMALL),
+            of(
+                DINOv2(prototypes=24, hidden=24, bottleneck=8, momentum=0.9, freeze_last=0.01),
+                augment_local=SMALL,
+                model=VIT,
+            ),
+            of(PIRL(pretext=("jigsaw", "rotation"), negatives=30), image=ImageConfig(size=16)),
+            of(EMPSSL(patches=3, hidden=24, projection=16)),
+            of(MAE(width=32, depth=1), model=VIT),
         )
     },
-    "feature_distillation": dataclasses.replace(CONFIG, method=FeatureDistillation()),
 }
 
 
-def train(folder: Path, name: str) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+def train(folder: Path, described: Path, name: str) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     torch.set_num_threads(1)
     config = CONFIGS[name]
     samples = {
@@ -87,7 +124,7 @@ def train(folder: Path, name: str) -> tuple[list[dict[str, float]], dict[str, to
     )
     samples["pseudo"] = dataclasses.replace(samples["pseudo"], table=soft)
     if name == "feature_distillation":
-        samples["images"] = open_described(folder, folder.parent / "features", ("labeled", "unlabeled"))
+        samples["images"] = open_described(folder, described, ("labeled", "unlabeled"))
     streams = {
         name: Stream(
             name,
@@ -95,7 +132,7 @@ def train(folder: Path, name: str) -> tuple[list[dict[str, float]], dict[str, to
             batch_size=size,
             seed=1,
             image=config.image,
-            views=(config.augment,),
+            views=config.views,
             cache=None,
             cache_bytes=0,
             threads=1,
@@ -104,6 +141,7 @@ def train(folder: Path, name: str) -> tuple[list[dict[str, float]], dict[str, to
     }
     torch.manual_seed(0)
     method = build_method(config.method, config.model, 10)
+    method.prepare(len(next(iter(streams.values()))))
     engine = Engine(method, config, STEPS, torch.device("cpu"))
     rows: list[dict[str, float]] = []
 
@@ -135,7 +173,15 @@ def in_two_workers(name: str, folder: Path) -> list[object]:
 
 
 def run_training(rank: int, folder: Path) -> object:
-    return train(Path((folder / "data").read_text()), (folder / "config").read_text())
+    """Every configuration, one after another: processes take long to start."""
+    found: dict[str, object] = {}
+    for name in CONFIGS:
+        try:
+            found[name] = train(Path((folder / "data").read_text()), folder / "features", name)
+        except Exception:
+            found[name] = traceback.format_exc()
+            dist.barrier()
+    return found
 
 
 def run_collectives(rank: int, folder: Path) -> object:
@@ -184,14 +230,21 @@ def shared(tmp_path: Path, digits: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "data").write_text(str(digits))
+    features(digits, folder / "features")
+    return folder / "features", in_two_workers("run_training", folder)  # type: ignore[return-value]
+
+
 @pytest.mark.parametrize("config", CONFIGS)
-def test_two_workers_train_as_one(shared: Path, digits: Path, config: str) -> None:
-    (shared / "config").write_text(config)
-    if config == "feature_distillation":
-        features(digits, digits.parent / "features")
-    one_rows, one = train(digits, config)
-    results = in_two_workers("run_training", shared)
-    for rank, (rows, state) in enumerate(results):  # type: ignore[misc]
+def test_two_workers_train_as_one(two_workers: tuple[Path, list[dict[str, Any]]], digits: Path, config: str) -> None:
+    described, results = two_workers
+    one_rows, one = train(digits, described, config)
+    for rank, result in enumerate(results):
+        assert not isinstance(result[config], str), result[config]
+        rows, state = result[config]
         for name, tensor in one.items():
             torch.testing.assert_close(state[name], tensor, rtol=2e-4, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
         if rank == 0:
@@ -200,6 +253,10 @@ def test_two_workers_train_as_one(shared: Path, digits: Path, config: str) -> No
                 assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
         else:
             assert rows == []
+
+
+def test_every_method_is_compared() -> None:
+    assert set(CONFIGS) == set(recipe_names()) - {"supervised"}  # which has nothing that the workers share
 
 
 def test_collectives_and_the_check_of_equal_data(shared: Path) -> None:

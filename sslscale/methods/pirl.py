@@ -1,0 +1,118 @@
+"""PIRL: an image and its jigsaw or its turned self have one embedding, kept in a memory bank (arXiv:1912.01991)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sslscale import distributed
+from sslscale.data import geometry, rng
+from sslscale.data.loader import Batch
+from sslscale.methods.method import Losses, Method
+from sslscale.nn.classifier import build_backbone
+from sslscale.recipes.model import ModelConfig
+from sslscale.recipes.pirl import PIRL
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+_GRID, _TILES = 3, 9
+
+
+def pirl_nce(
+    memory: Float[Tensor, "batch dim"],
+    embedding: Float[Tensor, "batch dim"],
+    negatives: Float[Tensor, "negatives dim"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Eqs. 3 and 4 with the image's memory in place of f(v_I), the batch's mean.
+
+    -log h(m_I, v) - sum_{I'} log(1 - h(v, m_I')), where h is the softmax of the cosines over t among m_I and the
+    negatives; rows have length 1, and no gradient reaches the memory.
+    """
+    v = F.normalize(embedding.float(), dim=1)
+    positive = (v * memory.detach()).sum(1, keepdim=True)
+    logs = F.log_softmax(torch.cat([positive, v @ negatives.detach().T], 1) / temperature, dim=1)
+    others = torch.log1p(-logs[:, 1:].exp().clamp(max=1 - 1e-6)).sum(1)
+    return -(logs[:, 0] + others).mean()
+
+
+class PIRLMethod(Method):
+    """A backbone, a linear head for the image and one for each pretext's result, and the memory of every image."""
+
+    bank: Tensor
+
+    def __init__(self, recipe: PIRL, model: ModelConfig, num_outputs: int):
+        super().__init__()
+        del num_outputs
+        self.recipe = recipe
+        self.backbone, width = build_backbone(model)
+        self.image_head = nn.Linear(width, recipe.projection)
+        if "jigsaw" in recipe.pretext:
+            self.tile_head = nn.Linear(width, recipe.projection)
+            self.jigsaw_head = nn.Linear(_TILES * recipe.projection, recipe.projection)
+        if "rotation" in recipe.pretext:
+            self.rotation_head = nn.Linear(width, recipe.projection)
+        self.register_buffer("bank", torch.zeros(0, recipe.projection))
+        self._step = 0
+
+    def prepare(self, num_images: int) -> None:
+        self.bank = F.normalize(torch.randn(num_images, self.recipe.projection), dim=1)
+
+    def before_step(self, step: int, epoch: float) -> None:
+        self._step = step
+
+    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        images, recipe = batch["images"], self.recipe
+        image, other = images.views
+        embedding = self.image_head(self.backbone(image))
+        memory = self.bank[images.index]
+        # drawn from the step: the same on every worker and after a restart
+        generator = torch.Generator().manual_seed(rng.stream_seed(self._step, "negatives"))
+        drawn = torch.randint(len(self.bank), (min(recipe.negatives, len(self.bank)),), generator=generator)
+        negatives = self.bank[drawn.to(self.bank.device)]
+        transformed = torch.stack(
+            [pirl_nce(memory, v, negatives, recipe.temperature) for v in self._transformed(other, images.index)]
+        ).mean()
+        plain = pirl_nce(memory, embedding, negatives, recipe.temperature)
+        loss = recipe.weight * transformed + (1 - recipe.weight) * plain  # eq. 5
+        if self.training:
+            self._remember(images.index, embedding)
+        parts = {"loss": loss.detach(), "transformed": transformed.detach(), "image": plain.detach()}
+        return Losses(loss, parts, embedding.detach())
+
+    def _transformed(self, view: Float[Tensor, "batch 3 h w"], index: Int[Tensor, " batch"]) -> list[Tensor]:
+        """The embedding of each pretext's result; the draws follow from the step and the image."""
+        numbers = index.cpu()
+        draws = rng.uniforms(
+            rng.stream_seed(0, "pretext"), torch.full_like(numbers, self._step), numbers, 3 * _TILES + 1
+        ).to(view.device)
+        found = []
+        if "jigsaw" in self.recipe.pretext:
+            x, y, order = draws[:, : 3 * _TILES].chunk(3, dim=1)
+            size = round(view.shape[-1] // _GRID * 64 / 85)  # section 3.3: pieces of 64 in cells of 85
+            pieces = geometry.jigsaw(geometry.tiles(view, _GRID, size, x, y), order.argsort(1))
+            tiles = self.tile_head(self.backbone(pieces.flatten(0, 1))).unflatten(0, (-1, _TILES))
+            found.append(self.jigsaw_head(tiles.flatten(1)))
+        if "rotation" in self.recipe.pretext:
+            turned = geometry.quarter_turns(view, (draws[:, -1] * 4).long())
+            found.append(self.rotation_head(self.backbone(turned)))
+        return found
+
+    @torch.no_grad()
+    def _remember(self, index: Int[Tensor, " batch"], embedding: Float[Tensor, "batch dim"]) -> None:
+        """Section 3.2: m_I <- momentum * m_I + (1 - momentum) * f(v_I), of length 1; of all workers' images."""
+        rows = distributed.gather(F.normalize(embedding.detach().float(), dim=1))
+        index = distributed.gather(index)
+        momentum = self.recipe.momentum
+        new = F.normalize(momentum * self.bank[index] + (1 - momentum) * rows, dim=1)
+        self.bank = self.bank.index_copy(0, index, new)
+
+    @property
+    def result(self) -> nn.Module:
+        return self.backbone

@@ -1,0 +1,43 @@
+"""The newest embeddings of past batches, the same on every worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sslscale import distributed
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+class Queue(nn.Module):
+    """`size` rows of length 1, first in first out; it begins with random ones. Part of a method's state."""
+
+    rows: Tensor
+    place: Tensor
+    filled: Tensor
+
+    def __init__(self, size: int, dim: int):
+        super().__init__()
+        self.register_buffer("rows", F.normalize(torch.randn(size, dim), dim=1))
+        self.register_buffer("place", torch.zeros((), dtype=torch.int64))  # where the next row goes
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))  # rows that are no longer random
+
+    @torch.no_grad()
+    def push(self, rows: Float[Tensor, "batch dim"]) -> None:
+        """Take up the rows of all workers, in the workers' order; the oldest give way."""
+        rows = distributed.gather(rows.detach().to(self.rows.dtype))[-len(self.rows) :]
+        where = (self.place + torch.arange(len(rows), device=rows.device)) % len(self.rows)
+        self.rows = self.rows.index_copy(0, where, rows)  # not in place: a graph may still read the old ones
+        self.place.add_(len(rows)).remainder_(len(self.rows))
+        self.filled.add_(len(rows)).clamp_(max=len(self.rows))
+
+    def nearest(self, z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """The row of the highest cosine for each of `z`; no gradient flows."""
+        with torch.no_grad():
+            return self.rows[(F.normalize(z.float(), dim=1) @ self.rows.T).argmax(1)]

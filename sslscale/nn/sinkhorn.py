@@ -1,0 +1,39 @@
+"""Assignments of images to prototypes that use all prototypes evenly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from sslscale import distributed
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+@torch.no_grad()
+def sinkhorn(
+    scores: Float[Tensor, "batch prototypes"], epsilon: float, num_iterations: int
+) -> Float[Tensor, "batch prototypes"]:
+    """Soft assignments of this worker's rows, each a distribution (SwAV, arXiv:2006.09882, eq. 3 and algorithm 1).
+
+    Q = diag(u) exp(scores / epsilon) diag(v), every prototype with an equal share of the rows of all workers.
+    """
+    scores = scores.float() / epsilon
+    highest = distributed.all_max(scores.max()) if len(scores) else distributed.all_max(scores.new_full((), -1e30))
+    q = torch.exp(scores - highest)  # the constant cancels
+    for _ in range(num_iterations):
+        share = distributed.all_sum(q.sum(0))
+        q = q / share.clamp(min=1e-30)
+        q = q / q.sum(1, keepdim=True).clamp(min=1e-30)
+    return q
+
+
+def usage_entropy(assignments: Float[Tensor, "batch prototypes"]) -> Float[Tensor, ""]:
+    """The entropy of the prototypes' mean share over all workers: 1 if all are used alike, 0 if one takes all."""
+    with torch.no_grad():
+        share = distributed.all_sum(assignments.float().sum(0))
+        share = share / share.sum()
+        return torch.special.entr(share).sum() / torch.log(torch.tensor(float(len(share)), device=share.device))

@@ -1,0 +1,175 @@
+"""What every self-supervised method learns on CIFAR-10 with one small network and one budget, and how fast.
+
+    python tests/benchmarks/ssl_methods.py --data DIR [--methods simclr,byol] [--seeds 0,1,2] [--steps N] [--json]
+
+Each method trains by configs/pretrain/METHOD_cifar10_cpu.yaml (one worker, torch alone); then kNN (k 200) and a linear
+classifier (L-BFGS) judge its frozen features on the 10,000 test images, all 50,000 labels known. Beside them stand the
+untrained networks (`random`, `random_vit`) and the same network trained on all labels (`supervised`). DIR has a folder
+of class folders in train/ and one in test/. The JSON line maps method -> {"knn": [...], "linear": [...],
+"images_per_s": median over seeds}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from sslscale import config
+from sslscale.data.images import Images
+from sslscale.data.loader import Stream
+from sslscale.data.pack import pack
+from sslscale.data.samples import Samples, open_images, open_samples
+from sslscale.errors import UserError
+from sslscale.evaluate.knn import knn_classify
+from sslscale.evaluate.linear import linear_probe
+from sslscale.evaluate.outputs import network_outputs
+from sslscale.methods.method import build_method
+from sslscale.recipes.augment import AugmentConfig
+from sslscale.recipes.data import PackConfig
+from sslscale.recipes.supervised import Supervised
+from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.train.engine import Engine
+from sslscale.train.fit import fit
+
+CONFIGS = Path(__file__).parents[2] / "configs/pretrain"
+METHODS = sorted(path.name.removesuffix("_cifar10_cpu.yaml") for path in CONFIGS.glob("*_cifar10_cpu.yaml"))
+BASELINES = ("random", "random_vit", "supervised")
+CPU = torch.device("cpu")
+
+
+def settings(method: str) -> TrainConfig:
+    """The training of a method's configuration; of the baselines SimCLR's and DINO's network and images."""
+    source = {"random": "simclr", "random_vit": "dino", "supervised": "simclr"}.get(method, method)
+    document = config.read(CONFIGS / f"{source}_cifar10_cpu.yaml")
+    own: TrainConfig = config.build(TrainConfig, document, document.data["pretrain"], "pretrain")
+    if method != "supervised":
+        return own
+    plain = AugmentConfig(crop="resized", scale=(0.3, 1.0), flip=True)
+    return dataclasses.replace(own, method=Supervised(), augment=plain, optim=OptimConfig(lr=0.1))
+
+
+def train(own: TrainConfig, shards: Path, cache: Path, threads: int) -> tuple[torch.nn.Module, float]:
+    """The network that is kept, and images a second without the first tenth of the steps."""
+    (name,) = own.method.batch_sizes(own.batch_size)
+    tables = cache / "shards"
+    samples = open_images(shards, ("labeled",), labels=name == "mixed", tables=tables)
+    if name == "labeled":
+        samples = open_samples(shards / "labeled", tables=tables)
+    stream = Stream(
+        name,
+        samples,
+        batch_size=own.batch_size,
+        seed=own.seed,
+        image=own.image,
+        views=own.views,
+        cache=cache,
+        cache_bytes=8 << 30,
+        threads=threads,
+    )
+    torch.manual_seed(own.seed)
+    method = build_method(own.method, own.model, 10)
+    method.prepare(len(stream))
+    engine = Engine(method, own, own.steps(len(stream)), CPU)
+    times: list[tuple[int, float]] = []
+    fit(engine, {name: stream}, on_log=lambda step, metrics: times.append((step, time.perf_counter())), threads=threads)
+    rate = own.batch_size * (times[-1][0] - times[0][0]) / max(times[-1][1] - times[0][1], 1e-9)
+    return method.result, rate
+
+
+class Judge:
+    """kNN and linear accuracy of a network on the test images."""
+
+    def __init__(self, shards: Path, cache: Path, threads: int):
+        self.cache, self.threads = cache, threads
+        self.sets: list[Samples] = [
+            open_samples(shards / split, tables=cache / "shards") for split in ("labeled", "test")
+        ]
+
+    def __call__(self, network: torch.nn.Module, own: TrainConfig) -> tuple[float, float]:
+        backbone = getattr(network, "backbone", network)  # of a classifier
+        found = []
+        for samples in self.sets:
+            images = Images(
+                samples.shards,
+                own.image.size,
+                cache=self.cache,
+                cache_bytes=8 << 30,
+                threads=self.threads,
+                max_bad=0,
+                evaluation_crop=own.image.crop,
+            )
+            features = network_outputs(backbone, own.image, images, *samples.places(), batch_size=500, device=CPU)
+            found.append((features, torch.from_numpy(samples.labels).long()))
+        (bank, labels), (queries, truth) = found
+        classes = int(labels.max()) + 1
+        knn = knn_classify(bank, labels, queries, classes, k=200, temperature=0.1)
+        linear, _ = linear_probe(bank, labels, queries, classes, seed=0)
+        return tuple((probs.argmax(1) == truth).float().mean().item() for probs in (knn, linear))  # pyright: ignore
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default=",".join((*BASELINES, *METHODS)))
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--steps", type=int, help="of each training; as configured if left out")
+    parser.add_argument("--data", type=Path, default=Path("data/cifar10"))
+    parser.add_argument("--work", type=Path, help="folder that keeps the packed images for the next time")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    chosen, seeds = options.methods.split(","), [int(seed) for seed in options.seeds.split(",")]
+    unknown = sorted({*chosen} - {*METHODS, *BASELINES})
+    if unknown:
+        parser.error(f"no method {', '.join(unknown)}; there are {', '.join((*BASELINES, *METHODS))}")
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as name:
+        work = options.work or Path(name)
+        shards, cache = work / "shards", work / "cache"
+        source = PackConfig(source=str(options.data / "train"), test=str(options.data / "test"), shard_size=10_000)
+        try:
+            if not (shards / "test" / "index.json").exists():
+                pack(source, shards)
+        except UserError as error:
+            sys.exit(
+                f"{error}\ngive --data DIR, with the images of each class in a folder of DIR/train and of DIR/test"
+            )
+        judge = Judge(shards, cache, options.threads)
+        found: dict[str, dict[str, list[float]]] = {}
+        for method in chosen:
+            rows: dict[str, list[float]] = {"knn": [], "linear": [], "images_per_s": []}
+            for seed in seeds:
+                own = dataclasses.replace(settings(method), seed=seed)
+                if options.steps is not None:
+                    own = dataclasses.replace(own, num_steps=options.steps, epochs=None)
+                if method.startswith("random"):
+                    torch.manual_seed(seed)
+                    network, rate = build_method(own.method, own.model, 10).result, float("nan")
+                else:
+                    network, rate = train(own, shards, cache, options.threads)
+                knn, linear = judge(network, own)
+                for column, value in (("knn", knn), ("linear", linear), ("images_per_s", rate)):
+                    rows[column].append(value)
+            found[method] = rows
+            print(f"{method:14} " + "  ".join(f"{n} {_spread(v)}" for n, v in rows.items()), flush=True)
+    if options.json:
+        rates = {m: statistics.median(rows["images_per_s"]) for m, rows in found.items()}
+        line = {m: {**rows, "images_per_s": None if rates[m] != rates[m] else rates[m]} for m, rows in found.items()}
+        print(json.dumps(line))
+
+
+def _spread(values: list[float]) -> str:
+    shown = ".0f" if max(values) > 1 else ".4f"
+    return f"{statistics.mean(values):{shown}} +- {statistics.stdev(values) if len(values) > 1 else 0:{shown}}"
+
+
+if __name__ == "__main__":
+    main()

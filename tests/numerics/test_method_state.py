@@ -1,0 +1,205 @@
+"""What every self-supervised method promises: gradients only where something learns, a state that can be resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from sslscale.config import recipe_names
+from sslscale.data.loader import Batch
+from sslscale.methods.method import Method, build_method
+from sslscale.nn.ema import cosine_momentum
+from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.train import checkpoint
+from sslscale.train.engine import Engine
+from tests.numerics.test_two_workers import CONFIGS
+
+SELF_SUPERVISED = sorted(set(CONFIGS) - {"noisy_student", "feature_distillation"})
+IMAGES, STEPS = 64, 40
+
+
+def small(name: str) -> TrainConfig:
+    return dataclasses.replace(CONFIGS[name], num_steps=STEPS, sync_batch_norm=False)
+
+
+def make(config: TrainConfig, *, seed: int = 0) -> Method:
+    torch.manual_seed(seed)
+    method = build_method(config.method, config.model, 10)
+    method.prepare(IMAGES)
+    return method.train()
+
+
+def batch(config: TrainConfig, step: int) -> dict[str, Batch]:
+    (name,) = config.method.batch_sizes(16)
+    generator = torch.Generator().manual_seed(step)
+    sizes = [view.size or config.image.size for view in config.views for _ in range(view.count)]
+    views = tuple(torch.randn(16, 3, size, size, generator=generator) for size in sizes)
+    index = torch.randperm(IMAGES, generator=generator)[:16]
+    return {name: Batch(views, index, index % 3)}
+
+
+def run(engine: Engine, config: TrainConfig, first: int, last: int) -> list[dict[str, torch.Tensor]]:
+    rows = []
+    for step in range(first, last):
+        torch.manual_seed(step)
+        engine.method.before_step(step, step / 4)
+        parts, _ = engine.train_step(batch(config, step), step)
+        engine.method.after_step(step + 1, (step + 1) / STEPS)
+        rows.append(parts)
+    return rows
+
+
+def test_the_list_is_whole() -> None:
+    others = {"supervised", "noisy_student", "feature_distillation"}
+    assert set(SELF_SUPERVISED) == set(recipe_names()) - others
+
+
+@pytest.mark.parametrize("name", SELF_SUPERVISED)
+def test_only_what_learns_has_a_gradient(name: str) -> None:
+    config = small(name)
+    method = make(config)
+    method.before_step(0, 3.0)
+    losses = method(batch(config, 0))
+    losses.total.backward()
+    assert losses.embedding is not None and not losses.embedding.requires_grad
+    assert not any(part.requires_grad for part in losses.parts.values())
+    for key, weight in method.named_parameters():
+        learns = weight.grad is not None and bool((weight.grad != 0).any())
+        if not weight.requires_grad:
+            assert weight.grad is None, key
+        elif "mask_token" not in key:  # which no patch of a batch may need
+            # a layer before a batch norm has a bias without effect; its gradient is rounding
+            assert learns or key.endswith("bias"), key
+    assert all(not p.requires_grad for n, p in method.named_parameters() if n.split(".")[0] in ("teacher", "slow"))
+
+
+@pytest.mark.parametrize("name", SELF_SUPERVISED)
+def test_a_state_survives_bit_for_bit_and_goes_on_the_same(name: str, tmp_path: Path) -> None:
+    config = small(name)
+    engine = Engine(make(config), config, STEPS, torch.device("cpu"))
+    run(engine, config, 0, 6)
+    checkpoint.save_state(tmp_path, 6, {**engine.state_dict(), "loader": {}})
+    found = checkpoint.load_state(tmp_path, torch.device("cpu"))
+    assert found is not None
+    other = Engine(make(config, seed=1), config, STEPS, torch.device("cpu"))
+    other.load_state_dict(found[1])
+    mine, theirs = engine.method.state_dict(), other.method.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    for ours, read in zip(run(engine, config, 6, 10), run(other, config, 6, 10), strict=True):
+        assert ours.keys() == read.keys() and all(torch.equal(ours[key], read[key]) for key in ours)
+    theirs = other.method.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in engine.method.state_dict().items())
+
+
+@pytest.mark.parametrize("name", SELF_SUPERVISED)
+def test_the_loss_falls(name: str) -> None:
+    config = small(name)
+    adam = OptimConfig(name="adamw", lr=1e-3)
+    config = dataclasses.replace(config, optim=adam)
+    method = make(config)
+    engine = Engine(method, config, STEPS, torch.device("cpu"))
+    one = batch(config, 0)
+    kept = {k: v.clone() for k, v in method.state_dict().items() if k.split(".")[0] in ("queue", "queues", "center")}
+    losses = []
+    for step in range(STEPS):
+        method.load_state_dict(kept, strict=False)
+        torch.manual_seed(0)
+        method.before_step(0, 3.0)  # the same masks and negatives each time
+        losses.append(float(engine.train_step(one, step)[0]["loss"]))
+    assert min(losses[-5:]) < losses[0]
+
+
+SLOW: dict[str, Callable[[Method], tuple[torch.nn.Module, torch.nn.Module]]] = {
+    "byol": lambda m: (m.target[1], m.projector),  # type: ignore[index, return-value]
+    "moco_v2": lambda m: (m.slow[1], m.projector),  # type: ignore[index, return-value]
+    "moco_v3": lambda m: (m.slow[1], m.projector),  # type: ignore[index, return-value]
+    "dino": lambda m: (m.teacher[1], m.head),  # type: ignore[index, return-value]
+    "dinov2": lambda m: (m.teacher_heads, m.heads),  # type: ignore[return-value]
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_slow_networks_follow_by_their_momentum_and_norm_by_their_own_batch(name: str) -> None:
+    config = small(name)
+    method = make(config)
+    slow, online = SLOW[name](method)
+    before = [p.clone() for p in slow.parameters()]
+    with torch.no_grad():
+        for p in online.parameters():
+            p.add_(1.0)
+    method.after_step(1, 0.5)
+    start = config.method.momentum  # type: ignore[attr-defined]
+    momentum = start if name == "moco_v2" else cosine_momentum(start, 0.5)
+    for old, now, new in zip(before, slow.parameters(), online.parameters(), strict=True):
+        torch.testing.assert_close(now, momentum * old + (1 - momentum) * new)
+    assert all(module.training for module in slow.modules())
+
+
+def test_momenta_rise_as_published() -> None:
+    assert cosine_momentum(0.996, 0.0) == pytest.approx(0.996)
+    assert cosine_momentum(0.996, 0.5) == pytest.approx(0.998)
+    assert cosine_momentum(0.996, 1.0) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"), [("dino", "head.last"), ("dinov2", "heads.1.last"), ("swav", "prototypes")]
+)
+def test_last_layers_stay_as_long_as_they_are_frozen(name: str, weight: str) -> None:
+    config = small(name)
+    engine = Engine(make(config), config, STEPS, torch.device("cpu"))
+    layer = engine.method.get_submodule(weight)
+    engine.method.before_step(0, 0.0)
+    before = layer.weight.clone()  # type: ignore[operator]
+    engine.train_step(batch(config, 0), 0)
+    assert torch.equal(layer.weight, before)  # type: ignore[arg-type]
+    engine.method.before_step(1, 1.0)
+    engine.train_step(batch(config, 1), 1)
+    assert not torch.equal(layer.weight, before)  # type: ignore[arg-type]
+
+
+def test_swavs_queue_waits_for_its_epoch_and_to_be_full() -> None:
+    config = small("swav")
+    method = make(config)
+    method.before_step(0, 0.0)
+    method(batch(config, 0))
+    assert int(method.queues[0].filled) == 0  # type: ignore[index, union-attr]
+    for step in range(3):
+        method.before_step(step, 1.0)
+        method(batch(config, step))
+    assert int(method.queues[0].filled) == 36  # type: ignore[index, union-attr]
+    scores = torch.randn(16, 12)
+    alone = method._assign(0, scores)  # type: ignore[operator]
+    method.queues[0].filled.zero_()  # type: ignore[index, union-attr]
+    assert not torch.allclose(alone, method._assign(0, scores))  # type: ignore[operator]
+
+
+def test_pirls_bank_moves_for_the_images_of_the_batch_alone() -> None:
+    config = small("pirl")
+    method = make(config)
+    before = method.bank.clone()  # type: ignore[operator]
+    images = batch(config, 0)
+    losses = method(images)
+    index = images["images"].index
+    rows = torch.nn.functional.normalize(losses.embedding, dim=1)
+    expected = torch.nn.functional.normalize(0.5 * before[index] + 0.5 * rows, dim=1)
+    torch.testing.assert_close(method.bank[index], expected)  # type: ignore[index]
+    others = torch.ones(IMAGES, dtype=torch.bool).scatter(0, index, False)
+    assert torch.equal(method.bank[others], before[others])  # type: ignore[index]
+    assert method.bank.shape == (IMAGES, 128)
+
+
+def test_moco_v3_can_leave_a_vits_patches_as_they_are() -> None:
+    from sslscale.errors import ConfigError
+    from sslscale.recipes.moco_v3 import MoCoV3
+    from sslscale.recipes.model import ModelConfig
+
+    recipe = MoCoV3(hidden=24, projection=16, freeze_patches=True)
+    method = build_method(recipe, ModelConfig(name="vit_32x2_2", grid=4), 10)
+    assert not method.backbone.patch_embed.weight.requires_grad  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="has no patches"):
+        build_method(recipe, ModelConfig(name="wrn_10_0.5"), 10)

@@ -1,0 +1,181 @@
+"""Methods that look at patches: MAE and EMP-SSL, and the vision transformer, against loops, lightly and timm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from sslscale.data.loader import Batch
+from sslscale.errors import ConfigError
+from sslscale.methods.emp_ssl import coding_rate, patch_invariance
+from sslscale.methods.mae import MAEMethod, mae_loss, patch_pixels
+from sslscale.nn.classifier import build_backbone
+from sslscale.nn.masks import random_order
+from sslscale.nn.vit import VisionTransformer, resize_positions, sincos_positions
+from sslscale.recipes.mae import MAE
+from sslscale.recipes.model import ModelConfig
+
+
+def patches(seed: int, count: int = 3, batch: int = 6, dim: int = 4) -> torch.Tensor:
+    x = torch.randn(count, batch, dim, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(x, dim=2)
+
+
+@pytest.mark.parametrize(("batch", "dim"), [(6, 4), (4, 6)])
+def test_emp_ssl_is_equation_1(batch: int, dim: int) -> None:
+    z = patches(0, batch=batch, dim=dim)
+    rate = agreement = 0.0
+    for part in z.double().numpy():
+        gram = np.array([[sum(a * b for a, b in zip(u, v, strict=True)) for v in part] for u in part])
+        sign, value = np.linalg.slogdet(np.eye(batch) + dim / (batch * 0.2) * gram)
+        rate += sign * value / 2 / len(z)
+    mean = z.double().numpy().mean(0)
+    for part in z.double().numpy():
+        for u, m in zip(part, mean, strict=True):
+            agreement += float(u @ m) / math.sqrt(float(u @ u) * float(m @ m)) / (len(z) * batch)
+    assert float(coding_rate(z, 0.2)) == pytest.approx(rate, rel=1e-5)
+    assert float(patch_invariance(z)) == pytest.approx(agreement, rel=1e-5)
+
+
+def test_emp_ssl_closed_forms() -> None:
+    eye = torch.eye(4).expand(3, 4, 4)  # orthogonal images: d / (b eps^2) = 5
+    assert float(coding_rate(eye, 0.2)) == pytest.approx(2 * math.log(6))
+    same = torch.ones(3, 4, 4) / 2  # collapsed: one singular value of 4
+    assert float(coding_rate(same, 0.2)) == pytest.approx(math.log(21) / 2, rel=1e-5)
+    assert float(patch_invariance(same)) == pytest.approx(1)
+    assert float(patch_invariance(torch.stack([eye[0], eye[0], eye[0]]))) == pytest.approx(1)
+
+
+def test_emp_ssl_is_lightlys() -> None:
+    losses: Any = pytest.importorskip("lightly.loss")
+    z = patches(1, 5, 16, 8)
+    # lightly 1.6 adds the rate, which the paper and the authors' code subtract
+    ours = coding_rate(z, 0.2) - 200 * patch_invariance(z)
+    torch.testing.assert_close(ours, losses.EMPSSLLoss()(list(z)), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_mae_is_the_mean_squared_error_of_masked_patches(normalize: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, 4, 4, generator=generator)
+    predicted = torch.randn(2, 4, 12, generator=generator)
+    masked = torch.tensor([[True, False, True, True], [False, True, True, True]])
+    values = images.double().numpy()
+    errors = []
+    for i in range(2):
+        for p in range(4):
+            top, left = 2 * (p // 2), 2 * (p % 2)
+            pixels = [values[i, c, top + y, left + x] for c in range(3) for y in range(2) for x in range(2)]
+            if normalize:
+                mean = sum(pixels) / 12
+                variance = sum((v - mean) ** 2 for v in pixels) / 11
+                pixels = [(v - mean) / math.sqrt(variance + 1e-6) for v in pixels]
+            if masked[i, p]:
+                told = predicted[i, p].double().tolist()
+                errors.append(sum((a - b) ** 2 for a, b in zip(told, pixels, strict=True)) / 12)
+    loss = mae_loss(predicted, patch_pixels(images, 2), masked, normalize)
+    assert float(loss) == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+
+
+def test_mae_sees_only_what_is_not_masked() -> None:
+    torch.manual_seed(0)
+    method = MAEMethod(MAE(masked=0.75, width=32, depth=1), ModelConfig(name="vit_32x2_4", grid=4), 10)
+    x = torch.randn(2, 3, 16, 16, requires_grad=True)
+    seen: list[torch.Tensor] = []
+    method.backbone.blocks[0].register_forward_hook(lambda m, i, o: seen.append(o))
+    method({"images": Batch((x,), torch.arange(2))})
+    assert seen[0].shape == (2, 1 + 4, 32)
+    (gradient,) = torch.autograd.grad(seen[0].sum(), x)
+    touched = patch_pixels(gradient, 4).abs().sum(2) > 0
+    assert touched.sum(1).tolist() == [4, 4]
+    assert method.backbone.positions.grad is None and not method.backbone.positions.requires_grad
+
+
+def test_every_patch_is_masked_alike_often() -> None:
+    draws = torch.rand(8000, 16, generator=torch.Generator().manual_seed(0))
+    kept = torch.bincount(random_order(draws)[:, :4].flatten(), minlength=16) / 8000
+    torch.testing.assert_close(kept, torch.full((16,), 0.25), atol=0.02, rtol=0)
+
+
+def test_methods_of_patches_want_a_vit() -> None:
+    from sslscale.methods.dinov2 import DINOv2Method
+    from sslscale.recipes.dinov2 import DINOv2
+
+    for method, recipe in ((MAEMethod, MAE()), (DINOv2Method, DINOv2(prototypes=16))):
+        with pytest.raises(ConfigError, match="take a vit_SIZE_PATCH"):
+            method(recipe, ModelConfig(name="wrn_10_1"), 10)  # type: ignore[arg-type]
+
+
+# --- the vision transformer ---------------------------------------------------------------------------------------
+
+
+def test_a_vit_is_timms_with_its_weights() -> None:
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0).eval()
+    with torch.no_grad():
+        theirs.cls_token.normal_()  # type: ignore[operator]
+    ours, width = build_backbone(ModelConfig(name="vit_tiny_16"))
+    assert width == 192 and isinstance(ours, VisionTransformer)
+    weights = {}
+    for name, value in theirs.state_dict().items():
+        name = name.replace("patch_embed.proj", "patch_embed").replace("pos_embed", "positions")
+        weights[name.replace("mlp.fc1", "mlp.0").replace("mlp.fc2", "mlp.2")] = value
+    ours.load_state_dict(weights)
+    x = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.eval()(x), theirs(x), rtol=1e-4, atol=1e-4)
+        attention = ours.attention(x)
+    assert attention.shape == (2, 3, 14, 14)
+    assert 0 < float(attention.sum((2, 3)).max()) < 1  # the rest goes to the class token itself
+
+
+def test_positions_are_resized_bicubically() -> None:
+    positions = torch.randn(1, 1 + 36, 2, generator=torch.Generator().manual_seed(0))
+    assert resize_positions(positions, 6) is positions
+    larger = resize_positions(positions, 12)
+    assert larger.shape == (1, 145, 2) and torch.equal(larger[:, 0], positions[:, 0])
+
+    def weight(x: float) -> float:  # Keys' cubic with a = -.75
+        x = abs(x)
+        if x < 1:
+            return 1.25 * x**3 - 2.25 * x**2 + 1
+        return -0.75 * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+    square = positions[0, 1:].view(6, 6, 2).double()
+    for row, column in ((0, 0), (3, 8), (11, 5)):
+        y, x = (row + 0.5) / 2 - 0.5, (column + 0.5) / 2 - 0.5  # half-pixel centres
+        expected = torch.zeros(2, dtype=torch.float64)
+        for j in range(math.floor(y) - 1, math.floor(y) + 3):
+            for i in range(math.floor(x) - 1, math.floor(x) + 3):
+                expected += weight(y - j) * weight(x - i) * square[min(max(j, 0), 5), min(max(i, 0), 5)]
+        torch.testing.assert_close(larger[0, 1 + 12 * row + column].double(), expected, atol=1e-5, rtol=1e-5)
+    network, _ = build_backbone(ModelConfig(name="vit_32x2_4", grid=6, registers=3, pool="mean"))
+    for size in (16, 24, 48):
+        assert network(torch.randn(2, 3, size, size)).shape == (2, 32)
+    with pytest.raises(ValueError, match="not squares of patches"):
+        network(torch.randn(2, 3, 18, 18))
+
+
+def test_sincos_positions_are_the_published_formula() -> None:
+    width, side = 8, 3
+    found = sincos_positions(width, side)[0]
+    assert found[0].tolist() == [0] * width
+    for row in range(side):
+        for column in range(side):
+            expected = []
+            for place in (column, row):
+                angles = [place / 10_000 ** (k / 2) for k in range(2)]
+                expected += [*map(math.sin, angles), *map(math.cos, angles)]
+            torch.testing.assert_close(found[1 + row * side + column], torch.tensor(expected))
+
+
+@pytest.mark.parametrize("name", ["vit_16x2_4", "vit_33x2_4", "vit_huge_4", "vit_tiny"])
+def test_vits_that_are_none(name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        ModelConfig(name=name)
+    with pytest.raises(ValueError, match="for vit_SIZE_PATCH alone"):
+        ModelConfig(name="wrn_10_1", registers=4)
