@@ -1,6 +1,6 @@
 """Noisy Student (Xie et al. 2020, arXiv:1911.04252, algorithm 1).
 
-1. Train a teacher on the labelled images.
+1. Train a teacher on the labelled images (from pre-trained weights, if the file says how).
 2. Let it score the unlabelled ones, without noise; keep the confident ones, balance the classes.
 3. Train an equal or larger student on both, with noise.
 4. The student becomes the teacher: back to 2.
@@ -70,12 +70,14 @@ class Workers:
 class Config:
     """A whole run. `warm_start` gives a student its teacher's weights; the paper trains it from scratch.
 
-    `robustness` measures the teacher and the last student, whose mCE and mFR are then relative to the teacher's.
+    `pretrain` makes the teacher's first weights from every image, labels unread. `robustness` measures the
+    teacher and the last student, whose mCE and mFR are then relative to the teacher's.
     """
 
     data: PackConfig
     teacher: TrainConfig
     student: TrainConfig
+    pretrain: TrainConfig | None = None
     rounds: tuple[Round, ...] = (Round(), Round(), Round())
     score: ScoreConfig = ScoreConfig()
     select: SelectConfig = SelectConfig()
@@ -89,6 +91,9 @@ class Config:
     def __post_init__(self) -> None:
         require(isinstance(self.teacher.method, Supervised), "teacher", "its method must be supervised")
         require(isinstance(self.student.method, NoisyStudent), "student", "its method must be noisy_student")
+        if self.pretrain is not None:
+            same = self.pretrain.model.name == self.teacher.model.name
+            require(same, "pretrain", f"its model must be the teacher's, {self.teacher.model.name}")
         require(len(self.rounds) > 0, "rounds", "must name at least one student")
         for name, config in (("teacher", self.teacher), ("student", self.student)):
             workers = self.resources.train.num_workers
@@ -109,8 +114,17 @@ def build(config: Config) -> list[Stage]:
     def test(name: str, model: Stage) -> Stage:
         return stage(evaluate, config.evaluate, name=f"{name}/evaluate", model=model, data=data)
 
+    first_weights: dict[str, Any] = {}
+    if config.pretrain is not None:
+        settings = dataclasses.replace(config.pretrain, seed=seed)
+        first_weights["init"] = stage(train, settings, name="pretrain", resources=workers.train, data=data)
     teacher = stage(
-        train, dataclasses.replace(config.teacher, seed=seed), name="teacher", resources=workers.train, data=data
+        train,
+        dataclasses.replace(config.teacher, seed=seed),
+        name="teacher",
+        resources=workers.train,
+        data=data,
+        **first_weights,
     )
     first = teacher
     reports: dict[str, Any] = {"teacher_report": test("teacher", teacher)}

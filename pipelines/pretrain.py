@@ -1,9 +1,10 @@
 """Self-supervised pre-training, and what came of it.
 
-1. Pre-train a network on every training image, labels unread.
+1. Pre-train a network on every training image, labels unread; go on at a higher resolution, if the file says so.
 2. Freeze it; fit kNN and a linear classifier to the labelled images' features; measure both on the test split.
 3. The same for the network before training: what is above it was learned.
 4. Fine-tune the whole network on the labels, if the file says so.
+5. Draw where a vision transformer looks.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from functools import partial
 
 from sslscale.config import require
 from sslscale.dag import Resources, Stage, stage
+from sslscale.recipes.augment import AugmentConfig
 from sslscale.recipes.data import PackConfig
-from sslscale.recipes.features import ExtractConfig
+from sslscale.recipes.features import AttentionConfig, ExtractConfig
 from sslscale.recipes.probe import ProbeConfig
 from sslscale.recipes.pseudo import EvaluateConfig
 from sslscale.recipes.supervised import Supervised
 from sslscale.recipes.train import TrainConfig
+from sslscale.stages.attention import attention
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.extract import extract
 from sslscale.stages.initialize import initialize
@@ -37,12 +40,30 @@ class Workers:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HighResolution:
+    """A short training of the same method with larger views (DINOv2, arXiv:2304.07193, section 3): all of it goes on,
+    teachers, heads and queues too. `scale` multiplies the side of every view."""
+
+    scale: float
+    epochs: float
+    lr: float
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.scale > 1, "scale", "must be above 1")
+        require(self.epochs > 0, "epochs", "must be positive")
+        require(self.lr > 0, "lr", "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole run. `finetune` must build the network that `pretrain` trains."""
 
     data: PackConfig
     pretrain: TrainConfig
+    high_resolution: HighResolution | None = None
     extract: ExtractConfig = ExtractConfig(splits=("labeled", "test"))
+    attention: AttentionConfig = AttentionConfig()
     probe: ProbeConfig = ProbeConfig()
     finetune: TrainConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -64,8 +85,21 @@ def build(config: Config) -> list[Stage]:
     judged = dataclasses.replace(config.probe, seed=seed)
     data = stage(pack, source, name="data", content=partial(content, source))
     random = stage(initialize, settings, name="random", data=data)
+    if config.high_resolution is not None:
+        settings = dataclasses.replace(settings, keep_method=True)
     trained = stage(train, settings, name="pretrain", resources=config.resources.train, data=data)
+    if config.high_resolution is not None:
+        trained = stage(
+            train,
+            high_resolution_config(settings, config.high_resolution),
+            name="pretrain/high_resolution",
+            resources=config.resources.train,
+            data=data,
+            init=trained,
+        )
     targets = []
+    if config.pretrain.model.name.startswith("vit_"):
+        targets.append(stage(attention, config.attention, name="pretrain/attention", model=trained, data=data))
     for name, model in (("random", random), ("pretrain", trained)):
         features = stage(
             extract,
@@ -87,3 +121,28 @@ def build(config: Config) -> list[Stage]:
         )
         targets.append(stage(evaluate, config.evaluate, name="finetune/evaluate", model=tuned, data=data))
     return targets
+
+
+def high_resolution_config(first: TrainConfig, high: HighResolution) -> TrainConfig:
+    """The same training with larger views, a rate of its own and no warm-up."""
+
+    def larger(view: AugmentConfig | None) -> AugmentConfig | None:
+        return (
+            view if view is None or view.size is None else dataclasses.replace(view, size=round(view.size * high.scale))
+        )
+
+    augment = larger(first.augment)
+    assert augment is not None
+    schedule = dataclasses.replace(first.optim.schedule, warmup_steps=0)
+    return dataclasses.replace(
+        first,
+        image=dataclasses.replace(first.image, size=round(first.image.size * high.scale), short_side=None),
+        augment=augment,
+        augment_second=larger(first.augment_second),
+        augment_local=larger(first.augment_local),
+        optim=dataclasses.replace(first.optim, lr=high.lr, schedule=schedule),
+        batch_size=high.batch_size or first.batch_size,
+        num_steps=None,
+        epochs=high.epochs,
+        keep_method=False,
+    )

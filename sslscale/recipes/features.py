@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,16 +13,38 @@ TRAINING_SPLITS = ("labeled", "unlabeled")
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
-    """Which images a network is applied to, without augmentation. Splits that a data set lacks are passed over."""
+    """Which images a network is applied to, without augmentation. Splits that a data set lacks are passed over.
+
+    With `patches` (a square number) an image's features are the mean of those of so many patches, `patch_area` of the
+    image each, evenly spread and scaled to `patch_size` pixels (EMP-SSL, arXiv:2304.03977, section 3).
+    """
 
     splits: tuple[str, ...] = (*TRAINING_SPLITS, "test")
+    patches: int = 0
+    patch_area: float = 0.25
+    patch_size: int | None = None  # None: the network's image size
     batch_size: int = field(default=500, metadata={"identity": False})
     on_bad_sample: Literal["error", "skip"] = "error"
     version: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:
         require(len(self.splits) > 0, "splits", "must name at least one split")
+        require(self.patches >= 0 and math.isqrt(self.patches) ** 2 == self.patches, "patches", "must be a square")
+        require(0 < self.patch_area <= 1, "patch_area", "must lie in (0, 1]")
+        require(self.patch_size is None or self.patch_size > 0, "patch_size", "must be positive")
         require(self.batch_size > 0, "batch_size", "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """How many images of a split show where a ViT's class token looks."""
+
+    images: int = 6
+    split: str = "test"
+    version: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        require(self.images > 0, "images", "must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)

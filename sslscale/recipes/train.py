@@ -89,6 +89,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = field(default=False, metadata={"identity": False})  # torch.compile: needs a C++ compiler on a CPU
     trainable: Literal["all", "last_stage"] = "all"  # last_stage: FixRes, the shallow layers stay
+    keep_method: bool = False  # with heads, teachers and queues, so that another training can go on with it
     label_fraction: float = 1.0  # share of each class's labelled images that is used, one at least; drawn by the seed
     on_bad_sample: Literal["error", "skip"] = "error"
     seed: int = field(default=0, metadata={"hidden": True})

@@ -148,6 +148,28 @@ def gallery(folder: Path, images: Sequence[Any], names: Sequence[str], columns: 
     figure.savefig(folder / "gallery.png", dpi=110)
 
 
+def attention_figure(folder: Path, images: Any, weights: Any) -> None:
+    """attention.png: each image (height, width, 3), its heads' mean over it, and each head (heads, side, side)."""
+    shown = min(weights.shape[1], 8)
+    columns = 2 + shown
+    figure = new_figure(1.2 * columns, 1.3 * len(images))
+    for row, (image, heads) in enumerate(zip(images, weights, strict=True)):
+        for column in range(columns):
+            axes = figure.add_subplot(len(images), columns, row * columns + column + 1)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            extent = (0, image.shape[1], image.shape[0], 0)
+            if column < 2:
+                axes.imshow(image, extent=extent)
+            if column == 1:
+                axes.imshow(heads.mean(0), extent=extent, alpha=0.6, cmap="inferno")
+            elif column > 1:
+                axes.imshow(heads[column - 2], extent=extent, cmap="inferno")
+            if row == 0:
+                axes.set_title(["image", "mean", *(f"head {n}" for n in range(shown))][column], fontsize=8)
+    figure.savefig(folder / "attention.png", dpi=110)
+
+
 def robustness_figure(folder: Path, report: Mapping[str, Any]) -> None:
     """robustness.png: error of each corruption by severity, and accuracy under attack by epsilon."""
     import numpy as np

@@ -89,7 +89,7 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     from sslscale.data.reading import open_split
     from sslscale.evaluate.monitor import KnnMonitor
     from sslscale.methods.method import build_method
-    from sslscale.nn.classifier import Classifier, num_parameters
+    from sslscale.nn.classifier import num_parameters
     from sslscale.train import checkpoint
     from sslscale.train.engine import Engine, best_device
     from sslscale.train.fit import fit
@@ -132,8 +132,7 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
             "Noisy Student's students are equal to their teacher or larger"
         )
     if work.init is not None:
-        for part in {id(m): m for m in method.children() if isinstance(m, Classifier)}.values():
-            checkpoint.initialize(part, work.init, classes)
+        checkpoint.initialize_method(method, work.init, classes)
     num_steps = config.steps(len(streams[first]))
     engine = Engine(method, config, num_steps, device)
     last: dict[str, float] = {}
@@ -167,6 +166,8 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     if distributed.is_main():
         info = checkpoint.describe_model(network, config.model, config.image, classes)
         checkpoint.save_model(ctx.path, network, info)
+        if config.keep_method:
+            checkpoint.save_method(ctx.path, method)
         checkpoint.drop_states(ctx.path / "state")
     shown = ("loss", "train_accuracy", "knn_accuracy", "images_per_s")
     return {

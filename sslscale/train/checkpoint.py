@@ -20,12 +20,13 @@ import torch
 from torch import nn
 
 from sslscale import jsonio
-from sslscale.errors import DataError, ResourceError
+from sslscale.errors import ConfigError, DataError, ResourceError
 from sslscale.nn.classifier import Classifier, build_backbone, build_classifier, num_parameters
 from sslscale.recipes.model import FORMAT, ImageConfig, ModelConfig, ModelInfo, read_info
 
 log = logging.getLogger(__name__)
 KEEP = 2
+_METHOD = "method.safetensors"
 
 
 def save_state(folder: Path, step: int, state: Mapping[str, Any]) -> None:
@@ -82,18 +83,25 @@ def _sha256(path: Path) -> str:
 
 def save_model(folder: Path, network: nn.Module, info: ModelInfo) -> None:
     """Write model.safetensors and model.json; raises ResourceError on a full disk."""
+    _write_weights(folder / "model.safetensors", network)
+    try:
+        jsonio.write_json(folder / "model.json", {"format": FORMAT, **asdict(info)})
+    except OSError as error:
+        raise ResourceError(f"{folder}: the model cannot be written: {error}") from error
+
+
+def _write_weights(file: Path, module: nn.Module) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in network.state_dict().items()}
-    temporary = folder / f"model.tmp-{uuid.uuid4().hex[:8]}"
+    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
+    temporary = file.with_name(f"model.tmp-{uuid.uuid4().hex[:8]}")
     try:
         save_file(weights, temporary)
-        os.replace(temporary, folder / "model.safetensors")
-        jsonio.write_json(folder / "model.json", {"format": FORMAT, **asdict(info)})
+        os.replace(temporary, file)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
-        raise ResourceError(f"{folder}: the model cannot be written: {error}") from error
+        raise ResourceError(f"{file}: the weights cannot be written: {error}") from error
 
 
 def load_model(folder: Path) -> tuple[Classifier, ModelInfo]:
@@ -123,6 +131,27 @@ def initialize(network: Classifier, folder: Path, classes: tuple[str, ...]) -> N
         load_weights(network, folder / "model.safetensors")
     else:
         load_weights(network.backbone, folder / "model.safetensors", prefix="backbone." if info.head else "")
+
+
+def initialize_method(method: nn.Module, folder: Path, classes: tuple[str, ...]) -> None:
+    """Give a method the weights of a checkpoint: its classifiers', or all that a training with keep_method kept.
+
+    Raises ConfigError for a method without a classifier if the checkpoint holds a network alone.
+    """
+    parts = {id(m): m for m in method.children() if isinstance(m, Classifier)}.values()
+    if not parts and not (folder / _METHOD).exists():
+        raise ConfigError(
+            f"{folder}: holds a network alone, and this method needs its heads too: set keep_method there"
+        )
+    if not parts:
+        load_weights(method, folder / _METHOD)
+    for part in parts:
+        initialize(part, folder, classes)
+
+
+def save_method(folder: Path, method: nn.Module) -> None:
+    """Write everything that a method has learned; raises ResourceError on a full disk."""
+    _write_weights(folder / _METHOD, method)
 
 
 def load_weights(module: nn.Module, file: Path, *, prefix: str = "") -> None:

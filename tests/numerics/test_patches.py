@@ -87,7 +87,7 @@ def test_mae_sees_only_what_is_not_masked() -> None:
     method = MAEMethod(MAE(masked=0.75, width=32, depth=1), ModelConfig(name="vit_32x2_4", grid=4), 10)
     x = torch.randn(2, 3, 16, 16, requires_grad=True)
     seen: list[torch.Tensor] = []
-    method.backbone.blocks[0].register_forward_hook(lambda m, i, o: seen.append(o))
+    method.backbone.blocks[0].register_forward_hook(lambda m, i, o: seen.append(o))  # type: ignore[arg-type]
     method({"images": Batch((x,), torch.arange(2))})
     assert seen[0].shape == (2, 1 + 4, 32)
     (gradient,) = torch.autograd.grad(seen[0].sum(), x)
