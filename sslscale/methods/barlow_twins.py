@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from sslscale import distributed
@@ -49,7 +48,8 @@ class BarlowTwinsMethod(Method):
         self.projector = mlp([width, *[recipe.projection] * 3])
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
-        first, second = self.projector(self.backbone(torch.cat(batch["images"].views))).chunk(2)
+        # one view after the other: each has its own batch statistics, as in the authors' code
+        first, second = (self.projector(self.backbone(view)) for view in batch["images"].views)
         loss = barlow_twins_loss(first, second, self.recipe.off_diagonal)
         return Losses(loss, {"loss": loss.detach()}, first.detach())
 

@@ -48,10 +48,8 @@ class NNCLRMethod(Method):
         self.queue = Queue(recipe.queue, recipe.projection)
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
-        # both views at once, as SimCLR's code, which this one follows
-        embeddings = self.projector(self.backbone(torch.cat(batch["images"].views)))
-        first, second = embeddings.chunk(2)
-        p_first, p_second = self.predictor(embeddings).chunk(2)
+        first, second = (self.projector(self.backbone(view)) for view in batch["images"].views)
+        p_first, p_second = self.predictor(first), self.predictor(second)
         temperature = self.recipe.temperature
         loss = nnclr_loss(self.queue.nearest(first), p_second, temperature)
         loss = (loss + nnclr_loss(self.queue.nearest(second), p_first, temperature)) / 2

@@ -46,6 +46,7 @@ class PIRLMethod(Method):
     """A backbone, a linear head for the image and one for each pretext's result, and the memory of every image."""
 
     bank: Tensor
+    seen: Tensor
 
     def __init__(self, recipe: PIRL, model: ModelConfig, num_outputs: int):
         super().__init__()
@@ -59,10 +60,12 @@ class PIRLMethod(Method):
         if "rotation" in recipe.pretext:
             self.rotation_head = nn.Linear(width, recipe.projection)
         self.register_buffer("bank", torch.zeros(0, recipe.projection))
+        self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))
         self._step = 0
 
     def prepare(self, num_images: int) -> None:
         self.bank = F.normalize(torch.randn(num_images, self.recipe.projection), dim=1)
+        self.seen = torch.zeros(num_images, dtype=torch.bool)
 
     def before_step(self, step: int, epoch: float) -> None:
         self._step = step
@@ -72,6 +75,9 @@ class PIRLMethod(Method):
         image, other = images.views
         embedding = self.image_head(self.backbone(image))
         memory = self.bank[images.index]
+        if recipe.first_memory == "embedding":
+            now = F.normalize(embedding.detach().float(), dim=1)
+            memory = torch.where(self.seen[images.index][:, None], memory, now)
         # drawn from the step: the same on every worker and after a restart
         generator = torch.Generator().manual_seed(rng.stream_seed(self._step, "negatives"))
         drawn = torch.randint(len(self.bank), (min(recipe.negatives, len(self.bank)),), generator=generator)
@@ -110,8 +116,11 @@ class PIRLMethod(Method):
         rows = distributed.gather(F.normalize(embedding.detach().float(), dim=1))
         index = distributed.gather(index)
         momentum = self.recipe.momentum
-        new = F.normalize(momentum * self.bank[index] + (1 - momentum) * rows, dim=1)
-        self.bank = self.bank.index_copy(0, index, new)
+        old = self.bank[index]
+        if self.recipe.first_memory == "embedding":
+            old = torch.where(self.seen[index][:, None], old, rows)
+        self.bank = self.bank.index_copy(0, index, F.normalize(momentum * old + (1 - momentum) * rows, dim=1))
+        self.seen[index] = True
 
     @property
     def result(self) -> nn.Module:

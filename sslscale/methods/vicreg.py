@@ -54,7 +54,8 @@ class VICRegMethod(Method):
         self.projector = mlp([width, *[recipe.projection] * 3])
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
-        first, second = self.projector(self.backbone(torch.cat(batch["images"].views))).chunk(2)
+        # one view after the other: each has its own batch statistics, as in the authors' code
+        first, second = (self.projector(self.backbone(view)) for view in batch["images"].views)
         invariance, variance, covariance = vicreg_terms(first, second)
         recipe = self.recipe
         loss = recipe.invariance * invariance + recipe.variance * variance + recipe.covariance * covariance

@@ -22,6 +22,7 @@ class PIRL(Recipe):
     weight: float = 0.5  # lambda of eq. 5
     negatives: int = 32_000  # drawn from the bank for each batch
     momentum: float = 0.5  # of the bank
+    first_memory: Literal["random", "embedding"] = "random"  # of an image not yet seen: the embedding learns at once
     projection: int = 128
     version: int = field(default=1, init=False)
 

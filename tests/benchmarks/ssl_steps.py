@@ -1,0 +1,220 @@
+"""A training step of each method beside lightly's: forward, loss, backward, update; same network, views and optimiser.
+
+    pip install -c infra/constraints.txt -e '.[bench]'
+    python tests/benchmarks/ssl_steps.py [--methods simclr,byol] [--model wrn_10_1] [--batch-size 128] [--json]
+
+Views are random numbers that are there already, so that no data path counts. lightly's side is its PyTorch example of
+the method: its heads, its loss, its momentum update, one view after the other. The two take turns, `--rounds` times;
+the fastest counts: other work on the machine only slows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sslscale.config import Recipe
+from sslscale.data.loader import Batch
+from sslscale.methods.method import build_method
+from sslscale.nn.classifier import build_backbone
+from sslscale.recipes.augment import AugmentConfig
+from sslscale.recipes.barlow_twins import BarlowTwins
+from sslscale.recipes.byol import BYOL
+from sslscale.recipes.dino import DINO
+from sslscale.recipes.emp_ssl import EMPSSL
+from sslscale.recipes.moco_v2 import MoCoV2
+from sslscale.recipes.model import ImageConfig, ModelConfig
+from sslscale.recipes.nnclr import NNCLR
+from sslscale.recipes.simclr import SimCLR
+from sslscale.recipes.simsiam import SimSiam
+from sslscale.recipes.swav import SwAV
+from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.recipes.vicreg import VICReg
+from sslscale.train.engine import Engine
+
+SIZE, SMALL, CROPS, PATCHES, HIDDEN, OUT, QUEUE = 32, 16, 4, 6, 256, 128, 4096
+OPTIM = OptimConfig(lr=0.01, nesterov=False, weight_decay=0.0)
+Step = Callable[[list[Tensor]], Tensor]
+
+
+def recipes(width: int) -> dict[str, Recipe]:
+    """Ours, with lightly's sizes of heads."""
+    return {
+        "simclr": SimCLR(projection=OUT),
+        "nnclr": NNCLR(queue=QUEUE, hidden=HIDDEN, projection=OUT, predictor=HIDDEN),
+        "simsiam": SimSiam(projection=HIDDEN, hidden=64),
+        "byol": BYOL(projection=OUT, hidden=HIDDEN),
+        "moco_v2": MoCoV2(queue=QUEUE, projection=OUT),
+        "barlow_twins": BarlowTwins(projection=HIDDEN),
+        "vicreg": VICReg(projection=HIDDEN),
+        "swav": SwAV(prototypes=512, hidden=HIDDEN, projection=OUT),
+        "dino": DINO(prototypes=2048, hidden=HIDDEN, bottleneck=64, norm=True),
+        "emp_ssl": EMPSSL(patches=PATCHES, hidden=HIDDEN, projection=OUT),
+    }
+
+
+def theirs(method: str, backbone: nn.Module, width: int) -> tuple[nn.Module, Step]:
+    """lightly's modules, and a function from views to the loss."""
+    heads: Any = importlib.import_module("lightly.models.modules")
+    losses: Any = importlib.import_module("lightly.loss")
+    utils: Any = importlib.import_module("lightly.models.utils")
+    if method == "simclr":
+        model = nn.Sequential(backbone, heads.SimCLRProjectionHead(width, width, OUT))
+        loss = losses.NTXentLoss(0.1)
+        return model, lambda views: loss(model(views[0]), model(views[1]))
+    if method in ("barlow_twins", "vicreg"):
+        model = nn.Sequential(backbone, heads.BarlowTwinsProjectionHead(width, HIDDEN, HIDDEN))
+        loss = losses.BarlowTwinsLoss() if method == "barlow_twins" else losses.VICRegLoss()
+        return model, lambda views: loss(model(views[0]), model(views[1]))
+    if method == "emp_ssl":
+        model = nn.Sequential(backbone, heads.BarlowTwinsProjectionHead(width, HIDDEN, OUT))
+        loss = losses.EMPSSLLoss()
+        return model, lambda views: loss([nn.functional.normalize(model(view), dim=1) for view in views])
+    if method == "simsiam":
+        model = nn.Sequential(backbone, heads.SimSiamProjectionHead(width, HIDDEN, HIDDEN))
+        predictor = heads.SimSiamPredictionHead(HIDDEN, 64, HIDDEN)
+        loss = losses.NegativeCosineSimilarity()
+
+        def simsiam(views: list[Tensor]) -> Tensor:
+            z = [model(view) for view in views]
+            return (loss(predictor(z[0]), z[1].detach()) + loss(predictor(z[1]), z[0].detach())) / 2
+
+        return nn.ModuleList([model, predictor]), simsiam
+    if method == "nnclr":
+        model = nn.Sequential(backbone, heads.NNCLRProjectionHead(width, HIDDEN, OUT))
+        predictor = heads.NNCLRPredictionHead(OUT, HIDDEN, OUT)
+        bank, loss = heads.NNMemoryBankModule(size=(QUEUE, OUT)), losses.NTXentLoss(0.1)
+
+        def nnclr(views: list[Tensor]) -> Tensor:
+            z = [model(view) for view in views]
+            p = [predictor(one) for one in z]
+            z = [bank(z[0].detach(), update=False), bank(z[1].detach(), update=True)]
+            return (loss(z[0], p[1]) + loss(z[1], p[0])) / 2
+
+        return nn.ModuleList([model, predictor]), nnclr
+    if method in ("byol", "moco_v2"):
+        byol = method == "byol"
+        head = heads.BYOLProjectionHead(width, HIDDEN, OUT) if byol else heads.MoCoProjectionHead(width, width, OUT)
+        model = nn.Sequential(backbone, head)
+        slow = copy.deepcopy(model)
+        utils.deactivate_requires_grad(slow)
+        predictor = heads.BYOLPredictionHead(OUT, HIDDEN, OUT) if byol else nn.Identity()
+        loss = losses.NegativeCosineSimilarity() if byol else losses.NTXentLoss(0.1, memory_bank_size=(QUEUE, OUT))
+
+        def momentum(views: list[Tensor]) -> Tensor:
+            utils.update_momentum(model, slow, m=0.99)
+            if not byol:
+                with torch.no_grad():
+                    key = slow(views[1])
+                return loss(model(views[0]), key)
+            p = [predictor(model(view)) for view in views]
+            with torch.no_grad():
+                z = [slow(view) for view in views]
+            return (loss(p[0], z[1]) + loss(p[1], z[0])) / 2
+
+        return nn.ModuleList([model, predictor]), momentum
+    if method == "swav":
+        model = nn.Sequential(backbone, heads.SwaVProjectionHead(width, HIDDEN, OUT))
+        prototypes, loss = heads.SwaVPrototypes(OUT, n_prototypes=512), losses.SwaVLoss()
+
+        def swav(views: list[Tensor]) -> Tensor:
+            prototypes.normalize()
+            scores = [prototypes(nn.functional.normalize(model(view), dim=1)) for view in views]
+            return loss(scores[:2], scores[2:])
+
+        return nn.ModuleList([model, prototypes]), swav
+    assert method == "dino"
+    model = nn.Sequential(backbone, heads.DINOProjectionHead(width, HIDDEN, 64, 2048, batch_norm=True))
+    slow = nn.Sequential(copy.deepcopy(backbone), heads.DINOProjectionHead(width, HIDDEN, 64, 2048, batch_norm=True))
+    utils.deactivate_requires_grad(slow)
+    loss = losses.DINOLoss(output_dim=2048)
+
+    def dino(views: list[Tensor]) -> Tensor:
+        utils.update_momentum(model, slow, m=0.99)
+        with torch.no_grad():
+            targets = [slow(view) for view in views[:2]]
+        return loss(targets, [model(view) for view in views], epoch=0)
+
+    return model, dino
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default=",".join(recipes(64)))
+    parser.add_argument("--model", default="wrn_10_1")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    found: dict[str, dict[str, float]] = {}
+    for method in options.methods.split(","):
+        small = CROPS if method in ("swav", "dino") else 0
+        sizes = [SIZE] * (PATCHES if method == "emp_ssl" else 2) + [SMALL] * small
+        views = [
+            torch.randn(options.batch_size, 3, s, s).to(memory_format=torch.channels_last)  # pyright: ignore
+            for s in sizes
+        ]
+        model = ModelConfig(name=options.model)
+        backbone, width = build_backbone(model)
+        recipe = recipes(width)[method]
+        config = TrainConfig(
+            method=recipe,
+            model=model,
+            image=ImageConfig(size=SIZE),
+            augment=AugmentConfig(crop="resized"),
+            augment_local=AugmentConfig(crop="resized", size=SMALL, count=CROPS) if small else None,
+            optim=OPTIM,
+            batch_size=options.batch_size,
+            num_steps=1000,
+        )
+        engine = Engine(build_method(recipe, model, 10), config, 1000, torch.device("cpu"))
+        batch = {"images": Batch(tuple(views), torch.arange(options.batch_size))}
+        engine.method.train()
+        peer, loss = theirs(method, backbone, width)
+        optimizer = torch.optim.SGD([p for p in peer.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
+
+        def ours(engine: Engine = engine, batch: dict[str, Batch] = batch) -> None:
+            engine.method.before_step(5, 2.0)
+            engine.train_step(batch, 5)
+            engine.method.after_step(5, 0.5)
+
+        rows = [view.contiguous() for view in views]  # as torchvision's ToTensor makes them
+
+        def lightlys(
+            loss: Step = loss, optimizer: torch.optim.Optimizer = optimizer, rows: list[Tensor] = rows
+        ) -> None:
+            loss(rows).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        times: dict[str, float] = {}
+        for _ in range(options.rounds):
+            for name, step in (("ours", ours), ("lightly", lightlys)):
+                step()
+                started = time.perf_counter()
+                for _ in range(options.steps):
+                    step()
+                took = (time.perf_counter() - started) / options.steps
+                times[name] = min(times.get(name, took), took)
+        rates = {name: options.batch_size / took for name, took in times.items()}
+        found[method] = {**rates, "ratio": rates["ours"] / rates["lightly"]}
+        shown = f"ours {rates['ours']:6.0f}  lightly {rates['lightly']:6.0f} img/s  {found[method]['ratio']:.2f} x"
+        print(f"{method:14} {shown}", flush=True)
+    if options.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
