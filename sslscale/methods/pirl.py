@@ -78,10 +78,7 @@ class PIRLMethod(Method):
         if recipe.first_memory == "embedding":
             now = F.normalize(embedding.detach().float(), dim=1)
             memory = torch.where(self.seen[images.index][:, None], memory, now)
-        # drawn from the step: the same on every worker and after a restart
-        generator = torch.Generator().manual_seed(rng.stream_seed(self._step, "negatives"))
-        drawn = torch.randint(len(self.bank), (min(recipe.negatives, len(self.bank)),), generator=generator)
-        negatives = self.bank[drawn.to(self.bank.device)]
+        negatives = self._negatives()
         transformed = torch.stack(
             [pirl_nce(memory, v, negatives, recipe.temperature) for v in self._transformed(other, images.index)]
         ).mean()
@@ -91,6 +88,16 @@ class PIRLMethod(Method):
             self._remember(images.index, embedding)
         parts = {"loss": loss.detach(), "transformed": transformed.detach(), "image": plain.detach()}
         return Losses(loss, parts, embedding.detach())
+
+    def _negatives(self) -> Float[Tensor, "negatives dim"]:
+        """Rows of the bank, drawn from the step: the same on every worker and after a restart."""
+        generator = torch.Generator().manual_seed(rng.stream_seed(self._step, "negatives"))
+        among = torch.arange(len(self.bank), device=self.bank.device)
+        if self.recipe.first_memory == "embedding":  # random rows would repel nobody: one point for all would do
+            among = among[self.seen]
+        count = min(self.recipe.negatives, len(among))
+        drawn = torch.randint(max(len(among), 1), (count,), generator=generator)
+        return self.bank[among[drawn.to(among.device)]]
 
     def _transformed(self, view: Float[Tensor, "batch 3 h w"], index: Int[Tensor, " batch"]) -> list[Tensor]:
         """The embedding of each pretext's result; the draws follow from the step and the image."""
