@@ -10,6 +10,7 @@ import pytest
 
 from sslscale import dag, experiment
 from sslscale.artifacts import Dataset
+from sslscale.config import recipe_names
 from sslscale.dag import RunContext
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.train import TrainConfig
@@ -41,6 +42,32 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
     students = [p for p in planned if p.stage.name.startswith("student_") and p.stage.fn.__name__ == "train"]
     assert len([p for p in students if "/" not in p.stage.name]) == len(loaded.config.rounds) >= 2
     assert planned[-1].stage.name == "report"
+
+
+SELF_SUPERVISED = sorted(set(recipe_names()) - {"supervised", "noisy_student", "feature_distillation"})
+
+
+@pytest.mark.parametrize("method", SELF_SUPERVISED)
+def test_every_method_is_a_first_stage_of_either_graph(method: str, digits: Path, tmp_path: Path) -> None:
+    model = "{name: vit_64x4_4, grid: 6}" if method in ("dinov2", "mae") else "{name: wrn_10_1}"
+    words = [f"pretrain.method={{name: {method}}}", f"pretrain.model={model}"]
+    same = [f"{part}.model={model}" for part in ("clusterfit", "finetune")]
+    loaded = experiment.load("configs/simclr_clusterfit/digits.yaml", [*words, *same])
+    planned = {p.stage.name: p.stage for p in dag.plan(loaded.targets, tmp_path)}
+    assert planned["pretrain"].config.method.name == method and planned["clusters"]
+    more = ["pretrain.image={size: 24}", "pretrain.num_steps=5", f"teacher.model={model}", "rounds=[{}]"]
+    loaded = experiment.load("configs/noisy_student/digits.yaml", [*words, *more, f"student.model={model}"])
+    planned = {p.stage.name: p.stage for p in dag.plan(loaded.targets, tmp_path)}
+    assert planned["teacher"].inputs["init"] is planned["pretrain"]
+    assert planned["pretrain"].config.method.name == method
+
+
+@pytest.mark.parametrize("method", SELF_SUPERVISED)
+def test_every_method_has_its_configurations(method: str) -> None:
+    for data in ("cifar10_cpu", "cifar10", "imagenet"):
+        assert f"configs/pretrain/{method}_{data}.yaml" in CONFIGS
+    config = experiment.load(f"configs/pretrain/{method}_cifar10.yaml", ["data.source=digits", "data.test=0.2"]).config
+    assert config.pretrain.model.name == ("vit_tiny_4" if method in ("dinov2", "mae") else "resnet_18")
 
 
 def test_the_imagenet_config_says_what_the_paper_says() -> None:

@@ -33,3 +33,16 @@ def test_simclr_learns_digits_without_their_labels(tmp_path: Path) -> None:
     model = next((tmp_path / "r/artifacts/initialize").iterdir())
     _, problem = runs.sslscale("predict", model, tmp_path, code=3)
     assert "a pre-trained backbone without a classifier" in problem
+
+
+def test_dinov2_by_the_real_command_draws_where_it_looks(tmp_path: Path) -> None:
+    config = runs.ROOT / "configs/pretrain/dinov2_cifar10_cpu.yaml"
+    words = ["data.source=digits", "data.test=0.25", "pretrain.num_steps=20", "pretrain.log_every=10"]
+    out, _ = runs.sslscale("run", config, *words, "--root", tmp_path / "r", "--json")
+    line = json.loads(out.splitlines()[-1])
+    assert {s["name"]: s["state"] for s in line["stages"]}["pretrain/attention"] == "ran"
+    assert 0 < line["metrics"]["pretrain/knn_accuracy"] <= 1
+    assert list((tmp_path / "r/artifacts/attention").glob("*/attention.png"))
+    (log,) = (tmp_path / "r/artifacts/train").glob("*/metrics.jsonl")
+    last = json.loads(log.read_text().splitlines()[-1])
+    assert {"dino", "ibot", "koleo", "prototype_entropy", "embedding_std", "effective_rank"} <= set(last)
