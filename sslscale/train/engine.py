@@ -40,7 +40,8 @@ class Engine:
         self._module: nn.Module = method
         if distributed.world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
-            self._module = DistributedDataParallel(method, device_ids=ids, broadcast_buffers=not config.sync_batch_norm)
+            # queues and banks are the same everywhere and large; of local batch statistics the main worker's are kept
+            self._module = DistributedDataParallel(method, device_ids=ids, broadcast_buffers=False)
         self._compiled: Callable[..., Losses] = torch.compile(self._module) if config.compile else self._module
 
     def train_step(self, batch: Mapping[str, Batch], step: int) -> tuple[dict[str, Tensor], float]:
