@@ -9,6 +9,7 @@ from torch import nn
 
 from sslscale import distributed
 from sslscale.data.loader import Batch
+from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.heads import mlp
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _EPSILON = 1e-5  # of the authors' batch norm
 
 
+@in_float32
 def barlow_twins_loss(
     first: Float[Tensor, "batch dim"], second: Float[Tensor, "batch dim"], off_diagonal: float
 ) -> Float[Tensor, ""]:

@@ -14,7 +14,7 @@ from sslscale import distributed
 from sslscale.data import rng
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
-from sslscale.losses import cross_view_entropy, soft_cross_entropy, warm_temperature
+from sslscale.losses import cross_view_entropy, in_float32, soft_cross_entropy, warm_temperature
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.ema import cosine_momentum, update_ema
@@ -43,6 +43,7 @@ def ibot_loss(
     return (weight * soft_cross_entropy(student / temperature, target.detach())).sum() / len(masked)
 
 
+@in_float32
 def koleo_loss(features: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
     """Section 4: -mean_i log(distance of z_i to its nearest neighbour among all workers' images), of rows of length 1.
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from sslscale import distributed
 from sslscale.data.loader import Batch
+from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.heads import mlp
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@in_float32
 def coding_rate(z: Float[Tensor, "patches batch dim"], epsilon_squared: float) -> Float[Tensor, ""]:
     """Eq. 1's R: logdet(I + d / (b eps^2) Z Z^T) / 2 of the batch of all workers, the mean over patches."""
     z = distributed.gather(z.transpose(0, 1)).transpose(0, 1).float()

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sslscale.data.loader import Batch
+from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.ema import update_ema
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@in_float32
 def queue_contrast(
     query: Float[Tensor, "batch dim"],
     key: Float[Tensor, "batch dim"],

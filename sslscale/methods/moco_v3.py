@@ -13,6 +13,7 @@ from torch import nn
 from sslscale import distributed
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
+from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.ema import cosine_momentum, update_ema
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@in_float32
 def batch_contrast(
     query: Float[Tensor, "batch dim"], key: Float[Tensor, "batch dim"], temperature: float
 ) -> Float[Tensor, ""]:

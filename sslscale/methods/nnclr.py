@@ -11,6 +11,7 @@ from torch import nn
 
 from sslscale import distributed
 from sslscale.data.loader import Batch
+from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.heads import mlp
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@in_float32
 def nnclr_loss(
     neighbours: Float[Tensor, "batch dim"], predicted: Float[Tensor, "batch dim"], temperature: float
 ) -> Float[Tensor, ""]:

@@ -12,6 +12,7 @@ from torch import nn
 from sslscale import distributed
 from sslscale.data import geometry, rng
 from sslscale.data.loader import Batch
+from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
 from sslscale.recipes.model import ModelConfig
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _GRID, _TILES = 3, 9
 
 
+@in_float32
 def pirl_nce(
     memory: Float[Tensor, "batch dim"],
     embedding: Float[Tensor, "batch dim"],

@@ -9,6 +9,7 @@ from torch import nn
 
 from sslscale import distributed
 from sslscale.data.loader import Batch
+from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.heads import mlp
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@in_float32
 def spectral_loss(
     first: Float[Tensor, "batch dim"], second: Float[Tensor, "batch dim"], mu: float
 ) -> Float[Tensor, ""]:

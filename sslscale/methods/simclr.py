@@ -11,6 +11,7 @@ from torch import nn
 
 from sslscale import distributed
 from sslscale.data.loader import Batch
+from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
 from sslscale.recipes.model import ModelConfig
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@in_float32
 def nt_xent(first: Float[Tensor, "batch dim"], second: Float[Tensor, "batch dim"], temperature: float) -> Tensor:
     """NT-Xent (eq. 1), the mean over this worker's 2 * batch anchors; the negatives are the views of all workers.
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from sslscale import distributed
 from sslscale.data.loader import Batch
+from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
 from sslscale.recipes.model import ModelConfig
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@in_float32
 def supcon_loss(
     first: Float[Tensor, "batch dim"],
     second: Float[Tensor, "batch dim"],

@@ -10,6 +10,7 @@ from torch import nn
 
 from sslscale import distributed
 from sslscale.data.loader import Batch
+from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.heads import mlp
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _EPSILON = 1e-4
 
 
+@in_float32
 def vicreg_terms(
     first: Float[Tensor, "batch dim"], second: Float[Tensor, "batch dim"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:

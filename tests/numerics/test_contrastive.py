@@ -132,6 +132,22 @@ def test_pirl_is_equations_3_and_4_with_the_memory() -> None:
     assert float(pirl_nce(memory, embedding, negatives, 0.07)) == pytest.approx(loss, rel=1e-4)
 
 
+def test_losses_are_in_float32_under_autocast() -> None:
+    from sslscale.methods.simclr import nt_xent
+
+    first, second, queue = rows(1, 32, 16), rows(2, 32, 16), rows(3, 64, 16, unit=True)
+    for loss in (
+        lambda a, b: nt_xent(a, b, 0.07),
+        lambda a, b: nnclr_loss(a, b, 0.07),
+        lambda a, b: spectral_loss(a, b, 1.0),
+        lambda a, b: queue_contrast(a, b, queue, 0.07),
+        lambda a, b: pirl_nce(a, b, queue, 0.07),
+    ):
+        exact = loss(first, second)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(loss(first, second), exact)
+
+
 def test_the_losses_are_lightlys() -> None:
     losses = pytest.importorskip("lightly.loss")
     first, second = rows(1, 32, 16), rows(2, 32, 16)
