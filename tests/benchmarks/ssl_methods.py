@@ -5,7 +5,8 @@
 Each method trains by configs/pretrain/METHOD_cifar10_cpu.yaml (one worker, torch alone); then kNN (k 200) and a linear
 classifier (L-BFGS) judge its frozen features on the 10,000 test images, all 50,000 labels known. Beside them stand the
 untrained networks (`random`, `random_vit`) and the same network trained on all labels (`supervised`). DIR has a folder
-of class folders in train/ and one in test/. The JSON line maps method -> {"knn": [...], "linear": [...],
+of class folders in train/ and one in test/; without it and without data/cifar10 scikit-learn's digits take its place. The
+JSON line maps method -> {"knn": [...], "linear": [...],
 "images_per_s": median over seeds}.
 """
 
@@ -135,6 +136,9 @@ def main() -> None:
         work = options.work or Path(name)
         shards, cache = work / "shards", work / "cache"
         source = PackConfig(source=str(options.data / "train"), test=str(options.data / "test"), shard_size=10_000)
+        if options.data == parser.get_default("data") and not options.data.exists():
+            print(f"{options.data} is not there (--data DIR): scikit-learn's 1,797 digits instead", file=sys.stderr)
+            source = PackConfig(source="digits", test=0.25)
         try:
             if not (shards / "test" / "index.json").exists():
                 pack(source, shards)
