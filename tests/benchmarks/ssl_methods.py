@@ -5,9 +5,8 @@
 Each method trains by configs/pretrain/METHOD_cifar10_cpu.yaml (one worker, torch alone); then kNN (k 200) and a linear
 classifier (L-BFGS) judge its frozen features on the 10,000 test images, all 50,000 labels known. Beside them stand the
 untrained networks (`random`, `random_vit`) and the same network trained on all labels (`supervised`). DIR has a folder
-of class folders in train/ and one in test/; without it and without data/cifar10 scikit-learn's digits take its place. The
-JSON line maps method -> {"knn": [...], "linear": [...],
-"images_per_s": median over seeds}.
+of class folders in train/ and one in test/; without it and without data/cifar10 scikit-learn's digits take its place.
+The JSON line maps method -> {"knn": [...], "linear": [...], "images_per_s": median over seeds}.
 """
 
 from __future__ import annotations
