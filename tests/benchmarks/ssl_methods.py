@@ -32,9 +32,11 @@ from sslscale.errors import UserError
 from sslscale.evaluate.knn import knn_classify
 from sslscale.evaluate.linear import linear_probe
 from sslscale.evaluate.outputs import network_outputs
+from sslscale.evaluate.patches import PatchMean
 from sslscale.methods.method import build_method
 from sslscale.recipes.augment import AugmentConfig
 from sslscale.recipes.data import PackConfig
+from sslscale.recipes.features import ExtractConfig
 from sslscale.recipes.supervised import Supervised
 from sslscale.recipes.train import OptimConfig, TrainConfig
 from sslscale.train.engine import Engine
@@ -46,15 +48,16 @@ BASELINES = ("random", "random_vit", "supervised")
 CPU = torch.device("cpu")
 
 
-def settings(method: str) -> TrainConfig:
-    """The training of a method's configuration; of the baselines SimCLR's and DINO's network and images."""
+def settings(method: str) -> tuple[TrainConfig, ExtractConfig]:
+    """Training and extraction of a method's configuration; of the baselines SimCLR's and DINO's network and images."""
     source = {"random": "simclr", "random_vit": "dino", "supervised": "simclr"}.get(method, method)
     document = config.read(CONFIGS / f"{source}_cifar10_cpu.yaml")
     own: TrainConfig = config.build(TrainConfig, document, document.data["pretrain"], "pretrain")
-    if method != "supervised":
-        return own
-    plain = AugmentConfig(crop="resized", scale=(0.3, 1.0), flip=True)
-    return dataclasses.replace(own, method=Supervised(), augment=plain, optim=OptimConfig(lr=0.1))
+    extract: ExtractConfig = config.build(ExtractConfig, document, document.data.get("extract", {}), "extract")
+    if method == "supervised":
+        plain = AugmentConfig(crop="resized", scale=(0.3, 1.0), flip=True)
+        own = dataclasses.replace(own, method=Supervised(), augment=plain, optim=OptimConfig(lr=0.1))
+    return own, extract
 
 
 def train(own: TrainConfig, shards: Path, cache: Path, threads: int) -> tuple[torch.nn.Module, float]:
@@ -94,8 +97,10 @@ class Judge:
             open_samples(shards / split, tables=cache / "shards") for split in ("labeled", "test")
         ]
 
-    def __call__(self, network: torch.nn.Module, own: TrainConfig) -> tuple[float, float]:
+    def __call__(self, network: torch.nn.Module, own: TrainConfig, extract: ExtractConfig) -> tuple[float, float]:
         backbone = getattr(network, "backbone", network)  # of a classifier
+        if extract.patches:
+            backbone = PatchMean(backbone, extract.patches, extract.patch_area, extract.patch_size or own.image.size)
         found = []
         for samples in self.sets:
             images = Images(
@@ -150,7 +155,8 @@ def main() -> None:
         for method in chosen:
             rows: dict[str, list[float]] = {"knn": [], "linear": [], "images_per_s": []}
             for seed in seeds:
-                own = dataclasses.replace(settings(method), seed=seed)
+                own, extract = settings(method)
+                own = dataclasses.replace(own, seed=seed)
                 if options.steps is not None:
                     own = dataclasses.replace(own, num_steps=options.steps, epochs=None)
                 if method.startswith("random"):
@@ -158,7 +164,7 @@ def main() -> None:
                     network, rate = build_method(own.method, own.model, 10).result, float("nan")
                 else:
                     network, rate = train(own, shards, cache, options.threads)
-                knn, linear = judge(network, own)
+                knn, linear = judge(network, own, extract)
                 for column, value in (("knn", knn), ("linear", linear), ("images_per_s", rate)):
                     rows[column].append(value)
             found[method] = rows
