@@ -12,8 +12,9 @@ from sslscale.errors import ConfigError
 from sslscale.methods.method import build_method
 from sslscale.recipes.model import ImageConfig, ModelConfig
 from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.train import TrainConfig
+from sslscale.recipes.train import OptimConfig, TrainConfig
 from sslscale.train.engine import Engine, _part
+from sslscale.train.optim import build_optimizer, weight_decay
 
 CONFIG = TrainConfig(
     method=Supervised(), model=ModelConfig(name="wrn_10_0.5"), image=ImageConfig(size=8), batch_size=12, num_steps=4
@@ -58,3 +59,17 @@ def test_compiled_gives_the_same_update() -> None:
     compiled, _ = updated(dataclasses.replace(CONFIG, compile=True), eval_norms=False)
     for name, value in plain.items():
         torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_rates_of_biases_and_the_decay_follow_their_own_schedules() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    config = OptimConfig(lr=1.6, bias_lr=0.04, weight_decay=0.04, final_weight_decay=0.4)
+    groups = build_optimizer(module, config).param_groups
+    assert {(g["params"][0].ndim, round(g["share"] * config.lr, 6), g["decayed"]) for g in groups} == {
+        (2, 1.6, True),
+        (1, 0.04, False),
+    }
+    assert [weight_decay(config, p) for p in (0.0, 0.5, 1.0)] == pytest.approx([0.04, 0.22, 0.4])  # DINO: a cosine
+    assert weight_decay(OptimConfig(weight_decay=0.1), 0.7) == 0.1
+    adam = build_optimizer(module, OptimConfig(name="adamw", lr=0.1, betas=(0.9, 0.95)))
+    assert all(group["betas"] == (0.9, 0.95) for group in adam.param_groups)
