@@ -12,7 +12,7 @@ from sslscale.config import Recipe, require
 @dataclass(frozen=True, kw_only=True)
 class DINO(Recipe):
     """DINO (Caron et al. 2021, arXiv:2104.14294): published with AdamW, lr 5e-4 * batch / 256, decay .04 to .4,
-    gradients cut at 3, and 8 small crops (`augment_local` of the training).
+    gradients cut at 3 (each weight's by itself there, all together here), and 8 small crops (`augment_local`).
     """
 
     num_views: ClassVar[int] = 2
