@@ -81,7 +81,9 @@ def train(own: TrainConfig, shards: Path, cache: Path, threads: int) -> tuple[to
     torch.manual_seed(own.seed)
     method = build_method(own.method, own.model, 10)
     method.prepare(len(stream))
-    engine = Engine(method, own, own.steps(len(stream)), CPU)
+    steps = own.steps(len(stream))
+    own = dataclasses.replace(own, log_every=max(steps // 10, 1))
+    engine = Engine(method, own, steps, CPU)
     times: list[tuple[int, float]] = []
     fit(engine, {name: stream}, on_log=lambda step, metrics: times.append((step, time.perf_counter())), threads=threads)
     rate = own.batch_size * (times[-1][0] - times[0][0]) / max(times[-1][1] - times[0][1], 1e-9)
