@@ -127,15 +127,16 @@ def high_resolution_config(first: TrainConfig, high: HighResolution) -> TrainCon
     """The same training with larger views, a rate of its own and no warm-up."""
 
     def larger(view: AugmentConfig | None) -> AugmentConfig | None:
-        return (
-            view if view is None or view.size is None else dataclasses.replace(view, size=round(view.size * high.scale))
-        )
+        if view is None or view.size is None:
+            return view
+        return dataclasses.replace(view, size=round(view.size * high.scale))
 
     augment = larger(first.augment)
     assert augment is not None
     schedule = dataclasses.replace(first.optim.schedule, warmup_steps=0)
     return dataclasses.replace(
         first,
+        method=first.method.going_on(),
         image=dataclasses.replace(first.image, size=round(first.image.size * high.scale), short_side=None),
         augment=augment,
         augment_second=larger(first.augment_second),

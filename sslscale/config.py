@@ -18,7 +18,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Union
+from typing import Any, ClassVar, Literal, Self, Union
 
 import yaml
 
@@ -206,6 +206,10 @@ class Recipe:
         `mixed` (the same, with the labels that are known).
         """
         raise NotImplementedError
+
+    def going_on(self) -> Self:
+        """The settings of a training that goes on where another ended: without warm-ups and freezes of its own."""
+        return self
 
     num_views: ClassVar[int] = 1  # of an image in each stream
     multi_crop: ClassVar[bool] = False  # whether smaller crops may follow these views

@@ -14,7 +14,6 @@ from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
-from sslscale.nn.masks import random_order
 from sslscale.nn.vit import Block, VisionTransformer, initialize_linear, sincos_positions
 from sslscale.recipes.mae import MAE
 from sslscale.recipes.model import ModelConfig
@@ -82,7 +81,7 @@ class MAEMethod(Method):
             raise ConfigError(f"model.grid: {self.backbone.grid}, but the images have {side} patches side by side")
         index = images.index.cpu()
         draws = rng.uniforms(rng.stream_seed(0, "masks"), torch.full_like(index, self._step), index, side * side)
-        order = random_order(draws).to(view.device)
+        order = draws.argsort(1).to(view.device)  # all orders alike (appendix A.1)
         kept = order[:, : max(round(side * side * (1 - self.recipe.masked)), 1)]
         positions = self.backbone.positions
         rows = (patches + positions[:, 1:]).gather(1, _wide(kept, patches.shape[2]))

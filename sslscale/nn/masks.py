@@ -42,8 +42,3 @@ def block_masks(
         fits = more.sum((1, 2)) <= wanted
         masks = torch.where(fits[:, None, None], more, masks)
     return masks.flatten(1)
-
-
-def random_order(draws: Float[Tensor, "batch patches"]) -> Tensor:
-    """A permutation of the patches of each image, int64 (batch, patches): all orders alike (MAE, appendix A.1)."""
-    return draws.argsort(1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self
 
 from sslscale.config import Recipe, require
 
@@ -43,3 +43,7 @@ class SwAV(Recipe):
     def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
         """Images of each stream in one global batch."""
         return {"images": batch_size}
+
+    def going_on(self) -> Self:
+        """Without warm-ups and freezes, which the training before has had."""
+        return replace(self, queue_epoch=0.0, freeze_prototypes=0.0)

@@ -22,7 +22,7 @@ def export_backbone(checkpoint: Path, out: Path) -> str:
         raise UserError(f"{out}: name a .safetensors or a .pth file")
     backbone, info = load_backbone(checkpoint)
     kind, _, rest = info.model.name.partition(":" if info.model.name.startswith("timm:") else "_")
-    if kind == "wrn":
+    if kind in ("wrn", "vit"):
         raise DataError(f"{checkpoint}: torchvision and timm have no {info.model.name}; train a resnet_ or timm: one")
     weights = {name: tensor.detach().contiguous().cpu() for name, tensor in backbone.state_dict().items()}
     plain = kind == "resnet" and "_" not in rest and not info.model.small_images

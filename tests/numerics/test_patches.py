@@ -15,7 +15,6 @@ from sslscale.errors import ConfigError
 from sslscale.methods.emp_ssl import coding_rate, patch_invariance
 from sslscale.methods.mae import MAEMethod, mae_loss, patch_pixels
 from sslscale.nn.classifier import build_backbone
-from sslscale.nn.masks import random_order
 from sslscale.nn.vit import VisionTransformer, resize_positions, sincos_positions
 from sslscale.recipes.mae import MAE
 from sslscale.recipes.model import ModelConfig
@@ -97,9 +96,18 @@ def test_mae_sees_only_what_is_not_masked() -> None:
 
 
 def test_every_patch_is_masked_alike_often() -> None:
-    draws = torch.rand(8000, 16, generator=torch.Generator().manual_seed(0))
-    kept = torch.bincount(random_order(draws)[:, :4].flatten(), minlength=16) / 8000
-    torch.testing.assert_close(kept, torch.full((16,), 0.25), atol=0.02, rtol=0)
+    torch.manual_seed(0)
+    method = MAEMethod(MAE(masked=0.75, width=32, depth=1), ModelConfig(name="vit_32x1_4", grid=4), 10)
+    x = torch.randn(4000, 3, 16, 16)
+    patches, _ = method.backbone.patches(x)
+    patches = patches + method.backbone.positions[:, 1:]
+    seen: list[torch.Tensor] = []
+    method.backbone.blocks[0].register_forward_pre_hook(lambda m, i: seen.append(i[0][:, 1:]))  # type: ignore[arg-type]
+    with torch.no_grad():
+        method({"images": Batch((x,), torch.arange(4000))})
+        kept = (torch.cdist(patches, seen[0]) < 1e-3).any(2).float()
+    assert kept.sum(1).eq(4).all()
+    torch.testing.assert_close(kept.mean(0), torch.full((16,), 0.25), atol=0.03, rtol=0)
 
 
 def test_methods_of_patches_want_a_vit() -> None:

@@ -126,6 +126,9 @@ def test_what_cannot_be_exported_says_so(tmp_path: Path, context: Callable[..., 
     folder, _ = save(context("wide"), "wrn_10_1")
     with pytest.raises(DataError, match="torchvision and timm have no wrn_10_1"):
         export_backbone(folder, tmp_path / "b.pth")
+    vit, _ = save(context("vit"), "vit_32x1_4")
+    with pytest.raises(DataError, match="torchvision and timm have no vit_32x1_4"):
+        export_backbone(vit, tmp_path / "x.pth")
     small, _ = save(context("small"), "resnet_18", small_images=True)
     assert "its stem or its width is another" in export_backbone(small, tmp_path / "b.pth")
     with pytest.raises(UserError, match="name a"):

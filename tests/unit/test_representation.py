@@ -120,6 +120,8 @@ def test_a_method_goes_on_at_a_higher_resolution_with_all_it_has(context: Contex
     config = experiment.load("configs/pretrain/dinov2_imagenet.yaml", [f"data.source={data.path}"])
     planned = {p.stage.name: p.stage for p in dag.plan(config.targets, Path(data.path))}
     high = planned["pretrain/high_resolution"].config
+    assert (high.method.warmup_epochs, high.method.freeze_last) == (0, 0)  # the first training has had them
+    assert planned["pretrain"].config.method.warmup_epochs == 30
     assert high.image.size == 448 and high.augment_local.size == 192 and not high.keep_method
     assert (
         planned["pretrain"].config.keep_method and planned["pretrain/high_resolution"].inputs["init"].name == "pretrain"
