@@ -17,7 +17,7 @@ class Lock:
         self._fd, self.path = fd, path
 
     def release(self) -> None:
-        """Give the lock back. Its file stays, since removing it would let two processes hold two files."""
+        """Give the lock back. Its file stays; who removes it does so before."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -35,7 +35,9 @@ def try_lock(path: Path, note: str | None = None) -> Lock | None:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if not os.path.samestat(os.fstat(fd), os.stat(path)):
+            raise FileNotFoundError  # its last holder removed it between our opening and our locking
+    except (BlockingIOError, FileNotFoundError):
         os.close(fd)
         return None
     os.ftruncate(fd, 0)

@@ -136,6 +136,8 @@ class Images:
                 return f"its header says {shapes[row].tolist()} pixels, its content {list(pixels.shape[-2:])}"
             return (pixels if layout == files.PLANES else pixels.permute(1, 2, 0)).numpy()
 
+        for left in path.parent.glob(f"{path.name}.tmp-*"):  # by a process that died: this one holds the file's lock
+            left.unlink(missing_ok=True)
         return files.write(path, shapes, layout, _ahead(self._pool, image, len(shard)), self._folder.room)
 
     def _kept_shape(self, shard: Shard, row: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import logging
 import os
@@ -15,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sslscale import locks
 from sslscale.data import cache, decode
 from sslscale.data.images import Images
 from sslscale.data.loader import Loader, Stream
@@ -211,6 +213,30 @@ def test_two_that_build_one_cache_at_once_share_the_work(
     assert sorted(written) == sorted(set(written)) and len(written) == 2
     assert every(made[0], photographs).equal(every(made[1], photographs))
     assert not list((tmp_path / "images").glob("*.lock"))
+
+
+def test_what_a_killed_process_left_is_removed_by_who_makes_the_file_again(photographs: Path, tmp_path: Path) -> None:
+    opened(photographs, tmp_path)
+    whole = sorted((tmp_path / "images").glob("*-v*"))
+    left = whole[0].with_name(f"{whole[0].name}.tmp-0123abcd")
+    whole[0].rename(left)
+    assert opened(photographs, tmp_path).cached == 2
+    assert not left.exists() and sorted((tmp_path / "images").glob("*-v*")) == whole
+
+
+def test_a_lock_on_a_file_removed_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last holder removes it while another has it open and waits: else two would hold two files of one name."""
+    path = tmp_path / "lock"
+    flock = fcntl.flock
+
+    def late(fd: int, operation: int) -> None:
+        path.unlink()
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert locks.try_lock(path) is None
+    monkeypatch.undo()
+    assert locks.try_lock(path) is not None
 
 
 def test_a_stream_of_random_crops_is_the_same_cached_or_decoded(photographs: Path, tmp_path: Path) -> None:
