@@ -203,7 +203,7 @@ class Recipe:
         """Images that each of the method's streams gives to one global batch; its epochs are of the first stream.
 
         Streams: `labeled`; `pseudo` (pseudo-labelled); `images` (every training image, whatever is known of it);
-        `mixed` (the same, with the labels that are known).
+        `mixed` (the same, with the labels that are known); `unlabeled` (the same, as `images`, beside `labeled`).
         """
         raise NotImplementedError
 
@@ -211,7 +211,11 @@ class Recipe:
         """The settings of a training that goes on where another ended: without warm-ups and freezes of its own."""
         return self
 
-    num_views: ClassVar[int] = 1  # of an image in each stream
+    def views(self, stream: str) -> tuple[int, int]:
+        """How many views an image of this stream has: by `augment`, and after these by `augment_strong`."""
+        return self.num_views, 0
+
+    num_views: ClassVar[int] = 1  # of an image in each stream, where `views` says nothing else
     multi_crop: ClassVar[bool] = False  # whether smaller crops may follow these views
 
 
@@ -352,7 +356,7 @@ def recipe_names() -> list[str]:
     return sorted(
         path.stem
         for path in (Path(__file__).parent / "recipes").glob("*.py")
-        if path.stem != "__init__" and "(Recipe)" in path.read_text("utf-8")
+        if f'name: Literal["{path.stem}"]' in path.read_text("utf-8")
     )
 
 
@@ -364,7 +368,8 @@ def _build_recipe(data: Any, key: str, lines: dict[str, int], problems: list[Pro
         problems.append(Problem(f"{key}.name", text, _line(lines, key)))
         return None
     module = importlib.import_module(f"sslscale.recipes.{name}")
-    (cls,) = [c for c in vars(module).values() if isinstance(c, type) and Recipe in c.__bases__]
+    own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+    (cls,) = [c for c in own if issubclass(c, Recipe)]
     return _build_dataclass(cls, data, key, lines, problems)
 
 

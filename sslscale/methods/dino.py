@@ -12,7 +12,7 @@ from torch import nn
 from sslscale import distributed
 from sslscale.data.loader import Batch
 from sslscale.losses import cross_view_entropy, warm_temperature
-from sslscale.methods.method import Losses, Method
+from sslscale.methods.method import Losses, Method, Moment
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.ema import cosine_momentum, update_ema
 from sslscale.nn.heads import PrototypeHead
@@ -44,8 +44,8 @@ class DINOMethod(Method):
         self.register_buffer("center", torch.zeros(recipe.prototypes))
         self._epoch = 0.0
 
-    def before_step(self, step: int, epoch: float) -> None:
-        self._epoch = epoch
+    def before_step(self, now: Moment) -> None:
+        self._epoch = now.epoch
 
     def before_update(self) -> None:
         if self._epoch < self.recipe.freeze_last:

@@ -15,7 +15,7 @@ from sslscale.data import rng
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
 from sslscale.losses import cross_view_entropy, in_float32, soft_cross_entropy, warm_temperature
-from sslscale.methods.method import Losses, Method
+from sslscale.methods.method import Losses, Method, Moment
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.ema import cosine_momentum, update_ema
 from sslscale.nn.heads import PrototypeHead
@@ -79,8 +79,8 @@ class DINOv2Method(Method):
         recipe = self.recipe
         return PrototypeHead(width, recipe.hidden, recipe.bottleneck, recipe.prototypes)
 
-    def before_step(self, step: int, epoch: float) -> None:
-        self._step, self._epoch = step, epoch
+    def before_step(self, now: Moment) -> None:
+        self._step, self._epoch = now.step, now.epoch
 
     def before_update(self) -> None:
         if self._epoch < self.recipe.freeze_last:

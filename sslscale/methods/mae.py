@@ -12,7 +12,7 @@ from torch import nn
 from sslscale.data import rng
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
-from sslscale.methods.method import Losses, Method
+from sslscale.methods.method import Losses, Method, Moment
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.vit import Block, VisionTransformer, initialize_linear, sincos_positions
 from sslscale.recipes.mae import MAE
@@ -70,8 +70,8 @@ class MAEMethod(Method):
         self.register_buffer("decoder_positions", sincos_positions(own, backbone.grid), persistent=False)
         self._step = 0
 
-    def before_step(self, step: int, epoch: float) -> None:
-        self._step = step
+    def before_step(self, now: Moment) -> None:
+        self._step = now.step
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         images = batch["images"]

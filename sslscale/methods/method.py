@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +12,24 @@ from torch import Tensor, nn
 
 from sslscale.config import Recipe
 from sslscale.data.loader import Batch
+from sslscale.nn.classifier import build_classifier
+from sslscale.nn.ema import update_ema, warm_momentum
 from sslscale.recipes.model import ModelConfig
+from sslscale.recipes.train import TrainConfig
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a method took unlabelled images for, detached; the log tells how often it is right.
+
+    `kept` says how much each counted, from 0 to 1.
+    """
+
+    label: Int[Tensor, " batch"]
+    kept: Float[Tensor, " batch"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +39,17 @@ class Losses:
     total: Float[Tensor, ""]
     parts: Mapping[str, Float[Tensor, ""]]
     embedding: Float[Tensor, "batch dim"] | None = None  # of this worker's images, detached: shows a collapse
+    guess: Guess | None = None  # of this worker's unlabelled images
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a step happens: `step` of them are done, `progress` of the training (0 to 1), `epoch` passes over the images
+    of the first stream."""
+
+    step: int
+    progress: float
+    epoch: float
 
 
 class Method(nn.Module):
@@ -38,11 +64,11 @@ class Method(nn.Module):
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         raise TypeError(f"{type(self).__name__} has no forward")
 
-    def prepare(self, num_images: int) -> None:
-        """Make what depends on the number of images of the method's first stream; called once, before any step."""
+    def prepare(self, num_images: Mapping[str, int], config: TrainConfig) -> None:
+        """Make what depends on each stream's number of images, or on the training; called once, before any step."""
 
-    def before_step(self, step: int, epoch: float) -> None:
-        """Hear what time it is: steps done, and passes over the images of the first stream."""
+    def before_step(self, now: Moment) -> None:
+        """Hear what time it is."""
 
     def before_update(self) -> None:
         """Drop the gradients of what must stay as it is in this step; called after backward."""
@@ -56,9 +82,38 @@ class Method(nn.Module):
         raise TypeError(f"{type(self).__name__} names no result")
 
 
+class ClassifierMethod(Method):
+    """Owns a classifier and, where the recipe's `ema` is above 0, the running average of its weights, which is then
+    the result. `learns_itself` tells that the average sees images in training mode: it keeps its own batch statistics.
+    """
+
+    learns_itself = False
+
+    def __init__(self, recipe: Recipe, model: ModelConfig, num_classes: int):
+        super().__init__()
+        self.num_classes = num_classes
+        self.network = build_classifier(model, num_classes)
+        self._momentum: float = getattr(recipe, "ema", 0.0)
+        self.average = copy.deepcopy(self.network).requires_grad_(False) if self._momentum else None
+
+    def momentum(self, step: int, progress: float) -> float:
+        """The share of the old average that stays after this step."""
+        del progress
+        return warm_momentum(self._momentum, step)
+
+    def after_step(self, step: int, progress: float) -> None:
+        if self.average is not None:
+            update_ema(self.average, self.network, self.momentum(step, progress), buffers=not self.learns_itself)
+
+    @property
+    def result(self) -> nn.Module:
+        return self.network if self.average is None else self.average
+
+
 def build_method(recipe: Recipe, model: ModelConfig, num_outputs: int) -> Method:
     """Make the method whose code stands in methods/NAME.py for the recipe of recipes/NAME.py."""
     name = type(recipe).__module__.rpartition(".")[2]
     module = importlib.import_module(f"sslscale.methods.{name}")
-    (cls,) = [c for c in vars(module).values() if isinstance(c, type) and Method in c.__bases__]
+    own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+    (cls,) = [c for c in own if issubclass(c, Method)]
     return cls(recipe, model, num_outputs)

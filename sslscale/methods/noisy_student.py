@@ -10,18 +10,15 @@ The teacher has no noise: it scored the images beforehand, in eval mode and with
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslscale.data.loader import Batch
 from sslscale.losses import sharpen, smooth_labels, soft_cross_entropy
-from sslscale.methods.method import Losses, Method
-from sslscale.nn.classifier import build_classifier
-from sslscale.nn.ema import update_ema, warm_momentum
+from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.noisy_student import NoisyStudent
 
@@ -40,14 +37,12 @@ def student_loss(
     return (labeled.mean() + weight * pseudo.mean()) / (1 + weight)
 
 
-class NoisyStudentMethod(Method):
+class NoisyStudentMethod(ClassifierMethod):
     """Cross-entropy to labels and to the teacher's distributions, in one batch."""
 
     def __init__(self, recipe: NoisyStudent, model: ModelConfig, num_classes: int):
-        super().__init__()
-        self.recipe, self.num_classes = recipe, num_classes
-        self.network = build_classifier(model, num_classes)
-        self.average = copy.deepcopy(self.network).requires_grad_(False) if recipe.ema else None
+        super().__init__(recipe, model, num_classes)
+        self.recipe = recipe
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, pseudo = batch["labeled"], batch["pseudo"]
@@ -75,11 +70,3 @@ class NoisyStudentMethod(Method):
         if self.recipe.soft_labels:
             return sharpen(soft, self.recipe.temperature)
         return smooth_labels(soft.argmax(-1), self.num_classes, self.recipe.label_smoothing)
-
-    def after_step(self, step: int, progress: float) -> None:
-        if self.average is not None:
-            update_ema(self.average, self.network, warm_momentum(self.recipe.ema, step))
-
-    @property
-    def result(self) -> nn.Module:
-        return self.network if self.average is None else self.average

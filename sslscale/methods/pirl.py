@@ -13,10 +13,11 @@ from sslscale import distributed
 from sslscale.data import geometry, rng
 from sslscale.data.loader import Batch
 from sslscale.losses import in_float32
-from sslscale.methods.method import Losses, Method
+from sslscale.methods.method import Losses, Method, Moment
 from sslscale.nn.classifier import build_backbone
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.pirl import PIRL
+from sslscale.recipes.train import TrainConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -65,12 +66,12 @@ class PIRLMethod(Method):
         self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))
         self._step = 0
 
-    def prepare(self, num_images: int) -> None:
-        self.bank = F.normalize(torch.randn(num_images, self.recipe.projection), dim=1)
-        self.seen = torch.zeros(num_images, dtype=torch.bool)
+    def prepare(self, num_images: Mapping[str, int], config: TrainConfig) -> None:
+        self.bank = F.normalize(torch.randn(num_images["images"], self.recipe.projection), dim=1)
+        self.seen = torch.zeros(num_images["images"], dtype=torch.bool)
 
-    def before_step(self, step: int, epoch: float) -> None:
-        self._step = step
+    def before_step(self, now: Moment) -> None:
+        self._step = now.step
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         images, recipe = batch["images"], self.recipe

@@ -12,7 +12,7 @@ from torch import nn
 from sslscale import distributed
 from sslscale.data.loader import Batch
 from sslscale.losses import cross_view_entropy
-from sslscale.methods.method import Losses, Method
+from sslscale.methods.method import Losses, Method, Moment
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.heads import mlp
 from sslscale.nn.multi_crop import encode_views
@@ -39,8 +39,8 @@ class SwAVMethod(Method):
         self.queues = nn.ModuleList(Queue(recipe.queue, recipe.projection) for _ in range(2 if recipe.queue else 0))
         self._epoch = 0.0
 
-    def before_step(self, step: int, epoch: float) -> None:
-        self._epoch = epoch
+    def before_step(self, now: Moment) -> None:
+        self._epoch = now.epoch
         with torch.no_grad():
             self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
 

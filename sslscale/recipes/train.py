@@ -80,6 +80,7 @@ class TrainConfig:
     augment: AugmentConfig = AugmentConfig()
     augment_second: AugmentConfig | None = None  # of the second of two views; None: as the first
     augment_local: AugmentConfig | None = None  # multi-crop: `count` crops of `size` more
+    augment_strong: AugmentConfig | None = None  # of the strong views of semi-supervised methods
     optim: OptimConfig = OptimConfig()
     batch_size: int = 256
     num_steps: int | None = None
@@ -90,6 +91,7 @@ class TrainConfig:
     compile: bool = field(default=False, metadata={"identity": False})  # torch.compile: needs a C++ compiler on a CPU
     trainable: Literal["all", "last_stage"] = "all"  # last_stage: FixRes, the shallow layers stay
     keep_method: bool = False  # with heads, teachers and queues, so that another training can go on with it
+    unlabeled_splits: tuple[Literal["labeled", "unlabeled"], ...] = ("labeled", "unlabeled")  # of the unlabeled stream
     label_fraction: float = 1.0  # share of each class's labelled images that is used, one at least; drawn by the seed
     on_bad_sample: Literal["error", "skip"] = "error"
     seed: int = field(default=0, metadata={"hidden": True})
@@ -102,12 +104,18 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require(self.augment_second is None or self.method.num_views == 2, "augment_second", "needs two views")
         require(self.augment_local is None or self.method.multi_crop, "augment_local", "this method has no small crops")
+        strong = any(self.method.views(stream)[1] for stream in self.method.batch_sizes(1))
+        require(strong or self.augment_strong is None, "augment_strong", "this method has no strong views")
+        require(
+            not strong or self.augment_strong is not None, "augment_strong", "is what this method's strong views need"
+        )
         require(self.batch_size > 0, "batch_size", "must be positive")
         require((self.num_steps is None) != (self.epochs is None), "num_steps", "give either num_steps or epochs")
         require(self.num_steps is None or self.num_steps > 0, "num_steps", "must be positive")
         require(self.epochs is None or self.epochs > 0, "epochs", "must be positive")
         require(self.accumulate > 0, "accumulate", "must be 1 or more")
         require(self.batch_size % max(self.accumulate, 1) == 0, "accumulate", "must divide batch_size")
+        require(len(self.unlabeled_splits) > 0, "unlabeled_splits", "must name at least one split")
         require(0 < self.label_fraction <= 1, "label_fraction", "must lie in (0, 1]")
         require(self.log_every > 0, "log_every", "must be positive")
         require(self.save_every > 0, "save_every", "must be positive")
@@ -121,9 +129,15 @@ class TrainConfig:
         assert self.epochs is not None
         return max(round(self.epochs * num_images / self.batch_size), 1)
 
-    @property
-    def views(self) -> tuple[AugmentConfig, ...]:
-        """How the views of an image are made, in their order."""
-        first = dataclasses.replace(self.augment, count=self.augment.count * self.method.num_views)
-        views = (first,) if self.augment_second is None else (self.augment, self.augment_second)
-        return views if self.augment_local is None else (*views, self.augment_local)
+    def views(self, stream: str) -> tuple[AugmentConfig, ...]:
+        """How the views of an image of this stream are made, in their order."""
+        weak, strong = self.method.views(stream)
+        views = [dataclasses.replace(self.augment, count=self.augment.count * weak)]
+        if self.augment_second is not None:
+            views = [self.augment, self.augment_second]
+        if self.augment_local is not None:
+            views.append(self.augment_local)
+        if strong:
+            assert self.augment_strong is not None
+            views.append(dataclasses.replace(self.augment_strong, count=self.augment_strong.count * strong))
+        return tuple(views)

@@ -112,7 +112,7 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
             batch_size=size,
             seed=config.seed,
             image=config.image,
-            views=config.views,
+            views=config.views(name),
             cache=cache,
             cache_bytes=ctx.resources.cache_bytes,
             threads=ctx.threads,
@@ -123,7 +123,7 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     }
     torch.manual_seed(config.seed)  # the same first weights on every worker
     method = build_method(config.method, config.model, outputs)
-    method.prepare(len(samples[first]))
+    method.prepare({name: len(stream) for name, stream in streams.items()}, config)
     network = method.result
     parameters = num_parameters(network)
     if parameters < work.at_least:
@@ -194,6 +194,8 @@ def _open_streams(work: TrainWork, sizes: Mapping[str, int], tables: Path) -> di
             samples["images"] = open_images(work.data, work.splits, tables=tables)
         else:
             samples["images"] = open_described(work.data, work.features, work.splits, tables=tables)
+    if "unlabeled" in sizes:
+        samples["unlabeled"] = open_images(work.data, work.config.unlabeled_splits, tables=tables)
     if "mixed" in sizes:
         samples["mixed"] = open_images(work.data, work.splits, labels=True, tables=tables)
     if work.pseudo is not None:

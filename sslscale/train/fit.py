@@ -13,6 +13,7 @@ from sslscale import distributed
 from sslscale.data.loader import Loader, Stream
 from sslscale.data.rng import stream_seed
 from sslscale.errors import DataError
+from sslscale.methods.method import Moment
 from sslscale.nn import collapse
 from sslscale.train import checkpoint
 from sslscale.train.engine import Engine
@@ -65,7 +66,7 @@ def fit(
     for batch in loader:
         # dropout and stochastic depth follow from (seed, step, worker): a resumed run draws the same
         torch.manual_seed(stream_seed(config.seed, f"step {step} of worker {distributed.rank()}"))
-        engine.method.before_step(step, step * config.batch_size / len(first))
+        engine.method.before_step(Moment(step, step / num_steps, step * config.batch_size / len(first)))
         parts, lr = engine.train_step(batch, step)
         step += 1
         engine.method.after_step(step, step / num_steps)

@@ -73,14 +73,14 @@ def train(own: TrainConfig, shards: Path, cache: Path, threads: int) -> tuple[to
         batch_size=own.batch_size,
         seed=own.seed,
         image=own.image,
-        views=own.views,
+        views=own.views(name),
         cache=cache,
         cache_bytes=8 << 30,
         threads=threads,
     )
     torch.manual_seed(own.seed)
     method = build_method(own.method, own.model, 10)
-    method.prepare(len(stream))
+    method.prepare({name: len(stream)}, own)
     steps = own.steps(len(stream))
     own = dataclasses.replace(own, log_every=max(steps // 10, 1))
     engine = Engine(method, own, steps, CPU)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from sslscale.config import Recipe
 from sslscale.data.loader import Batch
-from sslscale.methods.method import build_method
+from sslscale.methods.method import Moment, build_method
 from sslscale.nn.classifier import build_backbone
 from sslscale.recipes.augment import AugmentConfig
 from sslscale.recipes.barlow_twins import BarlowTwins
@@ -186,7 +186,7 @@ def main() -> None:
         optimizer = torch.optim.SGD([p for p in peer.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
 
         def ours(engine: Engine = engine, batch: dict[str, Batch] = batch) -> None:
-            engine.method.before_step(5, 2.0)
+            engine.method.before_step(Moment(5, 0.1, 2.0))
             engine.train_step(batch, 5)
             engine.method.after_step(5, 0.5)
 

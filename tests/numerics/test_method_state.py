@@ -11,7 +11,7 @@ import torch
 
 from sslscale.config import recipe_names
 from sslscale.data.loader import Batch
-from sslscale.methods.method import Method, build_method
+from sslscale.methods.method import Method, Moment, build_method
 from sslscale.nn.ema import cosine_momentum
 from sslscale.recipes.train import OptimConfig, TrainConfig
 from sslscale.train import checkpoint
@@ -29,14 +29,14 @@ def small(name: str) -> TrainConfig:
 def make(config: TrainConfig, *, seed: int = 0) -> Method:
     torch.manual_seed(seed)
     method = build_method(config.method, config.model, 10)
-    method.prepare(IMAGES)
+    method.prepare(dict.fromkeys(config.method.batch_sizes(16), IMAGES), config)
     return method.train()
 
 
 def batch(config: TrainConfig, step: int) -> dict[str, Batch]:
     (name,) = config.method.batch_sizes(16)
     generator = torch.Generator().manual_seed(step)
-    sizes = [view.size or config.image.size for view in config.views for _ in range(view.count)]
+    sizes = [view.size or config.image.size for view in config.views(name) for _ in range(view.count)]
     views = tuple(torch.randn(16, 3, size, size, generator=generator) for size in sizes)
     index = torch.randperm(IMAGES, generator=generator)[:16]
     return {name: Batch(views, index, index % 3)}
@@ -46,7 +46,7 @@ def run(engine: Engine, config: TrainConfig, first: int, last: int) -> list[dict
     rows = []
     for step in range(first, last):
         torch.manual_seed(step)
-        engine.method.before_step(step, step / 4)
+        engine.method.before_step(Moment(step, step / STEPS, step / 4))
         parts, _ = engine.train_step(batch(config, step), step)
         engine.method.after_step(step + 1, (step + 1) / STEPS)
         rows.append(parts)
@@ -62,7 +62,7 @@ def test_the_list_is_whole() -> None:
 def test_only_what_learns_has_a_gradient(name: str) -> None:
     config = small(name)
     method = make(config)
-    method.before_step(0, 3.0)
+    method.before_step(Moment(0, 0 / STEPS, 3.0))
     losses = method(batch(config, 0))
     losses.total.backward()
     assert losses.embedding is not None and not losses.embedding.requires_grad
@@ -109,7 +109,7 @@ def test_the_loss_falls(name: str) -> None:
     for step in range(STEPS):
         method.load_state_dict(kept, strict=False)
         torch.manual_seed(0)
-        method.before_step(0, 3.0)  # the same masks and negatives each time
+        method.before_step(Moment(0, 0 / STEPS, 3.0))  # the same masks and negatives each time
         losses.append(float(engine.train_step(one, step)[0]["loss"]))
     assert min(losses[-5:]) < losses[0]
 
@@ -153,11 +153,11 @@ def test_last_layers_stay_as_long_as_they_are_frozen(name: str, weight: str) -> 
     config = small(name)
     engine = Engine(make(config), config, STEPS, torch.device("cpu"))
     layer = engine.method.get_submodule(weight)
-    engine.method.before_step(0, 0.0)
+    engine.method.before_step(Moment(0, 0 / STEPS, 0.0))
     before = layer.weight.clone()  # type: ignore[operator]
     engine.train_step(batch(config, 0), 0)
     assert torch.equal(layer.weight, before)  # type: ignore[arg-type]
-    engine.method.before_step(1, 1.0)
+    engine.method.before_step(Moment(1, 1 / STEPS, 1.0))
     engine.train_step(batch(config, 1), 1)
     assert not torch.equal(layer.weight, before)  # type: ignore[arg-type]
 
@@ -165,11 +165,11 @@ def test_last_layers_stay_as_long_as_they_are_frozen(name: str, weight: str) -> 
 def test_swavs_queue_waits_for_its_epoch_and_to_be_full() -> None:
     config = small("swav")
     method = make(config)
-    method.before_step(0, 0.0)
+    method.before_step(Moment(0, 0 / STEPS, 0.0))
     method(batch(config, 0))
     assert int(method.queues[0].filled) == 0  # type: ignore[index, union-attr]
     for step in range(3):
-        method.before_step(step, 1.0)
+        method.before_step(Moment(step, step / STEPS, 1.0))
         method(batch(config, step))
     assert int(method.queues[0].filled) == 36  # type: ignore[index, union-attr]
     scores = torch.randn(16, 12)

@@ -132,7 +132,7 @@ def train(folder: Path, described: Path, name: str) -> tuple[list[dict[str, floa
             batch_size=size,
             seed=1,
             image=config.image,
-            views=config.views,
+            views=config.views(name),
             cache=None,
             cache_bytes=0,
             threads=1,
@@ -141,7 +141,7 @@ def train(folder: Path, described: Path, name: str) -> tuple[list[dict[str, floa
     }
     torch.manual_seed(0)
     method = build_method(config.method, config.model, 10)
-    method.prepare(len(next(iter(streams.values()))))
+    method.prepare({n: len(s) for n, s in streams.items()}, config)
     engine = Engine(method, config, STEPS, torch.device("cpu"))
     rows: list[dict[str, float]] = []
 
