@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
+
+from sslscale import distributed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,3 +73,27 @@ def cross_view_entropy(
 def warm_temperature(first: float, last: float, warmup_epochs: float, epoch: float) -> float:
     """A teacher's temperature: from `first` to `last` in a line over the warm-up (DINO, arXiv:2104.14294, 3.2)."""
     return last if epoch >= warmup_epochs else first + (last - first) * epoch / warmup_epochs
+
+
+def gaussian_rise(progress: float, length: float) -> float:
+    """exp(-5 (1 - t)^2), where t goes from 0 to 1 over the first `length` of the training (arXiv:1610.02242)."""
+    return math.exp(-5 * (1 - min(progress / length, 1.0)) ** 2)
+
+
+def linear_rise(progress: float, start: float, end: float) -> float:
+    """From 0 to 1 in a line between two moments of the training."""
+    return min(max((progress - start) / (end - start), 0.0), 1.0)
+
+
+def mean_over_kept(values: Float[Tensor, " batch"], kept: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """sum(kept * values) / sum(kept) over all workers' images, 0 if none is kept; gradients are this worker's share."""
+    count = distributed.all_sum(kept.sum().detach()).clamp(min=1e-12)
+    return (values * kept).sum() * distributed.world_size() / count
+
+
+def hard_consistency(
+    strong: Float[Tensor, "batch classes"], label: Int[Tensor, " batch"], weight: Float[Tensor, " batch"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy of strong views to the classes of the weak ones, each weighed, a mean over the whole batch
+    (FixMatch, arXiv:2001.07685, eq. 4)."""
+    return (weight * F.cross_entropy(strong, label, reduction="none")).mean()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
+from sslscale import distributed
 from sslscale.data.geometry import box_mask
 
 if TYPE_CHECKING:
@@ -51,6 +54,34 @@ def cutmix(
     box = torch.stack([boxes[0][0], boxes[1][0], boxes[0][1], boxes[1][1]], 1)
     pasted = torch.where(box_mask(box, height, width)[:, None], images[partner], images)
     return pasted, _mix_labels(labels, 1 - area, partner)
+
+
+def mixup_with_all(
+    parts: Sequence[tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch classes"]]],
+    alpha: float,
+    seed: int,
+) -> list[tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch classes"]]]:
+    """Mix every image with one drawn from all parts of all workers; it keeps the larger share (MixMatch,
+    arXiv:1905.02249, eqs. 8 to 11).
+
+    Partners and shares follow from the seed, so that an image meets the same ones on any number of workers.
+    """
+    world = distributed.world_size()
+    images = torch.cat([distributed.gather(x) for x, _ in parts])
+    labels = torch.cat([distributed.gather(y) for _, y in parts])
+    generator = np.random.default_rng(seed)
+    drawn = generator.beta(alpha, alpha, len(images))
+    share = torch.from_numpy(np.maximum(drawn, 1 - drawn)).to(labels)
+    partner = torch.from_numpy(generator.permutation(len(images))).to(labels.device)
+    result, start = [], 0
+    for x, y in parts:
+        mine = slice(start + distributed.rank() * len(x), start + (distributed.rank() + 1) * len(x))
+        a = share[mine]
+        other = partner[mine]
+        wide = a.view(-1, 1, 1, 1).to(x.dtype)
+        result.append((wide * x + (1 - wide) * images[other], a[:, None] * y + (1 - a)[:, None] * labels[other]))
+        start += world * len(x)
+    return result
 
 
 def _mix_labels(labels: Tensor, share: Tensor, partner: Tensor) -> Tensor:

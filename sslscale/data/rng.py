@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sslscale import distributed
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
@@ -50,3 +52,13 @@ def stream_seed(seed: int, name: str) -> int:
     for character in name.encode():
         value = (value * 1_000_003 + character) & 0x7FFFFFFF
     return value
+
+
+def global_normal(seed: int, like: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+    """Normal numbers for this worker's rows of a global batch: the same for an image on any number of workers."""
+    generator = torch.Generator(like.device).manual_seed(seed)
+    count = len(like)
+    every = torch.randn(
+        distributed.world_size() * count, *like.shape[1:], generator=generator, device=like.device, dtype=torch.float32
+    )
+    return every[distributed.rank() * count :][:count].to(like.dtype)

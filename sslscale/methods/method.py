@@ -6,6 +6,7 @@ import copy
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -64,8 +65,11 @@ class Method(nn.Module):
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         raise TypeError(f"{type(self).__name__} has no forward")
 
-    def prepare(self, num_images: Mapping[str, int], config: TrainConfig) -> None:
-        """Make what depends on each stream's number of images, or on the training; called once, before any step."""
+    def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
+        """Make what depends on each stream's number of images, or on the training; called once, before any step.
+
+        `scratch` is this worker's folder for what is too large for memory.
+        """
 
     def before_step(self, now: Moment) -> None:
         """Hear what time it is."""
@@ -95,6 +99,24 @@ class ClassifierMethod(Method):
         self.network = build_classifier(model, num_classes)
         self._momentum: float = getattr(recipe, "ema", 0.0)
         self.average = copy.deepcopy(self.network).requires_grad_(False) if self._momentum else None
+
+    @staticmethod
+    def losses(
+        logits: Float[Tensor, "batch classes"],
+        label: Int[Tensor, " batch"],
+        supervised: Float[Tensor, ""],
+        weight: float,
+        unlabeled: Float[Tensor, ""],
+        guess: Guess | None = None,
+        parts: Mapping[str, Float[Tensor, ""]] | None = None,
+    ) -> Losses:
+        """supervised + weight * unlabeled, with what the log shows of it and of `parts`."""
+        total = supervised + weight * unlabeled
+        shown = {"loss": total, "labeled_loss": supervised, "unlabeled_loss": unlabeled, **(parts or {})}
+        shown["train_accuracy"] = (logits.argmax(1) == label).float().mean()
+        if guess is not None:
+            shown["kept"] = guess.kept.mean()
+        return Losses(total, {name: value.detach() for name, value in shown.items()}, guess=guess)
 
     def momentum(self, step: int, progress: float) -> float:
         """The share of the old average that stays after this step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from sslscale.data.loader import Batch
 from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method, Moment
 from sslscale.nn.classifier import build_backbone
+from sslscale.nn.memory import SampleMemory
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.pirl import PIRL
 from sslscale.recipes.train import TrainConfig
@@ -48,7 +50,6 @@ def pirl_nce(
 class PIRLMethod(Method):
     """A backbone, a linear head for the image and one for each pretext's result, and the memory of every image."""
 
-    bank: Tensor
     seen: Tensor
 
     def __init__(self, recipe: PIRL, model: ModelConfig, num_outputs: int):
@@ -62,12 +63,14 @@ class PIRLMethod(Method):
             self.jigsaw_head = nn.Linear(_TILES * recipe.projection, recipe.projection)
         if "rotation" in recipe.pretext:
             self.rotation_head = nn.Linear(width, recipe.projection)
-        self.register_buffer("bank", torch.zeros(0, recipe.projection))
+        self.bank = SampleMemory(0, recipe.projection)
         self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))
         self._step = 0
 
-    def prepare(self, num_images: Mapping[str, int], config: TrainConfig) -> None:
-        self.bank = F.normalize(torch.randn(num_images["images"], self.recipe.projection), dim=1)
+    def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
+        self.bank = SampleMemory(num_images["images"], self.recipe.projection, scratch)
+        for rows in self.bank.rows.split(1 << 16):
+            rows.copy_(F.normalize(torch.randn_like(rows), dim=1))
         self.seen = torch.zeros(num_images["images"], dtype=torch.bool)
 
     def before_step(self, now: Moment) -> None:
@@ -77,7 +80,7 @@ class PIRLMethod(Method):
         images, recipe = batch["images"], self.recipe
         image, other = images.views
         embedding = self.image_head(self.backbone(image))
-        memory = self.bank[images.index]
+        memory = self.bank.read(images.index)
         if recipe.first_memory == "embedding":
             now = F.normalize(embedding.detach().float(), dim=1)
             memory = torch.where(self.seen[images.index][:, None], memory, now)
@@ -95,12 +98,12 @@ class PIRLMethod(Method):
     def _negatives(self) -> Float[Tensor, "negatives dim"]:
         """Rows of the bank, drawn from the step: the same on every worker and after a restart."""
         generator = torch.Generator().manual_seed(rng.stream_seed(self._step, "negatives"))
-        among = torch.arange(len(self.bank), device=self.bank.device)
+        among = torch.arange(len(self.seen), device=self.seen.device)
         if self.recipe.first_memory == "embedding":  # random rows would repel nobody: one point for all would do
             among = among[self.seen]
         count = min(self.recipe.negatives, len(among))
         drawn = torch.randint(max(len(among), 1), (count,), generator=generator)
-        return self.bank[among[drawn.to(among.device)]]
+        return self.bank.read(among[drawn.to(among.device)])
 
     def _transformed(self, view: Float[Tensor, "batch 3 h w"], index: Int[Tensor, " batch"]) -> list[Tensor]:
         """The embedding of each pretext's result; the draws follow from the step and the image."""
@@ -126,10 +129,10 @@ class PIRLMethod(Method):
         rows = distributed.gather(F.normalize(embedding.detach().float(), dim=1))
         index = distributed.gather(index)
         momentum = self.recipe.momentum
-        old = self.bank[index]
+        old = self.bank.read(index)
         if self.recipe.first_memory == "embedding":
             old = torch.where(self.seen[index][:, None], old, rows)
-        self.bank = self.bank.index_copy(0, index, F.normalize(momentum * old + (1 - momentum) * rows, dim=1))
+        self.bank.write(index, F.normalize(momentum * old + (1 - momentum) * rows, dim=1))
         self.seen[index] = True
 
     @property

@@ -6,7 +6,9 @@ there.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,3 +86,16 @@ def use_global(module: nn.Module) -> nn.Module:
         elif isinstance(child, _BatchNorm) and not isinstance(child, (GlobalBatchNorm1d, GlobalBatchNorm2d)):
             raise TypeError(f"sync_batch_norm does not know {type(child).__name__}")
     return module
+
+
+@contextlib.contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Let images through in training mode without a trace in the running means and variances."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

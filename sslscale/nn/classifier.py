@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from sslscale.errors import ConfigError
@@ -67,6 +68,11 @@ def build_classifier(config: ModelConfig, num_classes: int) -> Classifier:
     """Build a network with its classifier, initialised from torch's global generator."""
     backbone, num_features = build_backbone(config)
     return Classifier(backbone, num_features, num_classes, config.dropout)
+
+
+def together(network: nn.Module, *views: Float[Tensor, "batch 3 h w"]) -> tuple[Float[Tensor, "batch outputs"], ...]:
+    """What a network makes of several batches in one pass, so that batch norm sees all of them; in float32."""
+    return network(torch.cat(views)).float().split([len(view) for view in views])
 
 
 def num_parameters(module: nn.Module) -> int:

@@ -132,7 +132,7 @@ class TrainConfig:
     def views(self, stream: str) -> tuple[AugmentConfig, ...]:
         """How the views of an image of this stream are made, in their order."""
         weak, strong = self.method.views(stream)
-        views = [dataclasses.replace(self.augment, count=self.augment.count * weak)]
+        views = [dataclasses.replace(self.augment, count=self.augment.count * weak)] if weak else []
         if self.augment_second is not None:
             views = [self.augment, self.augment_second]
         if self.augment_local is not None:

@@ -123,7 +123,8 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     }
     torch.manual_seed(config.seed)  # the same first weights on every worker
     method = build_method(config.method, config.model, outputs)
-    method.prepare({name: len(stream) for name, stream in streams.items()}, config)
+    scratch = ctx.path / "state" / f"memory-{distributed.rank()}"
+    method.prepare({name: len(stream) for name, stream in streams.items()}, config, scratch)
     network = method.result
     parameters = num_parameters(network)
     if parameters < work.at_least:

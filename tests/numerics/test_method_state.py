@@ -13,12 +13,14 @@ from sslscale.config import recipe_names
 from sslscale.data.loader import Batch
 from sslscale.methods.method import Method, Moment, build_method
 from sslscale.nn.ema import cosine_momentum
+from sslscale.recipes.semi_supervised import SemiSupervised
 from sslscale.recipes.train import OptimConfig, TrainConfig
 from sslscale.train import checkpoint
 from sslscale.train.engine import Engine
 from tests.numerics.test_two_workers import CONFIGS
 
-SELF_SUPERVISED = sorted(set(CONFIGS) - {"noisy_student", "feature_distillation"})
+SEMI_SUPERVISED = sorted(name for name, config in CONFIGS.items() if isinstance(config.method, SemiSupervised))
+SELF_SUPERVISED = sorted(set(CONFIGS) - {"noisy_student", "feature_distillation", *SEMI_SUPERVISED})
 IMAGES, STEPS = 64, 40
 
 
@@ -34,12 +36,14 @@ def make(config: TrainConfig, *, seed: int = 0) -> Method:
 
 
 def batch(config: TrainConfig, step: int) -> dict[str, Batch]:
-    (name,) = config.method.batch_sizes(16)
     generator = torch.Generator().manual_seed(step)
-    sizes = [view.size or config.image.size for view in config.views(name) for _ in range(view.count)]
-    views = tuple(torch.randn(16, 3, size, size, generator=generator) for size in sizes)
-    index = torch.randperm(IMAGES, generator=generator)[:16]
-    return {name: Batch(views, index, index % 3)}
+    found = {}
+    for name, count in config.method.batch_sizes(16).items():
+        sizes = [view.size or config.image.size for view in config.views(name) for _ in range(view.count)]
+        views = tuple(torch.randn(count, 3, size, size, generator=generator) for size in sizes)
+        index = torch.randperm(IMAGES, generator=generator)[:count]
+        found[name] = Batch(views, index, None if name == "unlabeled" else index % 3)
+    return found
 
 
 def run(engine: Engine, config: TrainConfig, first: int, last: int) -> list[dict[str, torch.Tensor]]:
@@ -55,17 +59,19 @@ def run(engine: Engine, config: TrainConfig, first: int, last: int) -> list[dict
 
 def test_the_list_is_whole() -> None:
     others = {"supervised", "noisy_student", "feature_distillation"}
-    assert set(SELF_SUPERVISED) == set(recipe_names()) - others
+    assert {*SELF_SUPERVISED, *SEMI_SUPERVISED} >= set(recipe_names()) - others
+    assert len(SEMI_SUPERVISED) == 14 and len(SELF_SUPERVISED) == 16
 
 
-@pytest.mark.parametrize("name", SELF_SUPERVISED)
+@pytest.mark.parametrize("name", [*SELF_SUPERVISED, *SEMI_SUPERVISED])
 def test_only_what_learns_has_a_gradient(name: str) -> None:
     config = small(name)
     method = make(config)
     method.before_step(Moment(0, 0 / STEPS, 3.0))
     losses = method(batch(config, 0))
     losses.total.backward()
-    assert losses.embedding is not None and not losses.embedding.requires_grad
+    shown = losses.embedding if name in SELF_SUPERVISED else losses.parts["unlabeled_loss"]
+    assert shown is not None and not shown.requires_grad
     assert not any(part.requires_grad for part in losses.parts.values())
     for key, weight in method.named_parameters():
         learns = weight.grad is not None and bool((weight.grad != 0).any())
@@ -74,10 +80,12 @@ def test_only_what_learns_has_a_gradient(name: str) -> None:
         elif "mask_token" not in key:  # which no patch of a batch may need
             # a layer before a batch norm has a bias without effect; its gradient is rounding
             assert learns or key.endswith("bias"), key
-    assert all(not p.requires_grad for n, p in method.named_parameters() if n.split(".")[0] in ("teacher", "slow"))
+    assert all(
+        not p.requires_grad for n, p in method.named_parameters() if n.split(".")[0] in ("teacher", "slow", "average")
+    )
 
 
-@pytest.mark.parametrize("name", SELF_SUPERVISED)
+@pytest.mark.parametrize("name", [*SELF_SUPERVISED, *SEMI_SUPERVISED])
 def test_a_state_survives_bit_for_bit_and_goes_on_the_same(name: str, tmp_path: Path) -> None:
     config = small(name)
     engine = Engine(make(config), config, STEPS, torch.device("cpu"))
@@ -181,16 +189,17 @@ def test_swavs_queue_waits_for_its_epoch_and_to_be_full() -> None:
 def test_pirls_bank_moves_for_the_images_of_the_batch_alone() -> None:
     config = small("pirl")
     method = make(config)
-    before = method.bank.clone()  # type: ignore[operator]
+    bank = method.bank.rows  # type: ignore[union-attr]
+    before = bank.clone()  # type: ignore[operator]
     images = batch(config, 0)
     losses = method(images)
     index = images["images"].index
     rows = torch.nn.functional.normalize(losses.embedding, dim=1)
     expected = torch.nn.functional.normalize(0.5 * before[index] + 0.5 * rows, dim=1)
-    torch.testing.assert_close(method.bank[index], expected)  # type: ignore[index]
+    torch.testing.assert_close(bank[index], expected)  # type: ignore[index]
     others = torch.ones(IMAGES, dtype=torch.bool).scatter(0, index, False)
-    assert torch.equal(method.bank[others], before[others])  # type: ignore[index]
-    assert method.bank.shape == (IMAGES, 128)
+    assert torch.equal(bank[others], before[others])  # type: ignore[index]
+    assert bank.shape == (IMAGES, 128)
 
 
 def test_moco_v3_can_leave_a_vits_patches_as_they_are() -> None:

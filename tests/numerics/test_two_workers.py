@@ -26,23 +26,37 @@ from sslscale.methods.method import build_method
 from sslscale.recipes.augment import AugmentConfig, JitterConfig, RandAugmentConfig
 from sslscale.recipes.barlow_twins import BarlowTwins
 from sslscale.recipes.byol import BYOL
+from sslscale.recipes.dash import Dash
 from sslscale.recipes.dino import DINO
 from sslscale.recipes.dinov2 import DINOv2
 from sslscale.recipes.emp_ssl import EMPSSL
 from sslscale.recipes.feature_distillation import FeatureDistillation
+from sslscale.recipes.fixmatch import FixMatch
+from sslscale.recipes.flexmatch import FlexMatch
+from sslscale.recipes.freematch import FreeMatch
 from sslscale.recipes.mae import MAE
+from sslscale.recipes.mean_teacher import MeanTeacher
+from sslscale.recipes.mixmatch import MixMatch
 from sslscale.recipes.moco_v2 import MoCoV2
 from sslscale.recipes.moco_v3 import MoCoV3
 from sslscale.recipes.model import ImageConfig, ModelConfig
 from sslscale.recipes.nnclr import NNCLR
 from sslscale.recipes.noisy_student import NoisyStudent
+from sslscale.recipes.pi_model import PiModel
 from sslscale.recipes.pirl import PIRL
+from sslscale.recipes.pseudo_label import PseudoLabel
+from sslscale.recipes.remixmatch import ReMixMatch
 from sslscale.recipes.scl import SCL
+from sslscale.recipes.semi_supervised import SemiSupervised
 from sslscale.recipes.simclr import SimCLR
 from sslscale.recipes.simsiam import SimSiam
+from sslscale.recipes.softmatch import SoftMatch
 from sslscale.recipes.supcon import SupCon
 from sslscale.recipes.swav import SwAV
+from sslscale.recipes.temporal_ensembling import TemporalEnsembling
 from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.recipes.uda import UDA
+from sslscale.recipes.vat import VAT
 from sslscale.recipes.vicreg import VICReg
 from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
@@ -70,6 +84,19 @@ STEEP = {"moco_v3", "barlow_twins", "vicreg", "emp_ssl", "nnclr", "supcon", "swa
 def of(recipe: Recipe, **more: Any) -> TrainConfig:
     rate = 1e-4 if recipe.name in STEEP else 0.01
     return dataclasses.replace(CONFIG, method=recipe, augment=VIEWS, optim=OptimConfig(lr=rate), **more)
+
+
+def semi(recipe: SemiSupervised) -> TrainConfig:
+    strong = any(recipe.views(stream)[1] for stream in recipe.batch_sizes(1))
+    return dataclasses.replace(
+        CONFIG,
+        method=recipe,
+        augment=AugmentConfig(crop="pad", padding=1),
+        augment_strong=CONFIG.augment if strong else None,
+        optim=OptimConfig(lr=0.01),
+        # few enough that images come a second time
+        unlabeled_splits=("labeled",) if recipe.name == "temporal_ensembling" else ("labeled", "unlabeled"),
+    )
 
 
 CONFIGS = {
@@ -108,6 +135,25 @@ CONFIGS = {
             of(MAE(width=32, depth=1), model=VIT),
         )
     },
+    **{
+        name: semi(recipe)
+        for name, recipe in {
+            "pseudo_label": PseudoLabel(threshold=0.1, ramp=(0.0, 0.5)),
+            "pi_model": PiModel(),
+            "temporal_ensembling": TemporalEnsembling(unlabeled_ratio=4),
+            "mean_teacher": MeanTeacher(ema=0.9),
+            "vat": VAT(epsilon=1.0, ema=0.9),
+            "mixmatch": MixMatch(),
+            "remixmatch": ReMixMatch(strong=2, batches=4),
+            "uda": UDA(unlabeled_ratio=2, threshold=0.1, tsa="exp"),
+            "fixmatch": FixMatch(unlabeled_ratio=2, threshold=0.1),
+            "fixmatch_ctaugment": FixMatch(unlabeled_ratio=2, threshold=0.1, ctaugment=True),
+            "dash": Dash(unlabeled_ratio=2, warmup=0.3, every=0.2),
+            "flexmatch": FlexMatch(unlabeled_ratio=2, threshold=0.12),
+            "freematch": FreeMatch(unlabeled_ratio=2, momentum=0.5, fairness_weight=0.1),
+            "softmatch": SoftMatch(unlabeled_ratio=2, momentum=0.5),
+        }.items()
+    },
 }
 
 
@@ -119,6 +165,7 @@ def train(folder: Path, described: Path, name: str) -> tuple[list[dict[str, floa
         "pseudo": open_samples(folder / "labeled"),
         "images": open_images(folder, ("labeled", "unlabeled")),
     }
+    samples["unlabeled"] = open_images(folder, config.unlabeled_splits)
     soft = (
         torch.nn.functional.one_hot(torch.from_numpy(samples["pseudo"].labels).long(), 10).float().numpy() * 0.9 + 0.01
     )
@@ -256,7 +303,9 @@ def test_two_workers_train_as_one(two_workers: tuple[Path, list[dict[str, Any]]]
 
 
 def test_every_method_is_compared() -> None:
-    assert set(CONFIGS) == set(recipe_names()) - {"supervised"}  # which has nothing that the workers share
+    assert {c.method.name for c in CONFIGS.values()} == set(recipe_names()) - {
+        "supervised"
+    }  # which has nothing that the workers share
 
 
 def test_collectives_and_the_check_of_equal_data(shared: Path) -> None:

@@ -1,0 +1,68 @@
+"""Dash: unlabelled images count while their loss is below a bound that falls (Xu et al. 2021, arXiv:2109.00650)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from sslscale import distributed
+from sslscale.data.loader import Batch
+from sslscale.losses import soft_cross_entropy
+from sslscale.methods.method import ClassifierMethod, Guess, Losses, Moment
+from sslscale.nn.classifier import together
+from sslscale.recipes.dash import Dash
+from sslscale.recipes.model import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def bound(recipe: Dash, rho: float, progress: float) -> float:
+    """Eq. 4: C gamma^-(t-1) rho, no lower than rho_min; t - 1 counts the periods since the warm-up."""
+    periods = int((progress - recipe.warmup) / recipe.every)
+    return max(recipe.c * recipe.gamma**-periods * rho, recipe.rho_min)
+
+
+class DashMethod(ClassifierMethod):
+    """Warm-up on labels alone; then FixMatch for images whose weak view has a small loss against its own class.
+
+    rho, the loss after the warm-up, is the mean labelled loss over the warm-up's last quarter: the authors evaluate all
+    labelled images once instead, which a stream that never ends cannot.
+    """
+
+    losses_seen: Tensor
+
+    def __init__(self, recipe: Dash, model: ModelConfig, num_classes: int):
+        super().__init__(recipe, model, num_classes)
+        self.recipe, self._progress = recipe, 0.0
+        self.register_buffer("losses_seen", torch.zeros(2, dtype=torch.float64))  # sum and count
+
+    def before_step(self, now: Moment) -> None:
+        self._progress = now.progress
+
+    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+        assert labeled.label is not None
+        recipe = self.recipe
+        logits, weak, strong = together(self.network, labeled.views[0], *unlabeled.views)
+        supervised = F.cross_entropy(logits, labeled.label)
+        total, count = self.losses_seen.tolist()
+        if self.training and 0.75 * recipe.warmup <= self._progress < recipe.warmup:
+            seen = torch.stack([supervised.detach().double(), torch.ones_like(supervised, dtype=torch.float64)])
+            self.losses_seen += distributed.all_sum(seen)
+        warm = self._progress >= recipe.warmup
+        # without a step in the warm-up's last quarter: the loss of guessing
+        rho = bound(recipe, total / count if count else torch.tensor(self.num_classes).log().item(), self._progress)
+        label = weak.detach().argmax(1)
+        kept = ((F.cross_entropy(weak.detach(), label, reduction="none") <= rho) & warm).float()
+        if rho <= recipe.rho_min:
+            target = F.one_hot(label, self.num_classes).float()
+        else:
+            target = (weak.detach() / recipe.temperature).softmax(1)
+        own = (kept * soft_cross_entropy(strong, target)).mean()
+        shown = supervised.new_tensor(rho)
+        guess = Guess(label, kept)
+        return self.losses(logits, labeled.label, supervised, recipe.unlabeled_weight, own, guess, {"rho": shown})

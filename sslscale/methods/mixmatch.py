@@ -1,0 +1,69 @@
+"""MixMatch: guess, sharpen, mix (Berthelot et al. 2019, arXiv:1905.02249, algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from sslscale.data import rng
+from sslscale.data.loader import Batch
+from sslscale.data.mix import mixup_with_all
+from sslscale.losses import linear_rise, sharpen, soft_cross_entropy
+from sslscale.methods.method import ClassifierMethod, Guess, Losses, Moment
+from sslscale.nn.batch_norm import statistics_kept
+from sslscale.nn.classifier import together
+from sslscale.recipes.mixmatch import MixMatch
+from sslscale.recipes.model import ModelConfig
+from sslscale.recipes.train import TrainConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+def brier(logits: Float[Tensor, "batch classes"], target: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
+    """Eq. 4: |softmax(logits) - target|^2 as a mean over images and classes."""
+    return F.mse_loss(logits.softmax(1), target)
+
+
+class MixMatchMethod(ClassifierMethod):
+    """Cross-entropy of mixed labelled images, squares of mixed unlabelled ones, all in one pass.
+
+    The authors interleave the batches so that batch norm sees a mixture in each; one pass over all has that by itself.
+    """
+
+    def __init__(self, recipe: MixMatch, model: ModelConfig, num_classes: int):
+        super().__init__(recipe, model, num_classes)
+        self.recipe, self._now, self._seed = recipe, Moment(0, 0.0, 0.0), 0
+
+    def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
+        self._seed = config.seed
+
+    def before_step(self, now: Moment) -> None:
+        self._now = now
+
+    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+        assert labeled.label is not None
+        recipe = self.recipe
+        target = self._guess(unlabeled.views)
+        truth = F.one_hot(labeled.label, self.num_classes).to(target)
+        parts = [(labeled.views[0], truth), *((view, target) for view in unlabeled.views)]
+        mixed = mixup_with_all(parts, recipe.alpha, rng.stream_seed(self._seed, f"mixup {self._now.step}"))
+        logits, *others = together(self.network, *(images for images, _ in mixed))
+        supervised = soft_cross_entropy(logits, mixed[0][1]).mean()
+        own = brier(torch.cat(others), torch.cat([labels for _, labels in mixed[1:]]))
+        weight = recipe.unlabeled_weight * linear_rise(self._now.progress, 0.0, recipe.ramp)
+        guess = Guess(target.argmax(1), torch.ones_like(target[:, 0]))
+        return self.losses(logits, labeled.label, supervised, weight, own, guess)
+
+    @torch.no_grad()
+    def _guess(self, views: tuple[Float[Tensor, "batch 3 h w"], ...]) -> Float[Tensor, "batch classes"]:
+        """Eqs. 6 and 7: the mean prediction for the views, sharpened."""
+        with statistics_kept(self.network):
+            found = together(self.network, *views)
+        return sharpen(torch.stack([logits.softmax(1) for logits in found]).mean(0), self.recipe.temperature)

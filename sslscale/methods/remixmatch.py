@@ -1,0 +1,105 @@
+"""ReMixMatch: distribution alignment and augmentation anchoring (Berthelot et al. 2020, arXiv:1911.09785, algorithm 1).
+
+The strong views are made by `augment_strong`; the paper learns them by CTAugment, which FixMatch here can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sslscale import distributed
+from sslscale.data import geometry, rng
+from sslscale.data.loader import Batch
+from sslscale.data.mix import mixup_with_all
+from sslscale.losses import linear_rise, sharpen, soft_cross_entropy
+from sslscale.methods.method import ClassifierMethod, Guess, Losses, Moment
+from sslscale.nn.batch_norm import statistics_kept
+from sslscale.recipes.model import ModelConfig
+from sslscale.recipes.remixmatch import ReMixMatch
+from sslscale.recipes.train import TrainConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+def align(
+    probs: Float[Tensor, "batch classes"], wanted: Float[Tensor, " classes"], found: Float[Tensor, " classes"]
+) -> Float[Tensor, "batch classes"]:
+    """Section 3.1: probs * wanted / found, normalised to a sum of 1."""
+    ratio = probs * (wanted + 1e-6) / (found + 1e-6)
+    return ratio / ratio.sum(1, keepdim=True)
+
+
+class ReMixMatchMethod(ClassifierMethod):
+    """A classifier and a linear head that tells how far an image was turned.
+
+    Loss (eq. 4): H of mixed labelled images + weight * H of mixed unlabelled ones + unmixed_weight * H of the first
+    strong view + rotation_weight * H of that view's turn; the two in the middle rise in a line at first.
+    """
+
+    predicted: Tensor
+    known: Tensor
+
+    def __init__(self, recipe: ReMixMatch, model: ModelConfig, num_classes: int):
+        super().__init__(recipe, model, num_classes)
+        self.recipe, self._now, self._seed = recipe, Moment(0, 0.0, 0.0), 0
+        self.turn_head = nn.Linear(self.network.head.in_features, 4)
+        # of the last batches: mean predictions, and mean labels
+        self.register_buffer("predicted", torch.full((recipe.batches, num_classes), 1 / num_classes))
+        self.register_buffer("known", torch.full((recipe.batches, num_classes), 1 / num_classes))
+
+    def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
+        self._seed = config.seed
+
+    def before_step(self, now: Moment) -> None:
+        self._now = now
+
+    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+        assert labeled.label is not None
+        recipe = self.recipe
+        weak, *strong = unlabeled.views
+        truth = F.one_hot(labeled.label, self.num_classes).float()
+        target = self._guess(weak, truth)
+        parts = [(labeled.views[0], truth), *((view, target) for view in (*strong, weak))]
+        mixed = mixup_with_all(parts, recipe.alpha, rng.stream_seed(self._seed, f"mixup {self._now.step}"))
+        seed = rng.stream_seed(self._seed, f"turns {self._now.step}")
+        draws = rng.uniforms(seed, torch.zeros_like(unlabeled.index), unlabeled.index, 1)
+        turn = (draws[:, 0] * 4).long()
+        views = [*(images for images, _ in mixed), strong[0], geometry.quarter_turns(strong[0], turn)]
+        features = self.network.dropout(self.network.backbone(torch.cat(views)))
+        plain, turned = features.split([len(features) - len(turn), len(turn)])
+        logits, others, unmixed = (
+            self.network.head(plain).float().split([len(truth), (len(strong) + 1) * len(weak), len(weak)])
+        )
+        supervised = soft_cross_entropy(logits, mixed[0][1]).mean()
+        own = soft_cross_entropy(others, torch.cat([labels for _, labels in mixed[1:]])).mean()
+        anchored = soft_cross_entropy(unmixed, target).mean()
+        rotation = F.cross_entropy(self.turn_head(turned).float(), turn)
+        rise = linear_rise(self._now.progress, 0.0, recipe.ramp)
+        terms = (
+            rise * (recipe.unlabeled_weight * own + recipe.unmixed_weight * anchored)
+            + recipe.rotation_weight * rotation
+        )
+        guess = Guess(target.argmax(1), torch.ones_like(target[:, 0]))
+        shown = {"unmixed_loss": anchored, "rotation_loss": rotation}
+        return self.losses(logits, labeled.label, supervised, 1.0, terms, guess, shown)
+
+    @torch.no_grad()
+    def _guess(
+        self, weak: Float[Tensor, "batch 3 h w"], truth: Float[Tensor, "labeled classes"]
+    ) -> Float[Tensor, "batch classes"]:
+        """The prediction for the weak view, aligned and sharpened."""
+        with statistics_kept(self.network):
+            probs = self.network(weak).float().softmax(1)
+        if self.training:
+            for queue, rows in ((self.predicted, probs), (self.known, truth)):
+                queue.copy_(torch.cat([queue[1:], distributed.gather(rows).mean(0, keepdim=True)]))
+        return sharpen(align(probs, self.known.mean(0), self.predicted.mean(0)), self.recipe.temperature)

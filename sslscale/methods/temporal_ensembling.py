@@ -1,0 +1,65 @@
+"""Temporal ensembling: an image's prediction shall agree with the running mean of those of the epochs before (Laine and
+Aila 2017, arXiv:1610.02242, algorithm 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from sslscale import distributed
+from sslscale.data.loader import Batch
+from sslscale.losses import gaussian_rise
+from sslscale.methods.method import ClassifierMethod, Losses, Moment
+from sslscale.nn.classifier import together
+from sslscale.nn.memory import SampleMemory
+from sslscale.recipes.model import ModelConfig
+from sslscale.recipes.temporal_ensembling import TemporalEnsembling
+from sslscale.recipes.train import TrainConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+class TemporalEnsemblingMethod(ClassifierMethod):
+    """Cross-entropy of labelled images; squares between an image's softmax and what was remembered of it.
+
+    The memory holds Z <- momentum * Z + (1 - momentum) * z and the number of visits t; the target is
+    Z / (1 - momentum^t), and an image that was never seen has none. It is written as images come: each comes once an
+    epoch, so this is the paper's update at the epoch's end.
+    """
+
+    def __init__(self, recipe: TemporalEnsembling, model: ModelConfig, num_classes: int):
+        super().__init__(recipe, model, num_classes)
+        self.recipe, self._weight = recipe, 0.0
+        self.memory = SampleMemory(0, num_classes + 1)
+
+    def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
+        self.memory = SampleMemory(num_images["unlabeled"], self.num_classes + 1, scratch)  # Z, number of visits
+
+    def before_step(self, now: Moment) -> None:
+        self._weight = self.recipe.unlabeled_weight * gaussian_rise(now.progress, self.recipe.ramp)
+
+    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+        assert labeled.label is not None
+        logits, guessed = together(self.network, labeled.views[0], unlabeled.views[0])
+        supervised = F.cross_entropy(logits, labeled.label)
+        probs = guessed.softmax(1)
+        past, visits = self.memory.read(unlabeled.index).split([self.num_classes, 1], 1)
+        known = (visits > 0).float()
+        target = past / (1 - self.recipe.momentum**visits).clamp(min=1e-8)
+        squares = (known * (probs - target).square()).mean()
+        if self.training:
+            self._remember(unlabeled.index, probs.detach())
+        return self.losses(logits, labeled.label, supervised, self._weight, squares)
+
+    def _remember(self, index: Int[Tensor, " batch"], probs: Float[Tensor, "batch classes"]) -> None:
+        index, probs = distributed.gather(index), distributed.gather(probs)
+        past, visits = self.memory.read(index).split([self.num_classes, 1], 1)
+        new = torch.lerp(probs, past, self.recipe.momentum)
+        self.memory.write(index, torch.cat([new, visits + 1], 1))
