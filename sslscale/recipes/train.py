@@ -91,7 +91,10 @@ class TrainConfig:
     compile: bool = field(default=False, metadata={"identity": False})  # torch.compile: needs a C++ compiler on a CPU
     trainable: Literal["all", "last_stage"] = "all"  # last_stage: FixRes, the shallow layers stay
     keep_method: bool = False  # with heads, teachers and queues, so that another training can go on with it
-    unlabeled_splits: tuple[Literal["labeled", "unlabeled"], ...] = ("labeled", "unlabeled")  # of the unlabeled stream
+    splits: tuple[Literal["labeled", "unlabeled"], ...] = (
+        "labeled",
+        "unlabeled",
+    )  # read by `images`, `mixed` and `unlabeled`
     label_fraction: float = 1.0  # share of each class's labelled images that is used, one at least; drawn by the seed
     on_bad_sample: Literal["error", "skip"] = "error"
     seed: int = field(default=0, metadata={"hidden": True})
@@ -115,7 +118,7 @@ class TrainConfig:
         require(self.epochs is None or self.epochs > 0, "epochs", "must be positive")
         require(self.accumulate > 0, "accumulate", "must be 1 or more")
         require(self.batch_size % max(self.accumulate, 1) == 0, "accumulate", "must divide batch_size")
-        require(len(self.unlabeled_splits) > 0, "unlabeled_splits", "must name at least one split")
+        require(len(self.splits) > 0, "splits", "must name at least one split")
         require(0 < self.label_fraction <= 1, "label_fraction", "must lie in (0, 1]")
         require(self.log_every > 0, "log_every", "must be positive")
         require(self.save_every > 0, "save_every", "must be positive")

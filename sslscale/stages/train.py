@@ -64,7 +64,7 @@ def train(
         selection_seed=selection.seed if selection else 0,
         clusters=clusters.dir if clusters else None,
         features=features.dir if features else None,
-        splits=_splits(clusters, features),
+        splits=_splits(config.splits, clusters, features),
         init=init.dir if init else None,
         at_least=at_least.num_parameters if at_least else 0,
     )
@@ -73,11 +73,11 @@ def train(
     return Checkpoint(path=str(ctx.path), **result)
 
 
-def _splits(clusters: Clusters | None, features: Embeddings | None) -> tuple[str, ...]:
-    """The training images that the clusters or the features are of."""
+def _splits(wanted: tuple[str, ...], clusters: Clusters | None, features: Embeddings | None) -> tuple[str, ...]:
+    """The training images that are wanted, or that the clusters are of; with features those that have some."""
     if clusters is not None:
         return clusters.splits
-    return tuple(s for s in TRAINING_SPLITS if features is None or s in features.num_samples)
+    return tuple(s for s in wanted if features is None or s in features.num_samples)
 
 
 def train_worker(work: TrainWork) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def _open_streams(work: TrainWork, sizes: Mapping[str, int], tables: Path) -> di
         else:
             samples["images"] = open_described(work.data, work.features, work.splits, tables=tables)
     if "unlabeled" in sizes:
-        samples["unlabeled"] = open_images(work.data, work.config.unlabeled_splits, tables=tables)
+        samples["unlabeled"] = open_images(work.data, work.splits, tables=tables)
     if "mixed" in sizes:
         samples["mixed"] = open_images(work.data, work.splits, labels=True, tables=tables)
     if work.pseudo is not None:

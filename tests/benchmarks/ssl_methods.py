@@ -21,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from sslscale import config
@@ -48,8 +49,9 @@ BASELINES = ("random", "random_vit", "supervised")
 CPU = torch.device("cpu")
 
 
-def settings(method: str) -> tuple[TrainConfig, ExtractConfig]:
-    """Training and extraction of a method's configuration; of the baselines SimCLR's and DINO's network and images."""
+def settings(method: str) -> tuple[TrainConfig, ExtractConfig, int | None]:
+    """Training and extraction of a method's configuration, and how many images of each class it learns from (None:
+    all); of the baselines SimCLR's and DINO's network and images."""
     source = {"random": "simclr", "random_vit": "dino", "supervised": "simclr"}.get(method, method)
     document = config.read(CONFIGS / f"{source}_cifar10_cpu.yaml")
     own: TrainConfig = config.build(TrainConfig, document, document.data["pretrain"], "pretrain")
@@ -57,16 +59,23 @@ def settings(method: str) -> tuple[TrainConfig, ExtractConfig]:
     if method == "supervised":
         plain = AugmentConfig(crop="resized", scale=(0.3, 1.0), flip=True)
         own = dataclasses.replace(own, method=Supervised(), augment=plain, optim=OptimConfig(lr=0.1))
-    return own, extract
+    return own, extract, document.data["data"].get("labels_per_class")
 
 
-def train(own: TrainConfig, shards: Path, cache: Path, threads: int) -> tuple[torch.nn.Module, float]:
+def train(
+    own: TrainConfig, per_class: int | None, shards: Path, cache: Path, threads: int
+) -> tuple[torch.nn.Module, float]:
     """The network that is kept, and images a second without the first tenth of the steps."""
     (name,) = own.method.batch_sizes(own.batch_size)
     tables = cache / "shards"
     samples = open_images(shards, ("labeled",), labels=name == "mixed", tables=tables)
     if name == "labeled":
         samples = open_samples(shards / "labeled", tables=tables)
+    if per_class is not None:
+        chosen = open_images(shards, ("labeled",), labels=True, tables=tables).share(
+            per_class * len(samples.index.classes) / len(samples), own.seed
+        )
+        samples = dataclasses.replace(chosen, labels=np.full(len(chosen), -1, np.int8))
     stream = Stream(
         name,
         samples,
@@ -157,7 +166,7 @@ def main() -> None:
         for method in chosen:
             rows: dict[str, list[float]] = {"knn": [], "linear": [], "images_per_s": []}
             for seed in seeds:
-                own, extract = settings(method)
+                own, extract, per_class = settings(method)
                 own = dataclasses.replace(own, seed=seed)
                 if options.steps is not None:
                     own = dataclasses.replace(own, num_steps=options.steps, epochs=None)
@@ -165,7 +174,7 @@ def main() -> None:
                     torch.manual_seed(seed)
                     network, rate = build_method(own.method, own.model, 10).result, float("nan")
                 else:
-                    network, rate = train(own, shards, cache, options.threads)
+                    network, rate = train(own, per_class, shards, cache, options.threads)
                 knn, linear = judge(network, own, extract)
                 for column, value in (("knn", knn), ("linear", linear), ("images_per_s", rate)):
                     rows[column].append(value)

@@ -95,7 +95,7 @@ def semi(recipe: SemiSupervised) -> TrainConfig:
         augment_strong=CONFIG.augment if strong else None,
         optim=OptimConfig(lr=0.01),
         # few enough that images come a second time
-        unlabeled_splits=("labeled",) if recipe.name == "temporal_ensembling" else ("labeled", "unlabeled"),
+        splits=("labeled",) if recipe.name == "temporal_ensembling" else ("labeled", "unlabeled"),
     )
 
 
@@ -145,7 +145,7 @@ CONFIGS = {
             "vat": VAT(epsilon=1.0, ema=0.9),
             "mixmatch": MixMatch(),
             "remixmatch": ReMixMatch(strong=2, batches=4),
-            "uda": UDA(unlabeled_ratio=2, threshold=0.1, tsa="exp"),
+            "uda": UDA(unlabeled_ratio=3, threshold=0.1, tsa="exp"),
             "fixmatch": FixMatch(unlabeled_ratio=2, threshold=0.1),
             "fixmatch_ctaugment": FixMatch(unlabeled_ratio=2, threshold=0.1, ctaugment=True),
             "dash": Dash(unlabeled_ratio=2, warmup=0.3, every=0.2),
@@ -165,7 +165,7 @@ def train(folder: Path, described: Path, name: str) -> tuple[list[dict[str, floa
         "pseudo": open_samples(folder / "labeled"),
         "images": open_images(folder, ("labeled", "unlabeled")),
     }
-    samples["unlabeled"] = open_images(folder, config.unlabeled_splits)
+    samples["unlabeled"] = open_images(folder, config.splits)
     soft = (
         torch.nn.functional.one_hot(torch.from_numpy(samples["pseudo"].labels).long(), 10).float().numpy() * 0.9 + 0.01
     )
