@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
 from sslscale.data import decode, shards, sources
 from sslscale.data.images import bad_allowed
+from sslscale.data.samples import HIDDEN
 from sslscale.data.sources import Item, Listing
 from sslscale.errors import DataError
 from sslscale.recipes.data import PackConfig
@@ -31,9 +33,11 @@ def pack(config: PackConfig, folder: Path, *, threads: int = 1) -> dict[str, sha
     total = sum(len(items) for items in parts.values())
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         for name, items in parts.items():
-            labeled = name != "unlabeled"
-            samples = _samples(config, items, listing.classes if labeled else None, pool, bad, total)
+            hidden: list[int] | None = [] if name == "unlabeled" else None
+            samples = _samples(config, items, listing.classes, pool, bad, total, hidden)
             indexes[name] = shards.write_shards(folder / name, name, samples, listing.classes, config.shard_size)
+            if hidden is not None and config.keep_hidden_labels:
+                np.save(folder / name / HIDDEN, np.array(hidden, np.int32))
     if bad:
         (folder / "skipped.txt").write_text("\n".join(bad) + "\n", "utf-8")
     return indexes
@@ -109,12 +113,14 @@ def _order(item: Item, salt: str) -> bytes:
 def _samples(
     config: PackConfig,
     items: list[Item],
-    classes: tuple[str, ...] | None,
+    classes: tuple[str, ...],
     pool: ThreadPoolExecutor,
     bad: list[str],
     total: int,
+    hidden: list[int] | None,
 ) -> Iterator[shards.Sample]:
-    label_of = {name: number for number, name in enumerate(classes or ())}
+    """The images with their labels; with `hidden` these go there instead, in the order of the images."""
+    label_of = {name: number for number, name in enumerate(classes)}
     for start in range(0, len(items), 512):
         chunk = items[start : start + 512]
         for item, result in zip(chunk, pool.map(lambda i: _encode(i, config.resize), chunk), strict=True):
@@ -126,7 +132,10 @@ def _samples(
                     raise DataError(f"{len(bad)} bad images are over 1 % of {total:,}; the last: {bad[-1]}")
                 continue
             data, extension = result
-            yield shards.Sample(item.key, data, extension, label_of[item.label] if classes and item.label else -1)
+            label = label_of.get(item.label or "", -1)
+            if hidden is not None:
+                hidden.append(label)
+            yield shards.Sample(item.key, data, extension, -1 if hidden is not None else label)
 
 
 def _encode(item: Item, resize: int | None) -> tuple[bytes, str] | DataError:

@@ -15,6 +15,8 @@ from sslscale.data.features import Features, read_clusters, usable
 from sslscale.data.shards import INDEX, Index, Shards, read_index
 from sslscale.errors import DataError
 
+HIDDEN = "hidden_labels.npy"
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -32,6 +34,7 @@ class Samples:
     stored: bool = False  # pseudo-labels stand in the shards
     copies: np.ndarray | None = None  # int32 (n,): which repeat of its image a sample is
     features: Features | None = None  # what a network made of each image of the shards
+    hidden: np.ndarray | None = None  # int32 (n,), -1: unknown; the truth, for the log alone: no batch has it
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -94,6 +97,7 @@ class Samples:
             block_sizes=sizes,
             table=None if self.table is None else self.table[chosen],
             copies=None if self.copies is None else self.copies[chosen],
+            hidden=None if self.hidden is None else self.hidden[chosen],
         )
 
     def share(self, fraction: float, seed: int) -> Samples:
@@ -128,6 +132,23 @@ def open_images(folder: Path, splits: Sequence[str], *, labels: bool = False, ta
     infos = [info._replace(file=f"{index.folder.name}/{info.file}") for index in indexes for info in index.shards]
     samples = _open(Index(folder, tuple(infos), indexes[0].classes), False, tables)
     return samples if labels else dataclasses.replace(samples, labels=np.full(len(samples), -1, np.int8))
+
+
+def with_hidden(samples: Samples, folder: Path, splits: Sequence[str]) -> Samples:
+    """The samples of these splits, as `open_images` gives them, with the truth that packing kept beside the shards."""
+    known = open_images(folder, splits, labels=True).labels.astype(np.int32)
+    start = 0
+    for split in splits:
+        if not (folder / split / INDEX).is_file():
+            continue
+        count, file = read_index(folder / split).num_samples, folder / split / HIDDEN
+        if file.is_file():
+            found = np.load(file, allow_pickle=False)
+            if len(found) != count:
+                raise DataError(f"{file}: holds {len(found):,} labels for {count:,} images")
+            known[start : start + count] = found
+        start += count
+    return dataclasses.replace(samples, hidden=known) if (known >= 0).any() else samples
 
 
 def _open(index: Index, labels: bool, tables: Path | None) -> Samples:

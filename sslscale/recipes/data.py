@@ -26,6 +26,9 @@ class PackConfig:
     # a fraction, or a folder of class folders (whose content, not place, is then part of the identity)
     val: float | str | None = field(default=None, metadata={"identity": False})
     test: float | str | None = field(default=None, metadata={"identity": False})
+    # beside the shards lie the classes of unlabelled images whose class is known: the log then tells how often
+    # pseudo-labels are right; no method ever sees them
+    keep_hidden_labels: bool = False
     shard_size: int = 1000
     resize: int | None = None  # short side, for images larger than that; the only case of re-encoding
     on_bad_sample: Literal["error", "skip"] = "error"

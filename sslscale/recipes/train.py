@@ -15,11 +15,13 @@ from sslscale.recipes.model import ImageConfig, ModelConfig
 class ScheduleConfig:
     """The learning rate as a share of its peak: linear warm-up, then cosine, steps, exponential decay or constant.
 
+    `cosine_7_16` is FixMatch's cos(7 pi / 16 t), which ends at a fifth of the peak (arXiv:2001.07685, section 2.3).
+
     `milestones` (shares of the training, for step) multiply by `decay` each; exponential multiplies by `decay` every
     `decay_steps` steps (EfficientNet: .97 every 2.4 epochs).
     """
 
-    name: Literal["cosine", "step", "exponential", "constant"] = "cosine"
+    name: Literal["cosine", "cosine_7_16", "step", "exponential", "constant"] = "cosine"
     warmup_steps: int = 0
     final: float = 0.0
     milestones: tuple[float, ...] = (0.3, 0.6, 0.9)

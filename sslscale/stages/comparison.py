@@ -12,7 +12,7 @@ from sslscale.jsonio import read_json, write_json
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonConfig:
-    """Names of the networks in the table's order; each has inputs `NAME_probe` and `NAME_finetune`, or one of them."""
+    """Names of the networks in the table's order; each has some of `NAME_probe`, `NAME_finetune`, `NAME_test`."""
 
     networks: tuple[str, ...]
     baseline: str
@@ -29,8 +29,9 @@ def comparison(ctx: RunContext, config: ComparisonConfig, **inputs: Artifact) ->
         rows = found.setdefault(name, {})
         if probed := inputs.get(f"{name}_probe"):
             rows |= {k: v for k, v in read_json(probed.dir / "report.json").items() if isinstance(v, dict)}
-        if tuned := inputs.get(f"{name}_finetune"):
-            rows["finetune"] = read_json(tuned.dir / "report.json")
+        for protocol in ("finetune", "test"):
+            if tested := inputs.get(f"{name}_{protocol}"):
+                rows[protocol] = read_json(tested.dir / "report.json")
     columns = {
         protocol: next(m for m in ("accuracy", "recall_at_1", "nmi") if m in row)
         for rows in found.values()
@@ -84,7 +85,7 @@ def comparison(ctx: RunContext, config: ComparisonConfig, **inputs: Artifact) ->
     ]
     if any(galleries):
         sections["Retrieval"] = galleries
-    (ctx.path / "report.html").write_text(page.page("Comparison of representations", sections), "utf-8")
+    (ctx.path / "report.html").write_text(page.page("Comparison", sections), "utf-8")
     metrics = {
         f"{name}_{protocol}_gain": row["accuracy"] - base[protocol]["accuracy"]
         for name, rows in found.items()

@@ -180,7 +180,7 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
 
 def _open_streams(work: TrainWork, sizes: Mapping[str, int], tables: Path) -> dict[str, Any]:
     """The samples of each stream that the method asks for and the stage was given."""
-    from sslscale.data.samples import open_clustered, open_described, open_images, open_samples
+    from sslscale.data.samples import open_clustered, open_described, open_images, open_samples, with_hidden
     from sslscale.data.selection import open_selected
 
     samples = {}
@@ -196,7 +196,7 @@ def _open_streams(work: TrainWork, sizes: Mapping[str, int], tables: Path) -> di
         else:
             samples["images"] = open_described(work.data, work.features, work.splits, tables=tables)
     if "unlabeled" in sizes:
-        samples["unlabeled"] = open_images(work.data, work.splits, tables=tables)
+        samples["unlabeled"] = with_hidden(open_images(work.data, work.splits, tables=tables), work.data, work.splits)
     if "mixed" in sizes:
         samples["mixed"] = open_images(work.data, work.splits, labels=True, tables=tables)
     if work.pseudo is not None:

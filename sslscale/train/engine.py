@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sslscale import distributed
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
-from sslscale.methods.method import Losses, Method
+from sslscale.methods.method import Guess, Losses, Method
 from sslscale.nn.batch_norm import use_global
 from sslscale.recipes.train import TrainConfig
 from sslscale.train.optim import build_optimizer, lr_share, weight_decay
@@ -37,6 +37,7 @@ class Engine:
             _freeze_shallow(method)
         self.optimizer = build_optimizer(method, config.optim)
         self.embedding: Tensor | None = None  # what the last step's images became
+        self.guess: Guess | None = None  # what the last step took unlabelled images for
         self._module: nn.Module = method
         if distributed.world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
@@ -54,14 +55,20 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         times = self.config.accumulate
         parts: dict[str, Tensor] = {}
+        guesses: list[Guess] = []
         for number in range(times):
             waits = number < times - 1 and isinstance(self._module, DistributedDataParallel)
             with self._module.no_sync() if waits else contextlib.nullcontext():  # pyright: ignore[reportCallIssue]
                 losses = self._forward(batch if times == 1 else _part(batch, number, times))
                 (losses.total / times).backward()
             self.embedding = losses.embedding
+            if losses.guess is not None:
+                guesses.append(losses.guess)
             for name, value in losses.parts.items():
                 parts[name] = parts[name] + value / times if name in parts else value / times
+        self.guess = None
+        if guesses:
+            self.guess = Guess(torch.cat([g.label for g in guesses]), torch.cat([g.kept for g in guesses]))
         self.method.before_update()
         if self.config.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.method.parameters(), self.config.optim.clip_norm)

@@ -7,18 +7,20 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from sslscale import distributed
 from sslscale.data.loader import Loader, Stream
 from sslscale.data.rng import stream_seed
 from sslscale.errors import DataError
-from sslscale.methods.method import Moment
+from sslscale.methods.method import Guess, Moment
 from sslscale.nn import collapse
 from sslscale.train import checkpoint
 from sslscale.train.engine import Engine
 
 log = logging.getLogger(__name__)
+_RIGHT, _KNOWN = "rightly kept", "kept and known"
 _SETTLED = 200  # steps: before them a network may give all images one embedding because it is new
 
 
@@ -63,6 +65,7 @@ def fit(
     monitored = step // config.monitor_every if monitor is not None else 0
     sums: dict[str, torch.Tensor] = {}
     counted, warned = 0, False
+    truth = streams["unlabeled"].samples.hidden if "unlabeled" in streams else None
     for batch in loader:
         # dropout and stochastic depth follow from (seed, step, worker): a resumed run draws the same
         torch.manual_seed(stream_seed(config.seed, f"step {step} of worker {distributed.rank()}"))
@@ -70,12 +73,17 @@ def fit(
         parts, lr = engine.train_step(batch, step)
         step += 1
         engine.method.after_step(step, step / num_steps)
+        if truth is not None and engine.guess is not None:
+            parts |= _rightly_kept(truth, batch["unlabeled"].index, engine.guess)
         for name, value in parts.items():
             sums[name] = sums[name] + value if name in sums else value.clone()
         counted += 1
         ending = step == num_steps
         if step % config.log_every == 0 or ending or step % config.save_every == 0:
             means = {n: v / counted for n, v in distributed.mean_scalars(sums).items()}
+            if _RIGHT in means:  # a share of shares would favour steps that keep few
+                right, known = means.pop(_RIGHT), means.pop(_KNOWN)
+                means |= {"pseudo_label_accuracy": right / known} if known else {}
             _require_finite(means, step, folder)
             if step % config.log_every == 0 or ending:
                 sums, counted = {}, 0
@@ -100,6 +108,13 @@ def fit(
                 checkpoint.save_state(folder, step, {**engine.state_dict(), "loader": loader.state_dict()})
             distributed.barrier()
     return step
+
+
+def _rightly_kept(truth: np.ndarray, index: torch.Tensor, guess: Guess) -> dict[str, torch.Tensor]:
+    """How many unlabelled images were kept whose class is known, and of how many the guess was right."""
+    label = torch.from_numpy(truth[index.cpu().numpy()]).to(guess.label.device)
+    known = guess.kept * (label >= 0)
+    return {_RIGHT: (known * (guess.label == label)).sum(), _KNOWN: known.sum()}
 
 
 def _require_finite(means: Mapping[str, float], step: int, folder: Path | None) -> None:

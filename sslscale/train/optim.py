@@ -73,6 +73,8 @@ def lr_share(schedule: ScheduleConfig, step: int, num_steps: int) -> float:
     progress = (step - schedule.warmup_steps) / max(num_steps - schedule.warmup_steps, 1)
     if schedule.name == "cosine":
         return schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * progress))
+    if schedule.name == "cosine_7_16":
+        return math.cos(7 * math.pi / 16 * progress)
     if schedule.name == "step":
         return schedule.decay ** sum(progress >= milestone for milestone in schedule.milestones)
     if schedule.name == "exponential":
