@@ -1,0 +1,208 @@
+"""What every semi-supervised method learns from few labels with one small network and one budget, and how fast.
+
+    python tests/benchmarks/semi_methods.py --data DIR [--methods fixmatch,uda] [--labels 4000] [--seeds 0,1,2] [--json]
+
+Each method trains by configs/semi_supervised/METHOD_cifar10_cpu.yaml (one worker, torch alone) on --labels labels of
+DIR/train, the other images unlabelled, and is judged on DIR/test; `supervised` knows the labels alone, and
+`noisy_student` learns from the supervised network's soft labels in one round. Without --data (and data/cifar10) scikit-
+learn's digits take their place, 40 labels, with the network and the augmentation of fixmatch_digits.yaml.
+The JSON line maps method -> {"test_accuracy": [...], "images_per_s": median over seeds}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from sslscale import config
+from sslscale.data.images import Images
+from sslscale.data.loader import Stream
+from sslscale.data.pack import pack
+from sslscale.data.samples import Samples, open_images, open_samples, with_hidden
+from sslscale.errors import UserError
+from sslscale.evaluate.outputs import network_outputs
+from sslscale.methods.method import build_method
+from sslscale.recipes.data import PackConfig
+from sslscale.recipes.noisy_student import NoisyStudent
+from sslscale.recipes.train import TrainConfig
+from sslscale.train.engine import Engine
+from sslscale.train.fit import fit
+
+CONFIGS = Path(__file__).parents[2] / "configs/semi_supervised"
+METHODS = sorted(path.name.removesuffix("_cifar10_cpu.yaml") for path in CONFIGS.glob("*_cifar10_cpu.yaml"))
+TRAINING = ("labeled", "unlabeled")
+CPU = torch.device("cpu")
+CACHE_BYTES = 8 << 30
+
+
+def settings(method: str, digits: bool) -> TrainConfig:
+    """A method's training; of the supervised one and of Noisy Student as beside FixMatch."""
+    source = method if method in METHODS else "fixmatch"
+    document = config.read(CONFIGS / f"{source}_cifar10_cpu.yaml")
+    section = "supervised" if method == "supervised" else "train"
+    own: TrainConfig = config.build(TrainConfig, document, document.data[section], section)
+    if digits:
+        document = config.read(CONFIGS / "fixmatch_digits.yaml")
+        small: TrainConfig = config.build(TrainConfig, document, document.data["train"], "train")
+        strong = small.augment_strong if own.augment_strong is not None else None
+        own = dataclasses.replace(small, method=own.method, augment_strong=strong)
+    if method == "noisy_student":
+        noise = own.augment_strong
+        assert noise is not None
+        student = NoisyStudent(unlabeled_ratio=3, ema=0.99)
+        own = dataclasses.replace(own, method=student, augment=noise, augment_strong=None)
+    return own
+
+
+class Bench:
+    """Packed images of one seed's labels, and the trainings on them."""
+
+    def __init__(self, shards: Path, cache: Path, threads: int):
+        self.shards, self.cache, self.threads = shards, cache, threads
+        self.tables = cache / "shards"
+
+    def samples(self, name: str) -> Samples:
+        if name == "labeled":
+            return open_samples(self.shards / "labeled", tables=self.tables)
+        return with_hidden(open_images(self.shards, TRAINING, tables=self.tables), self.shards, TRAINING)
+
+    def train(self, own: TrainConfig, soft: torch.Tensor | None = None) -> tuple[torch.nn.Module, float, dict]:
+        """The network that is kept, images a second without the first tenth of the steps, and the last log."""
+        streams = {}
+        for name, size in own.method.batch_sizes(own.batch_size).items():
+            samples = self.samples(name)
+            if name == "pseudo":
+                assert soft is not None
+                samples = dataclasses.replace(samples, table=soft.numpy())
+            streams[name] = Stream(
+                name,
+                samples,
+                batch_size=size,
+                seed=own.seed,
+                image=own.image,
+                views=own.views(name),
+                cache=self.cache,
+                cache_bytes=CACHE_BYTES,
+                threads=self.threads,
+            )
+        torch.manual_seed(own.seed)
+        method = build_method(own.method, own.model, 10)
+        method.prepare({name: len(stream) for name, stream in streams.items()}, own)
+        assert own.num_steps is not None
+        own = dataclasses.replace(own, log_every=max(own.num_steps // 10, 1))
+        engine = Engine(method, own, own.num_steps, CPU)
+        times: list[tuple[int, float]] = []
+        last: dict[str, float] = {}
+
+        def on_log(step: int, metrics) -> None:
+            times.append((step, time.perf_counter()))
+            last.update(metrics)
+
+        fit(engine, streams, on_log=on_log, threads=self.threads)
+        images = sum(own.method.batch_sizes(own.batch_size).values())
+        rate = images * (times[-1][0] - times[0][0]) / max(times[-1][1] - times[0][1], 1e-9)
+        return method.result.eval(), rate, last
+
+    def outputs(self, network: torch.nn.Module, own: TrainConfig, samples: Samples) -> torch.Tensor:
+        images = Images(
+            samples.shards,
+            own.image.size,
+            cache=self.cache,
+            cache_bytes=CACHE_BYTES,
+            threads=self.threads,
+            max_bad=0,
+            evaluation_crop=own.image.crop,
+        )
+        return network_outputs(network, own.image, images, *samples.places(), batch_size=500, device=CPU).float()
+
+    def accuracy(self, network: torch.nn.Module, own: TrainConfig) -> float:
+        samples = open_samples(self.shards / "test", tables=self.tables)
+        truth = torch.from_numpy(samples.labels).long()
+        return (self.outputs(network, own, samples).argmax(1) == truth).float().mean().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default=",".join(("supervised", "noisy_student", *METHODS)))
+    parser.add_argument("--labels", type=int, default=4000)
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--steps", type=int, help="of each training; as configured if left out")
+    parser.add_argument("--data", type=Path, default=Path("data/cifar10"))
+    parser.add_argument("--work", type=Path, help="folder that keeps the packed images for the next time")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    chosen, seeds = options.methods.split(","), [int(seed) for seed in options.seeds.split(",")]
+    unknown = sorted({*chosen} - {"supervised", "noisy_student", *METHODS})
+    if unknown:
+        parser.error(f"no method {', '.join(unknown)}; there are supervised, noisy_student, {', '.join(METHODS)}")
+    digits = options.data == parser.get_default("data") and not options.data.exists()
+    labels = min(options.labels, 40) if digits else options.labels
+    if labels % 10:
+        parser.error("--labels must be a multiple of 10, the number of classes")
+    if digits:
+        print(f"{options.data} is not there (--data DIR): scikit-learn's 1,797 digits instead", file=sys.stderr)
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as name:
+        work = options.work or Path(name)
+        found: dict[str, dict[str, list[float]]] = {m: {"test_accuracy": [], "images_per_s": []} for m in chosen}
+        for seed in seeds:
+            shards = work / f"{'digits' if digits else 'images'}-{labels}-{seed}"
+            held = 0.25 if digits else str(options.data / "test")
+            source = PackConfig(
+                source="digits" if digits else str(options.data / "train"),
+                test=held,
+                labels_per_class=labels // 10,
+                keep_hidden_labels=True,
+                shard_size=10_000,
+                seed=seed,
+            )
+            try:
+                if not (shards / "test" / "index.json").exists():
+                    pack(source, shards)
+            except UserError as error:
+                sys.exit(
+                    f"{error}\ngive --data DIR, with the images of each class in a folder of DIR/train and DIR/test"
+                )
+            bench = Bench(shards, work / "cache", options.threads)
+            teacher = None
+            for method in sorted(chosen, key=lambda m: (m != "supervised", chosen.index(m))):
+                own = dataclasses.replace(settings(method, digits), seed=seed)
+                if options.steps is not None:
+                    own = dataclasses.replace(own, num_steps=options.steps, epochs=None)
+                soft = None
+                if method == "noisy_student":
+                    if teacher is None:
+                        first = settings("supervised", digits)
+                        steps = own.num_steps or first.num_steps
+                        first = dataclasses.replace(first, seed=seed, num_steps=steps, epochs=None)
+                        teacher = bench.train(first)[0]
+                    soft = bench.outputs(teacher, own, bench.samples("pseudo")).softmax(1)
+                network, rate, last = bench.train(own, soft)
+                if method == "supervised":
+                    teacher = network
+                accuracy = bench.accuracy(network, own)
+                found[method]["test_accuracy"].append(accuracy)
+                found[method]["images_per_s"].append(rate)
+                more = {k: round(last[k], 3) for k in ("kept", "pseudo_label_accuracy") if k in last}
+                print(f"{method:20} seed {seed}  {accuracy:.4f}  {rate:.0f} images/s  {more or ''}", flush=True)
+    for method, rows in found.items():
+        values = rows["test_accuracy"]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        print(f"{method:20} test accuracy {statistics.mean(values):.4f} +- {spread:.4f}")
+    if options.json:
+        line = {m: {**rows, "images_per_s": statistics.median(rows["images_per_s"])} for m, rows in found.items()}
+        print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
