@@ -9,7 +9,7 @@ from typing import Any
 
 from sslscale.artifacts import Checkpoint, Clusters, Dataset, Embeddings, Selection, ShardSet
 from sslscale.dag import RunContext
-from sslscale.errors import ConfigError
+from sslscale.errors import ConfigError, DataError
 from sslscale.recipes.features import TRAINING_SPLITS
 from sslscale.recipes.train import TrainConfig
 
@@ -196,6 +196,11 @@ def _open_streams(work: TrainWork, sizes: Mapping[str, int], tables: Path) -> di
         else:
             samples["images"] = open_described(work.data, work.features, work.splits, tables=tables)
     if "unlabeled" in sizes:
+        if "unlabeled" in work.config.splits and not (work.data / "unlabeled").is_dir():
+            raise DataError(
+                f"{work.data}: has no unlabelled images, which {work.config.method.name} learns from; hide labels with "
+                "data.labels_per_class, or name the labelled ones alone (splits: [labeled])"
+            )
         samples["unlabeled"] = with_hidden(open_images(work.data, work.splits, tables=tables), work.data, work.splits)
     if "mixed" in sizes:
         samples["mixed"] = open_images(work.data, work.splits, labels=True, tables=tables)

@@ -182,9 +182,9 @@ def main() -> None:
                 soft = None
                 if method == "noisy_student":
                     if teacher is None:
-                        first = settings("supervised", digits)
-                        steps = own.num_steps or first.num_steps
-                        first = dataclasses.replace(first, seed=seed, num_steps=steps, epochs=None)
+                        first = dataclasses.replace(settings("supervised", digits), seed=seed)
+                        if options.steps is not None:
+                            first = dataclasses.replace(first, num_steps=options.steps, epochs=None)
                         teacher = bench.train(first)[0]
                     soft = bench.outputs(teacher, own, bench.samples("pseudo")).softmax(1)
                 network, rate, last = bench.train(own, soft)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 
 from sslscale import dag, experiment
 from sslscale.artifacts import Dataset
-from sslscale.config import recipe_names
+from sslscale.config import Recipe, recipe_names
 from sslscale.dag import RunContext
 from sslscale.recipes.model import ModelConfig
+from sslscale.recipes.semi_supervised import SemiSupervised
 from sslscale.recipes.train import TrainConfig
 from sslscale.stages.train import train
 
@@ -35,6 +37,9 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
     if loaded.pipeline == "pretrain":
         assert {"random/probe", "pretrain/probe"} <= names
         return
+    if loaded.pipeline == "semi_supervised":
+        assert {f"{loaded.config.train.method.name}/evaluate", "report"} <= names
+        return
     if loaded.pipeline == "simclr_clusterfit":
         judged = {f"{name}/probe" for name in ("random", "pretrain", "clusterfit", "pretrain_2x", "distill")}
         assert judged | {"clusters", "finetune/evaluate", "report"} <= names
@@ -44,7 +49,26 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
     assert planned[-1].stage.name == "report"
 
 
-SELF_SUPERVISED = sorted(set(recipe_names()) - {"supervised", "noisy_student", "feature_distillation"})
+def recipe(name: str) -> type[Recipe]:
+    module = importlib.import_module(f"sslscale.recipes.{name}")
+    own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+    (found,) = [c for c in own if issubclass(c, Recipe)]
+    return found
+
+
+SEMI_SUPERVISED = [name for name in recipe_names() if issubclass(recipe(name), SemiSupervised)]
+SELF_SUPERVISED = sorted(
+    set(recipe_names()) - {"supervised", "noisy_student", "feature_distillation", *SEMI_SUPERVISED}
+)
+
+
+@pytest.mark.parametrize("method", SEMI_SUPERVISED)
+def test_every_semi_supervised_method_has_its_configurations(method: str) -> None:
+    for data, labels in (("cifar10_cpu", 400), ("cifar10", 400)):
+        assert f"configs/semi_supervised/{method}_{data}.yaml" in CONFIGS
+        loaded = experiment.load(f"configs/semi_supervised/{method}_{data}.yaml").config
+        assert loaded.train.method.name == method and loaded.data.labels_per_class == labels
+    assert loaded.train.num_steps == 2**20 and loaded.train.model.name == "wrn_28_2"
 
 
 @pytest.mark.parametrize("method", SELF_SUPERVISED)
