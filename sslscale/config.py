@@ -215,6 +215,11 @@ class Recipe:
         """How many views an image of this stream has: by `augment`, and after these by `augment_strong`."""
         return self.num_views, 0
 
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether another network, or its logits of every image, must be given."""
+        return False
+
     num_views: ClassVar[int] = 1  # of an image in each stream, where `views` says nothing else
     multi_crop: ClassVar[bool] = False  # whether smaller crops may follow these views
 

@@ -97,3 +97,14 @@ def hard_consistency(
     """Cross-entropy of strong views to the classes of the weak ones, each weighed, a mean over the whole batch
     (FixMatch, arXiv:2001.07685, eq. 4)."""
     return (weight * F.cross_entropy(strong, label, reduction="none")).mean()
+
+
+@in_float32
+def distillation_loss(
+    logits: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"], temperature: float
+) -> Float[Tensor, ""]:
+    """T^2 KL(softmax(teacher / T) || softmax(logits / T)), the mean over the batch (arXiv:1503.02531, section 2; DeiT's
+    eq. 2, arXiv:2012.12877); no gradient reaches the teacher."""
+    student = F.log_softmax(logits.float() / temperature, 1)
+    target = F.log_softmax(teacher.detach().float() / temperature, 1)
+    return temperature**2 * (target.exp() * (target - student)).sum(1).mean()

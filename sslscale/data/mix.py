@@ -84,5 +84,29 @@ def mixup_with_all(
     return result
 
 
+def mixed_batch(
+    images: Float[Tensor, "batch 3 height width"],
+    labels: Float[Tensor, "batch classes"],
+    *,
+    mixup_alpha: float,
+    cutmix_alpha: float,
+    seed: int,
+) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch classes"]]:
+    """Mixup or CutMix of this worker's images with partners from all workers, one share for the whole batch.
+
+    With both alphas above 0 each batch takes either by chance. Everything follows from the seed.
+    """
+    generator = np.random.default_rng(seed)
+    every, known = distributed.gather(images), distributed.gather(labels)
+    cut = cutmix_alpha > 0 and (mixup_alpha == 0 or generator.random() < 0.5)
+    drawn = generator.beta(cutmix_alpha, cutmix_alpha) if cut else generator.beta(mixup_alpha, mixup_alpha)
+    partner = torch.from_numpy(generator.permutation(len(every))).to(images.device)
+    share = known.new_full((len(every),), float(drawn))
+    x, y = (known.new_full((len(every),), float(u)) for u in generator.random(2))
+    mixed = cutmix(every, known, share, partner, x, y) if cut else mixup(every, known, share, partner)
+    mine = slice(distributed.rank() * len(images), (distributed.rank() + 1) * len(images))
+    return mixed[0][mine].to(images.dtype), mixed[1][mine]
+
+
 def _mix_labels(labels: Tensor, share: Tensor, partner: Tensor) -> Tensor:
     return share[:, None] * labels + (1 - share)[:, None] * labels[partner]

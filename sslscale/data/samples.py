@@ -197,9 +197,11 @@ def open_clustered(folder: Path, clusters: Path, splits: Sequence[str], *, table
     return dataclasses.replace(samples, index=index, labels=labels).keep(labels >= 0)
 
 
-def open_described(folder: Path, features: Path, splits: Sequence[str], *, tables: Path | None = None) -> Samples:
-    """The images of these splits with the features that a network made of them."""
-    samples, found = open_images(folder, splits, tables=tables), Features(features, splits)
+def open_described(
+    folder: Path, features: Path, splits: Sequence[str], *, labels: bool = False, tables: Path | None = None
+) -> Samples:
+    """The images of these splits with the features that a network made of them, and the labels that are known."""
+    samples, found = open_images(folder, splits, labels=labels, tables=tables), Features(features, splits)
     sizes = [info.samples for info in samples.index.shards]
     if sizes != [rows for rows, _ in found.shapes]:
         raise DataError(f"{features}: its features are not those of the images of {folder}")

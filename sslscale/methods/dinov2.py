@@ -66,18 +66,18 @@ class DINOv2Method(Method):
         del num_outputs
         self.recipe = recipe
         self.backbone, width = _build_vit(model)
-        self.heads = nn.ModuleList(self._head(width) for _ in range(2))
+        self.heads = nn.ModuleList(self._head(width, norm) for norm in (recipe.norm, False))
         teacher, _ = _build_vit(dataclasses.replace(model, survival=1.0))
         teacher.load_state_dict(self.backbone.state_dict())
-        heads = nn.ModuleList(self._head(width) for _ in range(2))
+        heads = nn.ModuleList(self._head(width, norm) for norm in (recipe.norm, False))
         heads.load_state_dict(self.heads.state_dict())
         self.teacher, self.teacher_heads = teacher.requires_grad_(False), heads.requires_grad_(False)
         self.mask_token = nn.Parameter(torch.zeros(width))
         self._step, self._epoch = 0, 0.0
 
-    def _head(self, width: int) -> PrototypeHead:
+    def _head(self, width: int, norm: bool) -> PrototypeHead:
         recipe = self.recipe
-        return PrototypeHead(width, recipe.hidden, recipe.bottleneck, recipe.prototypes)
+        return PrototypeHead(width, recipe.hidden, recipe.bottleneck, recipe.prototypes, norm=norm)
 
     def before_step(self, now: Moment) -> None:
         self._step, self._epoch = now.step, now.epoch

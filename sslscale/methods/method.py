@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from sslscale.config import Recipe
@@ -130,6 +131,26 @@ class ClassifierMethod(Method):
     @property
     def result(self) -> nn.Module:
         return self.network if self.average is None else self.average
+
+
+class TaughtMethod(ClassifierMethod):
+    """A classifier that learns from another network, frozen, or from the logits that one gave of every image."""
+
+    def __init__(self, recipe: Recipe, model: ModelConfig, num_classes: int):
+        super().__init__(recipe, model, num_classes)
+        self.teacher: nn.Module | None = None
+
+    def teach(self, teacher: nn.Module) -> None:
+        """Take a teacher of the same classes, which sees the student's views; its weights stay."""
+        self.teacher = teacher.requires_grad_(False)
+
+    def teacher_logits(self, batch: Batch) -> Float[Tensor, "batch classes"]:
+        """What the teacher says of these images."""
+        if batch.features is not None:
+            return batch.features
+        assert self.teacher is not None
+        with torch.no_grad():
+            return self.teacher.eval()(batch.views[0]).float()
 
 
 def build_method(recipe: Recipe, model: ModelConfig, num_outputs: int) -> Method:

@@ -50,7 +50,7 @@ class ReMixMatchMethod(ClassifierMethod):
     def __init__(self, recipe: ReMixMatch, model: ModelConfig, num_classes: int):
         super().__init__(recipe, model, num_classes)
         self.recipe, self._now, self._seed = recipe, Moment(0, 0.0, 0.0), 0
-        self.turn_head = nn.Linear(self.network.head.in_features, 4)
+        self.turn_head = nn.Linear(self.network.num_features, 4)
         # of the last batches: mean predictions, and mean labels
         self.register_buffer("predicted", torch.full((recipe.batches, num_classes), 1 / num_classes))
         self.register_buffer("known", torch.full((recipe.batches, num_classes), 1 / num_classes))

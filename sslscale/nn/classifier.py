@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sslscale.errors import ConfigError
+from sslscale.nn.heads import MeanOfHeads
 from sslscale.nn.resnet import ResNet
 from sslscale.nn.vit import SIZES, VisionTransformer
 from sslscale.nn.wide_resnet import WideResNet
@@ -22,9 +23,10 @@ class Classifier(nn.Module):
 
     def __init__(self, backbone: nn.Module, num_features: int, num_classes: int, dropout: float):
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.num_features = backbone, num_features
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(num_features, num_classes)
+        two = isinstance(backbone, VisionTransformer) and backbone.distillation_token is not None
+        self.head = (MeanOfHeads if two else nn.Linear)(num_features, num_classes)
 
     def forward(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes"]:
         return self.head(self.dropout(self.backbone(x)))
@@ -55,6 +57,7 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
             survival=config.survival,
             layer_scale=config.layer_scale,
             pool=config.pool,
+            distillation_token=config.distillation_token,
         )
         return network, network.num_features
     if kind == "wrn":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -32,6 +33,22 @@ def mlp(
         elif last != "linear":
             layers.append(nn.BatchNorm1d(outputs, affine=last == "norm"))
     return nn.Sequential(*layers)
+
+
+class MeanOfHeads(nn.Module):
+    """Two linear classifiers, of the class token and of the distillation token; a prediction is the mean of both (DeiT,
+    arXiv:2012.12877, section 4)."""
+
+    def __init__(self, num_features: int, num_classes: int):
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(num_features // 2, num_classes) for _ in range(2))
+
+    def each(self, x: Float[Tensor, "batch features"]) -> list[Float[Tensor, "batch classes"]]:
+        """The logits of both; `x` is both tokens, one after the other."""
+        return [head(token) for head, token in zip(self.heads, x.chunk(2, 1), strict=True)]
+
+    def forward(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
+        return torch.stack(self.each(x)).mean(0)
 
 
 class PrototypeHead(nn.Module):

@@ -64,7 +64,8 @@ class VisionTransformer(nn.Module):
     """Patches, a class token, blocks, a norm. Its features are the class token, or the mean of the patches.
 
     `grid` is the side of the learned positions in patches; for an image of another size they are resized bicubically.
-    `registers` tokens take part and are thrown away (Darcet et al. 2024, arXiv:2309.16588).
+    `registers` tokens take part and are thrown away (Darcet et al. 2024, arXiv:2309.16588). With a `distillation_token`
+    the features are the class token and that one, side by side (DeiT, arXiv:2012.12877).
     """
 
     def __init__(
@@ -79,9 +80,13 @@ class VisionTransformer(nn.Module):
         survival: float = 1.0,
         layer_scale: float | None = None,
         pool: Literal["cls", "mean"] = "cls",
+        distillation_token: bool = False,
     ):
         super().__init__()
-        self.patch, self.grid, self.pool, self.num_features = patch, grid, pool, width
+        self.patch, self.grid, self.pool = patch, grid, pool
+        self.num_features = 2 * width if distillation_token else width
+        # it stands always in one place, so it needs no position
+        self.distillation_token = nn.Parameter(torch.empty(1, 1, width)) if distillation_token else None
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, 1 + grid * grid, width))
         self.registers = nn.Parameter(torch.empty(1, registers, width)) if registers else None
@@ -89,7 +94,7 @@ class VisionTransformer(nn.Module):
         drops = [(1 - survival) * n / max(depth - 1, 1) for n in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, drop, layer_scale) for drop in drops)
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        for weight in (self.cls_token, self.positions, self.registers):
+        for weight in (self.cls_token, self.positions, self.registers, self.distillation_token):
             if weight is not None:
                 nn.init.trunc_normal_(weight, std=0.02)
         initialize_linear(self)
@@ -97,6 +102,10 @@ class VisionTransformer(nn.Module):
         nn.init.uniform_(self.patch_embed.weight, -scale, scale)  # as a linear layer's
 
     def forward(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch width"]:
+        if self.distillation_token is not None:
+            patches, side = self.patches(x)
+            positions = resize_positions(self.positions, side)
+            return self._encoded(patches + positions[:, 1:], positions[:, :1])[:, :2].flatten(1)
         cls, patches = self.tokens(x)
         return cls if self.pool == "cls" else patches.mean(1)
 
@@ -123,18 +132,20 @@ class VisionTransformer(nn.Module):
 
     def encode(self, patches: Tokens, cls_position: Tensor) -> tuple[Float[Tensor, "batch width"], Tokens]:
         """Class token and patches after all blocks, normed; the patches have their positions."""
-        x = self.norm(self._run(self._assemble(patches, cls_position), len(self.blocks)))
+        x = self._encoded(patches, cls_position)
         return x[:, 0], x[:, 1 + self._extra :]
+
+    def _encoded(self, patches: Tokens, cls_position: Tensor) -> Tokens:
+        return self.norm(self._run(self._assemble(patches, cls_position), len(self.blocks)))
 
     @property
     def _extra(self) -> int:
-        return 0 if self.registers is None else self.registers.shape[1]
+        return sum(token.shape[1] for token in (self.distillation_token, self.registers) if token is not None)
 
     def _assemble(self, patches: Tokens, cls_position: Tensor) -> Tokens:
         batch = len(patches)
         parts = [(self.cls_token + cls_position).expand(batch, -1, -1)]
-        if self.registers is not None:
-            parts.append(self.registers.expand(batch, -1, -1))
+        parts += [x.expand(batch, -1, -1) for x in (self.distillation_token, self.registers) if x is not None]
         return torch.cat([*parts, patches], 1)
 
     def _run(self, x: Tokens, count: int) -> Tokens:

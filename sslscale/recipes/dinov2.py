@@ -31,6 +31,7 @@ class DINOv2(Recipe):
     prototypes: int = 65_536  # outputs of each head
     hidden: int = 2048
     bottleneck: int = 256
+    norm: bool = False  # batch norm in the class token's head, as DINO's for ResNets: short trainings need it
     freeze_last: float = 1.0  # epochs
     version: int = field(default=1, init=False)
 

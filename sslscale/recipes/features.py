@@ -20,6 +20,7 @@ class ExtractConfig:
     """
 
     splits: tuple[str, ...] = (*TRAINING_SPLITS, "test")
+    output: Literal["features", "logits"] = "features"  # logits: what a classifier says, for offline distillation
     patches: int = 0
     patch_area: float = 0.25
     patch_size: int | None = None  # None: the network's image size
@@ -30,6 +31,7 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         require(len(self.splits) > 0, "splits", "must name at least one split")
         require(self.patches >= 0 and math.isqrt(self.patches) ** 2 == self.patches, "patches", "must be a square")
+        require(self.output == "features" or not self.patches, "patches", "are for features, not for logits")
         require(0 < self.patch_area <= 1, "patch_area", "must lie in (0, 1]")
         require(self.patch_size is None or self.patch_size > 0, "patch_size", "must be positive")
         require(self.batch_size > 0, "batch_size", "must be positive")

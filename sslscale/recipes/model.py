@@ -53,10 +53,11 @@ class ModelConfig:
     dropout: float = 0.0
     survival: float = 1.0
     small_images: bool = False
-    grid: int = 14  # of a ViT, as the next three
+    grid: int = 14  # of a ViT, as the next four
     registers: int = 0
     layer_scale: float | None = None
     pool: Literal["cls", "mean"] = "cls"
+    distillation_token: bool = False  # a second token with a classifier of its own, for DeiT
 
     def __post_init__(self) -> None:
         require(0 <= self.dropout < 1, "dropout", "must lie in [0, 1)")
@@ -72,7 +73,8 @@ class ModelConfig:
             require(divides and int(vit[4]) > 0, "name", f"{self.name!r}: the width is a multiple of 32")
             return
         own = self.registers == 0 and self.layer_scale is None and self.pool == "cls" and self.grid == 14
-        require(own, "name", "grid, registers, layer_scale and pool are for vit_SIZE_PATCH alone")
+        own = own and not self.distillation_token
+        require(own, "name", "grid, registers, layer_scale, pool and distillation_token are for vit_SIZE_PATCH alone")
         if resnet is None and not self.name.startswith("timm:"):
             wide = re.fullmatch(r"wrn_(\d+)_(\d+(\.\d+)?)", self.name)
             valid = wide is not None and (int(wide[1]) - 4) % 6 == 0 and int(wide[1]) >= 10 and float(wide[2]) > 0

@@ -56,12 +56,12 @@ def make_extractor(model: Path, data: Path, ctx: RunContext, config: ExtractConf
     from sslscale.data.shards import read_index
     from sslscale.evaluate.outputs import network_outputs
     from sslscale.evaluate.patches import PatchMean
-    from sslscale.train.checkpoint import load_backbone
+    from sslscale.train.checkpoint import load_backbone, load_model
     from sslscale.train.engine import best_device
 
     torch.set_num_threads(ctx.threads)
     device = best_device()
-    backbone, info = load_backbone(model)
+    backbone, info = load_model(model) if config.output == "logits" else load_backbone(model)
     if config.patches:
         backbone = PatchMean(backbone, config.patches, config.patch_area, config.patch_size or info.image.size)
 

@@ -29,6 +29,7 @@ class TrainWork:
     features: Path | None = None
     splits: tuple[str, ...] = TRAINING_SPLITS
     init: Path | None = None
+    teacher: Path | None = None
     at_least: int = 0
 
 
@@ -42,14 +43,15 @@ def train(
     clusters: Clusters | None = None,
     features: Embeddings | None = None,
     init: Checkpoint | None = None,
+    teacher: Checkpoint | None = None,
     at_least: Checkpoint | None = None,
 ) -> Checkpoint:
     """Train to the end, going on from the stage's last checkpoint if there is one.
 
     Pseudo-labelled images come as shards (`pseudo`), or are joined from a `selection` while reading. With `clusters`
     the labels are the images' clusters; with `features` each image comes with those. `init` gives the first weights: a
-    classifier's, or a backbone's under a fresh classifier. `at_least` is a network that this one must not be smaller
-    than.
+    classifier's, or a backbone's under a fresh classifier. `teacher` is a network that a distilling method learns from
+    (its logits may come as `features` instead); `at_least` is one that this one must not be smaller than.
     """
     from sslscale import cluster
     from sslscale.report.figures import learning_curves
@@ -66,6 +68,7 @@ def train(
         features=features.dir if features else None,
         splits=_splits(config.splits, clusters, features),
         init=init.dir if init else None,
+        teacher=teacher.dir if teacher else None,
         at_least=at_least.num_parameters if at_least else 0,
     )
     result = cluster.train_workers(train_worker, work, ctx)
@@ -95,6 +98,9 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     from sslscale.train.fit import fit
 
     ctx, config = work.context, work.config
+    if config.method.needs_teacher != (work.teacher is not None or _logits_given(work)):
+        missing = "a teacher, or its logits, which it has none of" if config.method.needs_teacher else "no teacher"
+        raise ConfigError(f"{ctx.name}: {config.method.name} needs {missing}")
     torch.set_num_threads(ctx.threads)
     cache, device = ctx.root / "cache", best_device()
     sizes = config.method.batch_sizes(config.batch_size)
@@ -134,6 +140,10 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
         )
     if work.init is not None:
         checkpoint.initialize_method(method, work.init, classes)
+    if work.teacher is not None:
+        method.teach(_teacher(work.teacher, config, classes))  # pyright: ignore[reportCallIssue]
+    elif config.method.needs_teacher and outputs != len(classes):
+        raise ConfigError(f"{ctx.name}: the teacher's logits are of {outputs} classes, the data has {len(classes)}")
     num_steps = config.steps(len(streams[first]))
     engine = Engine(method, config, num_steps, device)
     last: dict[str, float] = {}
@@ -178,6 +188,23 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     }
 
 
+def _logits_given(work: TrainWork) -> bool:
+    return work.features is not None and "labeled" in work.config.method.batch_sizes(1)
+
+
+def _teacher(folder: Path, config: TrainConfig, classes: tuple[str, ...]) -> Any:
+    """A classifier of the same classes that is fed images as the student is."""
+    from sslscale.train.checkpoint import load_model
+
+    network, info = load_model(folder)
+    if info.classes != classes:
+        raise ConfigError(f"{folder}: the teacher knows {len(info.classes)} classes, which are not the data's")
+    if (info.image.mean, info.image.std) != (config.image.mean, config.image.std):
+        own = f"image.mean {info.image.mean} and std {info.image.std}"
+        raise ConfigError(f"{folder}: the teacher has {own}: the student must have the same")
+    return network
+
+
 def _open_streams(work: TrainWork, sizes: Mapping[str, int], tables: Path) -> dict[str, Any]:
     """The samples of each stream that the method asks for and the stage was given."""
     from sslscale.data.samples import open_clustered, open_described, open_images, open_samples, with_hidden
@@ -185,7 +212,10 @@ def _open_streams(work: TrainWork, sizes: Mapping[str, int], tables: Path) -> di
 
     samples = {}
     if "labeled" in sizes:
-        if work.clusters is None:
+        if _logits_given(work):
+            assert work.features is not None
+            labeled = open_described(work.data, work.features, ("labeled",), labels=True, tables=tables)
+        elif work.clusters is None:
             labeled = open_samples(work.data / "labeled", tables=tables)
         else:
             labeled = open_clustered(work.data, work.clusters, work.splits, tables=tables)

@@ -97,9 +97,9 @@ class Bench:
         torch.manual_seed(own.seed)
         method = build_method(own.method, own.model, 10)
         method.prepare({name: len(stream) for name, stream in streams.items()}, own)
-        assert own.num_steps is not None
-        own = dataclasses.replace(own, log_every=max(own.num_steps // 10, 1))
-        engine = Engine(method, own, own.num_steps, CPU)
+        steps = own.steps(len(streams["labeled"]))
+        own = dataclasses.replace(own, log_every=max(steps // 10, 1))
+        engine = Engine(method, own, steps, CPU)
         times: list[tuple[int, float]] = []
         last: dict[str, float] = {}
 

@@ -20,7 +20,8 @@ from sslscale.train.engine import Engine
 from tests.numerics.test_two_workers import CONFIGS
 
 SEMI_SUPERVISED = sorted(name for name, config in CONFIGS.items() if isinstance(config.method, SemiSupervised))
-SELF_SUPERVISED = sorted(set(CONFIGS) - {"noisy_student", "feature_distillation", *SEMI_SUPERVISED})
+TAUGHT = ["deit", "joint_training", "knowledge_distillation", "mixed_and_adversarial"]
+SELF_SUPERVISED = sorted(set(CONFIGS) - {"noisy_student", "feature_distillation", *SEMI_SUPERVISED, *TAUGHT})
 IMAGES, STEPS = 64, 40
 
 
@@ -42,7 +43,12 @@ def batch(config: TrainConfig, step: int) -> dict[str, Batch]:
         sizes = [view.size or config.image.size for view in config.views(name) for _ in range(view.count)]
         views = tuple(torch.randn(count, 3, size, size, generator=generator) for size in sizes)
         index = torch.randperm(IMAGES, generator=generator)[:count]
-        found[name] = Batch(views, index, None if name == "unlabeled" else index % 3)
+        numbers = torch.rand(count, 10, generator=generator)
+        soft, logits = (
+            numbers.softmax(1) if name == "pseudo" else None,
+            numbers if config.method.needs_teacher else None,
+        )
+        found[name] = Batch(views, index, None if name == "unlabeled" else index % 3, soft, logits)
     return found
 
 
@@ -59,7 +65,7 @@ def run(engine: Engine, config: TrainConfig, first: int, last: int) -> list[dict
 
 def test_the_list_is_whole() -> None:
     others = {"supervised", "noisy_student", "feature_distillation"}
-    assert {*SELF_SUPERVISED, *SEMI_SUPERVISED} >= set(recipe_names()) - others
+    assert {*SELF_SUPERVISED, *SEMI_SUPERVISED, *TAUGHT} >= set(recipe_names()) - others
     assert len(SEMI_SUPERVISED) == 14 and len(SELF_SUPERVISED) == 16
 
 
@@ -85,7 +91,7 @@ def test_only_what_learns_has_a_gradient(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [*SELF_SUPERVISED, *SEMI_SUPERVISED])
+@pytest.mark.parametrize("name", [*SELF_SUPERVISED, *SEMI_SUPERVISED, *TAUGHT])
 def test_a_state_survives_bit_for_bit_and_goes_on_the_same(name: str, tmp_path: Path) -> None:
     config = small(name)
     engine = Engine(make(config), config, STEPS, torch.device("cpu"))

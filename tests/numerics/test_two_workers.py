@@ -27,6 +27,7 @@ from sslscale.recipes.augment import AugmentConfig, JitterConfig, RandAugmentCon
 from sslscale.recipes.barlow_twins import BarlowTwins
 from sslscale.recipes.byol import BYOL
 from sslscale.recipes.dash import Dash
+from sslscale.recipes.deit import DeiT
 from sslscale.recipes.dino import DINO
 from sslscale.recipes.dinov2 import DINOv2
 from sslscale.recipes.emp_ssl import EMPSSL
@@ -34,6 +35,8 @@ from sslscale.recipes.feature_distillation import FeatureDistillation
 from sslscale.recipes.fixmatch import FixMatch
 from sslscale.recipes.flexmatch import FlexMatch
 from sslscale.recipes.freematch import FreeMatch
+from sslscale.recipes.joint_training import JointTraining
+from sslscale.recipes.knowledge_distillation import KnowledgeDistillation
 from sslscale.recipes.mae import MAE
 from sslscale.recipes.mean_teacher import MeanTeacher
 from sslscale.recipes.mixmatch import MixMatch
@@ -52,6 +55,7 @@ from sslscale.recipes.simclr import SimCLR
 from sslscale.recipes.simsiam import SimSiam
 from sslscale.recipes.softmatch import SoftMatch
 from sslscale.recipes.supcon import SupCon
+from sslscale.recipes.supervised import Supervised
 from sslscale.recipes.swav import SwAV
 from sslscale.recipes.temporal_ensembling import TemporalEnsembling
 from sslscale.recipes.train import OptimConfig, TrainConfig
@@ -135,6 +139,10 @@ CONFIGS = {
             of(MAE(width=32, depth=1), model=VIT),
         )
     },
+    "joint_training": dataclasses.replace(CONFIG, method=JointTraining(unlabeled_ratio=2, ema=0.9)),
+    "mixed_and_adversarial": of(Supervised(mixup=0.4, cutmix=1.0, adversarial=0.5, epsilon=0.1)),
+    "knowledge_distillation": of(KnowledgeDistillation(ema=0.9)),
+    "deit": of(DeiT(mode="soft"), model=dataclasses.replace(VIT, distillation_token=True)),
     **{
         name: semi(recipe)
         for name, recipe in {
@@ -170,6 +178,8 @@ def train(folder: Path, described: Path, name: str) -> tuple[list[dict[str, floa
         torch.nn.functional.one_hot(torch.from_numpy(samples["pseudo"].labels).long(), 10).float().numpy() * 0.9 + 0.01
     )
     samples["pseudo"] = dataclasses.replace(samples["pseudo"], table=soft)
+    if config.method.needs_teacher:
+        samples["labeled"] = open_described(folder, described, ("labeled",), labels=True)
     if name == "feature_distillation":
         samples["images"] = open_described(folder, described, ("labeled", "unlabeled"))
     streams = {
@@ -303,9 +313,7 @@ def test_two_workers_train_as_one(two_workers: tuple[Path, list[dict[str, Any]]]
 
 
 def test_every_method_is_compared() -> None:
-    assert {c.method.name for c in CONFIGS.values()} == set(recipe_names()) - {
-        "supervised"
-    }  # which has nothing that the workers share
+    assert {config.method.name for config in CONFIGS.values()} == set(recipe_names())
 
 
 def test_collectives_and_the_check_of_equal_data(shared: Path) -> None:
