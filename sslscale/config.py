@@ -215,6 +215,11 @@ class Recipe:
         """How many views an image of this stream has: by `augment`, and after these by `augment_strong`."""
         return self.num_views, 0
 
+    def objection(self, model: Any) -> str | None:
+        """Why the method cannot train this network (a ModelConfig), if it cannot."""
+        del model
+        return None
+
     @property
     def needs_teacher(self) -> bool:
         """Whether another network, or its logits of every image, must be given."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import Recipe, require
+from sslscale.recipes.model import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,10 @@ class DeiT(Recipe):
         require(self.temperature > 0, "temperature", "must be positive")
         require(0 <= self.label_smoothing < 1, "label_smoothing", "must lie in [0, 1)")
         require(0 <= self.ema < 1, "ema", "must lie in [0, 1)")
+
+    def objection(self, model: ModelConfig) -> str | None:
+        """DeiT's second token must be there."""
+        return None if model.distillation_token else f"{model.name} needs distillation_token: true for deit"
 
     @property
     def needs_teacher(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Self
 
 from sslscale.config import Recipe, require
+from sslscale.recipes.model import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,11 @@ class DINOv2(Recipe):
         require(self.prototypes > 0, "prototypes", "must be positive")
         require(self.hidden > 0, "hidden", "must be positive")
         require(self.bottleneck > 0, "bottleneck", "must be positive")
+
+    def objection(self, model: ModelConfig) -> str | None:
+        """Patches are masked, so there must be some."""
+        vit = model.name.startswith("vit_")
+        return None if vit else f"{self.name} masks patches, which {model.name} has not: take a vit_SIZE_PATCH"
 
     def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
         """Images of each stream in one global batch."""

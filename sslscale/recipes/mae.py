@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import Recipe, require
+from sslscale.recipes.model import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,11 @@ class MAE(Recipe):
         require(self.width % 32 == 0, "width", "must be a multiple of 32")
         require(self.width > 0, "width", "must be positive")
         require(self.depth > 0, "depth", "must be positive")
+
+    def objection(self, model: ModelConfig) -> str | None:
+        """Patches are masked, so there must be some."""
+        vit = model.name.startswith("vit_")
+        return None if vit else f"{self.name} masks patches, which {model.name} has not: take a vit_SIZE_PATCH"
 
     def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
         """Images of each stream in one global batch."""

@@ -107,6 +107,8 @@ class TrainConfig:
     version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
+        objection = self.method.objection(self.model)
+        require(objection is None, "model", objection or "")
         require(self.augment_second is None or self.method.num_views == 2, "augment_second", "needs two views")
         require(self.augment_local is None or self.method.multi_crop, "augment_local", "this method has no small crops")
         strong = any(self.method.views(stream)[1] for stream in self.method.batch_sizes(1))

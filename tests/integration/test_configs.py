@@ -37,6 +37,10 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
     if loaded.pipeline == "pretrain":
         assert {"random/probe", "pretrain/probe"} <= names
         return
+    if loaded.pipeline == "pretrain_vs_selftrain":
+        kinds = {name.partition("_")[2] for name in names if name.startswith("S1_100pct") and "/" not in name}
+        assert kinds == {f"100pct_{kind}" for kind in ("random", "pretrained", "self_trained", "joint")}
+        return
     if loaded.pipeline == "distill":
         assert {"large/evaluate", "small/evaluate", "student/evaluate", "report"} <= names
         return

@@ -1,0 +1,100 @@
+"""Pre-training against self-training, as labels and augmentation grow (Zoph et al. 2020, arXiv:2006.06882).
+
+1. Pre-train a network on every training image, labels unread.
+2. For each share of the labels and each strength of augmentation S1, S2, ...:
+   `random`: train on the labels from random weights; `pretrained`: from the pre-trained ones;
+   `self_trained`: let `random` label the unlabelled images, and train anew, from random weights, on both;
+   `joint`: the same from the pre-trained weights, with `pretrained` as the teacher.
+3. Measure all on the test split; show them in one table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from sslscale.config import require
+from sslscale.dag import Resources, Stage, stage
+from sslscale.recipes.augment import AugmentConfig
+from sslscale.recipes.data import PackConfig
+from sslscale.recipes.pseudo import EvaluateConfig, ScoreConfig, SelectConfig
+from sslscale.recipes.supervised import Supervised
+from sslscale.recipes.train import TrainConfig
+from sslscale.stages.comparison import ComparisonConfig, comparison
+from sslscale.stages.evaluate import evaluate
+from sslscale.stages.pack import content, pack
+from sslscale.stages.score import score
+from sslscale.stages.select import select
+from sslscale.stages.train import train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run. `supervised` and `student` (labels and pseudo-labels: joint_training or noisy_student) take each of
+    the `strengths` as their augmentation, S1 first; teachers score without any."""
+
+    data: PackConfig
+    pretrain: TrainConfig
+    supervised: TrainConfig
+    student: TrainConfig
+    strengths: tuple[AugmentConfig, ...]
+    label_fractions: tuple[float, ...] = (1.0,)
+    score: ScoreConfig = ScoreConfig()
+    select: SelectConfig = SelectConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    resources: Resources = Resources()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.supervised.method, Supervised), "supervised", "its method must be supervised")
+        streams = set(self.student.method.batch_sizes(1))
+        require(streams == {"labeled", "pseudo"}, "student", "its method must learn from labels and pseudo-labels")
+        for name in ("pretrain", "student"):
+            same = getattr(self, name).model.name == self.supervised.model.name
+            require(same, name, f"its model must be {self.supervised.model.name}, as that of supervised")
+        require(len(self.strengths) > 0, "strengths", "must name at least one augmentation")
+        require(len(self.label_fractions) > 0, "label_fractions", "must name at least one share")
+        require(all(0 < f <= 1 for f in self.label_fractions), "label_fractions", "must lie in (0, 1]")
+
+
+def build(config: Config) -> list[Stage]:
+    """The graph. The last target is the report."""
+    seed = config.seed
+    source = dataclasses.replace(config.data, seed=seed)
+    data = stage(pack, source, name="data", content=partial(content, source))
+
+    def trained(name: str, settings: TrainConfig, **inputs: Any) -> Stage:
+        settings = dataclasses.replace(settings, seed=seed)
+        return stage(train, settings, name=name, resources=config.resources, data=data, **inputs)
+
+    def labelled(name: str, teacher: Stage) -> Stage:
+        scores = stage(
+            score, config.score, name=f"{name}/score", resources=config.resources, teacher=teacher, data=data
+        )
+        settings = dataclasses.replace(config.select, seed=seed)
+        return stage(select, settings, name=f"{name}/select", scores=scores, data=data)
+
+    pretrained = trained("pretrain", config.pretrain)
+    networks: dict[str, Stage] = {}
+    for fraction in config.label_fractions:
+        for number, strength in enumerate(config.strengths, 1):
+            own = {"augment": strength, "label_fraction": fraction}
+            supervised = dataclasses.replace(config.supervised, **own)
+            student = dataclasses.replace(config.student, **own)
+            where = f"S{number}_{100 * fraction:g}pct"
+            for start, goal, first in (
+                ("random", "self_trained", {}),
+                ("pretrained", "joint", {"init": pretrained}),
+            ):
+                teacher = trained(f"{where}_{start}", supervised, **first)
+                name = f"{where}_{goal}"
+                networks[f"{where}_{start}"] = teacher
+                networks[name] = trained(name, student, selection=labelled(name, teacher), **first)
+    reports: dict[str, Any] = {
+        f"{name}_test": stage(evaluate, config.evaluate, name=f"{name}/evaluate", model=model, data=data)
+        for name, model in networks.items()
+    }
+    settings = ComparisonConfig(networks=tuple(networks), baseline=next(iter(networks)))
+    return [stage(comparison, settings, name="report", **reports)]
