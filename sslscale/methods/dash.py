@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from sslscale import distributed
 from sslscale.data.loader import Batch
 from sslscale.losses import soft_cross_entropy
-from sslscale.methods.method import ClassifierMethod, Guess, Losses, Moment
+from sslscale.methods.method import ClassifierMethod, Guess, Losses
 from sslscale.nn.classifier import together
 from sslscale.recipes.dash import Dash
 from sslscale.recipes.model import ModelConfig
@@ -37,11 +37,8 @@ class DashMethod(ClassifierMethod):
 
     def __init__(self, recipe: Dash, model: ModelConfig, num_classes: int):
         super().__init__(recipe, model, num_classes)
-        self.recipe, self._progress = recipe, 0.0
+        self.recipe = recipe
         self.register_buffer("losses_seen", torch.zeros(2, dtype=torch.float64))  # sum and count
-
-    def before_step(self, now: Moment) -> None:
-        self._progress = now.progress
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
@@ -50,12 +47,12 @@ class DashMethod(ClassifierMethod):
         logits, weak, strong = together(self.network, labeled.views[0], *unlabeled.views)
         supervised = F.cross_entropy(logits, labeled.label)
         total, count = self.losses_seen.tolist()
-        if self.training and 0.75 * recipe.warmup <= self._progress < recipe.warmup:
+        if self.training and 0.75 * recipe.warmup <= self.now.progress < recipe.warmup:
             seen = torch.stack([supervised.detach().double(), torch.ones_like(supervised, dtype=torch.float64)])
             self.losses_seen += distributed.all_sum(seen)
-        warm = self._progress >= recipe.warmup
+        warm = self.now.progress >= recipe.warmup
         # without a step in the warm-up's last quarter: the loss of guessing
-        rho = bound(recipe, total / count if count else torch.tensor(self.num_classes).log().item(), self._progress)
+        rho = bound(recipe, total / count if count else torch.tensor(self.num_classes).log().item(), self.now.progress)
         label = weak.detach().argmax(1)
         kept = ((F.cross_entropy(weak.detach(), label, reduction="none") <= rho) & warm).float()
         if rho <= recipe.rho_min:

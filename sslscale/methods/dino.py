@@ -12,7 +12,7 @@ from torch import nn
 from sslscale import distributed
 from sslscale.data.loader import Batch
 from sslscale.losses import cross_view_entropy, warm_temperature
-from sslscale.methods.method import Losses, Method, Moment
+from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.ema import cosine_momentum, update_ema
 from sslscale.nn.heads import PrototypeHead
@@ -42,19 +42,15 @@ class DINOMethod(Method):
         head.load_state_dict(self.head.state_dict())
         self.teacher = nn.Sequential(still, head).requires_grad_(False)
         self.register_buffer("center", torch.zeros(recipe.prototypes))
-        self._epoch = 0.0
-
-    def before_step(self, now: Moment) -> None:
-        self._epoch = now.epoch
 
     def before_update(self) -> None:
-        if self._epoch < self.recipe.freeze_last:
+        if self.now.epoch < self.recipe.freeze_last:
             self.head.last.weight.grad = None
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         views, recipe = batch["images"].views, self.recipe
         temperature = warm_temperature(
-            recipe.teacher_temperature, recipe.final_teacher_temperature, recipe.warmup_epochs, self._epoch
+            recipe.teacher_temperature, recipe.final_teacher_temperature, recipe.warmup_epochs, self.now.epoch
         )
         with torch.no_grad():
             outputs = self.teacher(torch.cat(views[:2])).float()

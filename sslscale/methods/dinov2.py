@@ -15,7 +15,7 @@ from sslscale.data import rng
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
 from sslscale.losses import cross_view_entropy, in_float32, soft_cross_entropy, warm_temperature
-from sslscale.methods.method import Losses, Method, Moment
+from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.ema import cosine_momentum, update_ema
 from sslscale.nn.heads import PrototypeHead
@@ -73,17 +73,13 @@ class DINOv2Method(Method):
         heads.load_state_dict(self.heads.state_dict())
         self.teacher, self.teacher_heads = teacher.requires_grad_(False), heads.requires_grad_(False)
         self.mask_token = nn.Parameter(torch.zeros(width))
-        self._step, self._epoch = 0, 0.0
 
     def _head(self, width: int, norm: bool) -> PrototypeHead:
         recipe = self.recipe
         return PrototypeHead(width, recipe.hidden, recipe.bottleneck, recipe.prototypes, norm=norm)
 
-    def before_step(self, now: Moment) -> None:
-        self._step, self._epoch = now.step, now.epoch
-
     def before_update(self) -> None:
-        if self._epoch < self.recipe.freeze_last:
+        if self.now.epoch < self.recipe.freeze_last:
             for head in self.heads:
                 head.last.weight.grad = None  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
@@ -93,7 +89,7 @@ class DINOv2Method(Method):
         both = torch.cat(views[:2])
         masked = self._masks(images, both.shape[-1] // self.backbone.patch)
         temperature = warm_temperature(
-            recipe.teacher_temperature, recipe.final_teacher_temperature, recipe.warmup_epochs, self._epoch
+            recipe.teacher_temperature, recipe.final_teacher_temperature, recipe.warmup_epochs, self.now.epoch
         )
         with torch.no_grad():
             cls, patches = self.teacher.tokens(both)
@@ -117,7 +113,9 @@ class DINOv2Method(Method):
         index = images.index.cpu()
         every = []
         for view in range(2):
-            draws = rng.uniforms(rng.stream_seed(view, "masks"), torch.full_like(index, self._step), index, BLOCK_DRAWS)
+            draws = rng.uniforms(
+                rng.stream_seed(view, "masks"), torch.full_like(index, self.now.step), index, BLOCK_DRAWS
+            )
             every.append(block_masks(draws, side, recipe.masked_images, recipe.masked_patches))
         return torch.cat(every).to(images.index.device)
 

@@ -14,7 +14,7 @@ from sslscale.data import ctaugment, geometry, rng
 from sslscale.data.ctaugment import CTAugment, Policy
 from sslscale.data.loader import Batch
 from sslscale.losses import hard_consistency
-from sslscale.methods.method import ClassifierMethod, Guess, Losses, Moment
+from sslscale.methods.method import ClassifierMethod, Guess, Losses
 from sslscale.nn.classifier import together
 from sslscale.recipes.fixmatch import FixMatch
 from sslscale.recipes.model import ModelConfig
@@ -48,7 +48,7 @@ class FixMatchMethod(ClassifierMethod):
 
     def __init__(self, recipe: FixMatch, model: ModelConfig, num_classes: int):
         super().__init__(recipe, model, num_classes)
-        self.recipe, self._step, self._seed = recipe, 0, 0
+        self.recipe = recipe
         self._policies = CTAugment() if recipe.ctaugment else None
         if self._policies is not None:
             self.register_buffer("rates", self._policies.rates)
@@ -56,13 +56,10 @@ class FixMatchMethod(ClassifierMethod):
             self.register_buffer("std", torch.ones(3, 1, 1), persistent=False)
 
     def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
-        self._seed = config.seed
+        super().prepare(num_images, config, scratch)
         if self._policies is not None:
             self.mean = torch.tensor(config.image.mean).view(3, 1, 1)
             self.std = torch.tensor(config.image.std).view(3, 1, 1)
-
-    def before_step(self, now: Moment) -> None:
-        self._step = now.step
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
@@ -111,8 +108,8 @@ class FixMatchMethod(ClassifierMethod):
 
     def _draws(self, name: str, index: Int[Tensor, " batch"], count: int) -> Float[Tensor, "batch count"]:
         numbers = index.cpu()
-        step = torch.full_like(numbers, self._step)
-        return rng.uniforms(rng.stream_seed(self._seed, f"ctaugment {name}"), step, numbers, count)
+        step = torch.full_like(numbers, self.now.step)
+        return rng.uniforms(rng.stream_seed(self.seed, f"ctaugment {name}"), step, numbers, count)
 
     def _pixels(self, view: Tensor) -> Tensor:
         pixels = ((view.float() * self.std + self.mean) * 255).round().clamp(0, 255)

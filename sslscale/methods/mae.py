@@ -12,7 +12,7 @@ from torch import nn
 from sslscale.data import rng
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
-from sslscale.methods.method import Losses, Method, Moment
+from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.vit import Block, VisionTransformer, initialize_linear, sincos_positions
 from sslscale.recipes.mae import MAE
@@ -68,10 +68,6 @@ class MAEMethod(Method):
         for part in (self.embed, self.blocks, self.pixels):
             initialize_linear(part)
         self.register_buffer("decoder_positions", sincos_positions(own, backbone.grid), persistent=False)
-        self._step = 0
-
-    def before_step(self, now: Moment) -> None:
-        self._step = now.step
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         images = batch["images"]
@@ -80,7 +76,7 @@ class MAEMethod(Method):
         if side != self.backbone.grid:
             raise ConfigError(f"model.grid: {self.backbone.grid}, but the images have {side} patches side by side")
         index = images.index.cpu()
-        draws = rng.uniforms(rng.stream_seed(0, "masks"), torch.full_like(index, self._step), index, side * side)
+        draws = rng.uniforms(rng.stream_seed(0, "masks"), torch.full_like(index, self.now.step), index, side * side)
         order = draws.argsort(1).to(view.device)  # all orders alike (appendix A.1)
         kept = order[:, : max(round(side * side * (1 - self.recipe.masked)), 1)]
         positions = self.backbone.positions

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from sslscale.data.loader import Batch
 from sslscale.losses import gaussian_rise
-from sslscale.methods.method import ClassifierMethod, Losses, Moment
+from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.nn.classifier import together
 from sslscale.recipes.mean_teacher import MeanTeacher
 from sslscale.recipes.model import ModelConfig
@@ -23,10 +23,7 @@ class MeanTeacherMethod(ClassifierMethod):
 
     def __init__(self, recipe: MeanTeacher, model: ModelConfig, num_classes: int):
         super().__init__(recipe, model, num_classes)
-        self.recipe, self._weight = recipe, 0.0
-
-    def before_step(self, now: Moment) -> None:
-        self._weight = self.recipe.unlabeled_weight * gaussian_rise(now.progress, self.recipe.ramp)
+        self.recipe = recipe
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
@@ -37,7 +34,8 @@ class MeanTeacherMethod(ClassifierMethod):
             teacher = self.average(second).float()
         supervised = F.cross_entropy(logits, labeled.label)
         squares = F.mse_loss(student.softmax(1), teacher.softmax(1))
-        return self.losses(logits, labeled.label, supervised, self._weight, squares)
+        weight = self.recipe.unlabeled_weight * gaussian_rise(self.now.progress, self.recipe.ramp)
+        return self.losses(logits, labeled.label, supervised, weight, squares)
 
     def momentum(self, step: int, progress: float) -> float:
         """min(1 - 1 / (step + 1), alpha): of few steps the true mean."""

@@ -62,6 +62,8 @@ class Method(nn.Module):
     """
 
     constant_lr: tuple[str, ...] = ()  # prefixes of the weights whose learning rate follows no schedule
+    now = Moment(0, 0.0, 0.0)  # of the step under way
+    seed = 0  # of the training
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         raise TypeError(f"{type(self).__name__} has no forward")
@@ -71,9 +73,11 @@ class Method(nn.Module):
 
         `scratch` is this worker's folder for what is too large for memory.
         """
+        self.seed = config.seed
 
     def before_step(self, now: Moment) -> None:
         """Hear what time it is."""
+        self.now = now
 
     def before_update(self) -> None:
         """Drop the gradients of what must stay as it is in this step; called after backward."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,12 +12,11 @@ from sslscale.data import rng
 from sslscale.data.loader import Batch
 from sslscale.data.mix import mixup_with_all
 from sslscale.losses import linear_rise, sharpen, soft_cross_entropy
-from sslscale.methods.method import ClassifierMethod, Guess, Losses, Moment
+from sslscale.methods.method import ClassifierMethod, Guess, Losses
 from sslscale.nn.batch_norm import statistics_kept
 from sslscale.nn.classifier import together
 from sslscale.recipes.mixmatch import MixMatch
 from sslscale.recipes.model import ModelConfig
-from sslscale.recipes.train import TrainConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -38,13 +36,7 @@ class MixMatchMethod(ClassifierMethod):
 
     def __init__(self, recipe: MixMatch, model: ModelConfig, num_classes: int):
         super().__init__(recipe, model, num_classes)
-        self.recipe, self._now, self._seed = recipe, Moment(0, 0.0, 0.0), 0
-
-    def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
-        self._seed = config.seed
-
-    def before_step(self, now: Moment) -> None:
-        self._now = now
+        self.recipe = recipe
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
@@ -53,11 +45,11 @@ class MixMatchMethod(ClassifierMethod):
         target = self._guess(unlabeled.views)
         truth = F.one_hot(labeled.label, self.num_classes).to(target)
         parts = [(labeled.views[0], truth), *((view, target) for view in unlabeled.views)]
-        mixed = mixup_with_all(parts, recipe.alpha, rng.stream_seed(self._seed, f"mixup {self._now.step}"))
+        mixed = mixup_with_all(parts, recipe.alpha, rng.stream_seed(self.seed, f"mixup {self.now.step}"))
         logits, *others = together(self.network, *(images for images, _ in mixed))
         supervised = soft_cross_entropy(logits, mixed[0][1]).mean()
         own = brier(torch.cat(others), torch.cat([labels for _, labels in mixed[1:]]))
-        weight = recipe.unlabeled_weight * linear_rise(self._now.progress, 0.0, recipe.ramp)
+        weight = recipe.unlabeled_weight * linear_rise(self.now.progress, 0.0, recipe.ramp)
         guess = Guess(target.argmax(1), torch.ones_like(target[:, 0]))
         return self.losses(logits, labeled.label, supervised, weight, own, guess)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from sslscale.data.loader import Batch
 from sslscale.losses import gaussian_rise
-from sslscale.methods.method import ClassifierMethod, Losses, Moment
+from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.nn.classifier import together
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.pi_model import PiModel
@@ -23,10 +23,7 @@ class PiModelMethod(ClassifierMethod):
 
     def __init__(self, recipe: PiModel, model: ModelConfig, num_classes: int):
         super().__init__(recipe, model, num_classes)
-        self.recipe, self._weight = recipe, 0.0
-
-    def before_step(self, now: Moment) -> None:
-        self._weight = self.recipe.unlabeled_weight * gaussian_rise(now.progress, self.recipe.ramp)
+        self.recipe = recipe
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
@@ -34,4 +31,5 @@ class PiModelMethod(ClassifierMethod):
         logits, first, second = together(self.network, labeled.views[0], *unlabeled.views)
         supervised = F.cross_entropy(logits, labeled.label)
         squares = F.mse_loss(first.softmax(1), second.softmax(1))
-        return self.losses(logits, labeled.label, supervised, self._weight, squares)
+        weight = self.recipe.unlabeled_weight * gaussian_rise(self.now.progress, self.recipe.ramp)
+        return self.losses(logits, labeled.label, supervised, weight, squares)

@@ -14,7 +14,7 @@ from sslscale import distributed
 from sslscale.data import geometry, rng
 from sslscale.data.loader import Batch
 from sslscale.losses import in_float32
-from sslscale.methods.method import Losses, Method, Moment
+from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.memory import SampleMemory
 from sslscale.recipes.model import ModelConfig
@@ -65,16 +65,12 @@ class PIRLMethod(Method):
             self.rotation_head = nn.Linear(width, recipe.projection)
         self.bank = SampleMemory(0, recipe.projection)
         self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))
-        self._step = 0
 
     def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
         self.bank = SampleMemory(num_images["images"], self.recipe.projection, scratch)
         for rows in self.bank.rows.split(1 << 16):
             rows.copy_(F.normalize(torch.randn_like(rows), dim=1))
         self.seen = torch.zeros(num_images["images"], dtype=torch.bool)
-
-    def before_step(self, now: Moment) -> None:
-        self._step = now.step
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         images, recipe = batch["images"], self.recipe
@@ -97,7 +93,7 @@ class PIRLMethod(Method):
 
     def _negatives(self) -> Float[Tensor, "negatives dim"]:
         """Rows of the bank, drawn from the step: the same on every worker and after a restart."""
-        generator = torch.Generator().manual_seed(rng.stream_seed(self._step, "negatives"))
+        generator = torch.Generator().manual_seed(rng.stream_seed(self.now.step, "negatives"))
         among = torch.arange(len(self.seen), device=self.seen.device)
         if self.recipe.first_memory == "embedding":  # random rows would repel nobody: one point for all would do
             among = among[self.seen]
@@ -109,7 +105,7 @@ class PIRLMethod(Method):
         """The embedding of each pretext's result; the draws follow from the step and the image."""
         numbers = index.cpu()
         draws = rng.uniforms(
-            rng.stream_seed(0, "pretext"), torch.full_like(numbers, self._step), numbers, 3 * _TILES + 1
+            rng.stream_seed(0, "pretext"), torch.full_like(numbers, self.now.step), numbers, 3 * _TILES + 1
         ).to(view.device)
         found = []
         if "jigsaw" in self.recipe.pretext:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from sslscale.data.loader import Batch
 from sslscale.losses import linear_rise
-from sslscale.methods.method import ClassifierMethod, Guess, Losses, Moment
+from sslscale.methods.method import ClassifierMethod, Guess, Losses
 from sslscale.nn.classifier import together
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.pseudo_label import PseudoLabel
@@ -31,15 +31,13 @@ class PseudoLabelMethod(ClassifierMethod):
 
     def __init__(self, recipe: PseudoLabel, model: ModelConfig, num_classes: int):
         super().__init__(recipe, model, num_classes)
-        self.recipe, self._weight = recipe, 0.0
-
-    def before_step(self, now: Moment) -> None:
-        self._weight = self.recipe.unlabeled_weight * linear_rise(now.progress, *self.recipe.ramp)  # eq. 16
+        self.recipe = recipe
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         assert labeled.label is not None
         logits, guessed = together(self.network, labeled.views[0], unlabeled.views[0])
         supervised = F.cross_entropy(logits, labeled.label)
+        weight = self.recipe.unlabeled_weight * linear_rise(self.now.progress, *self.recipe.ramp)  # eq. 16
         own, guess = pseudo_label_loss(guessed, self.recipe.threshold)
-        return self.losses(logits, labeled.label, supervised, self._weight, own, guess)
+        return self.losses(logits, labeled.label, supervised, weight, own, guess)

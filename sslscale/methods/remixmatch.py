@@ -6,7 +6,6 @@ The strong views are made by `augment_strong`; the paper learns them by CTAugmen
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,11 +17,10 @@ from sslscale.data import geometry, rng
 from sslscale.data.loader import Batch
 from sslscale.data.mix import mixup_with_all
 from sslscale.losses import linear_rise, sharpen, soft_cross_entropy
-from sslscale.methods.method import ClassifierMethod, Guess, Losses, Moment
+from sslscale.methods.method import ClassifierMethod, Guess, Losses
 from sslscale.nn.batch_norm import statistics_kept
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.remixmatch import ReMixMatch
-from sslscale.recipes.train import TrainConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -49,17 +47,11 @@ class ReMixMatchMethod(ClassifierMethod):
 
     def __init__(self, recipe: ReMixMatch, model: ModelConfig, num_classes: int):
         super().__init__(recipe, model, num_classes)
-        self.recipe, self._now, self._seed = recipe, Moment(0, 0.0, 0.0), 0
+        self.recipe = recipe
         self.turn_head = nn.Linear(self.network.num_features, 4)
         # of the last batches: mean predictions, and mean labels
         self.register_buffer("predicted", torch.full((recipe.batches, num_classes), 1 / num_classes))
         self.register_buffer("known", torch.full((recipe.batches, num_classes), 1 / num_classes))
-
-    def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
-        self._seed = config.seed
-
-    def before_step(self, now: Moment) -> None:
-        self._now = now
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
@@ -69,8 +61,8 @@ class ReMixMatchMethod(ClassifierMethod):
         truth = F.one_hot(labeled.label, self.num_classes).float()
         target = self._guess(weak, truth)
         parts = [(labeled.views[0], truth), *((view, target) for view in (*strong, weak))]
-        mixed = mixup_with_all(parts, recipe.alpha, rng.stream_seed(self._seed, f"mixup {self._now.step}"))
-        seed = rng.stream_seed(self._seed, f"turns {self._now.step}")
+        mixed = mixup_with_all(parts, recipe.alpha, rng.stream_seed(self.seed, f"mixup {self.now.step}"))
+        seed = rng.stream_seed(self.seed, f"turns {self.now.step}")
         draws = rng.uniforms(seed, torch.zeros_like(unlabeled.index), unlabeled.index, 1)
         turn = (draws[:, 0] * 4).long()
         views = [*(images for images, _ in mixed), strong[0], geometry.quarter_turns(strong[0], turn)]
@@ -83,7 +75,7 @@ class ReMixMatchMethod(ClassifierMethod):
         own = soft_cross_entropy(others, torch.cat([labels for _, labels in mixed[1:]])).mean()
         anchored = soft_cross_entropy(unmixed, target).mean()
         rotation = F.cross_entropy(self.turn_head(turned).float(), turn)
-        rise = linear_rise(self._now.progress, 0.0, recipe.ramp)
+        rise = linear_rise(self.now.progress, 0.0, recipe.ramp)
         terms = (
             rise * (recipe.unlabeled_weight * own + recipe.unmixed_weight * anchored)
             + recipe.rotation_weight * rotation

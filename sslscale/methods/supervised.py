@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,11 +11,10 @@ from sslscale.data import rng
 from sslscale.data.loader import Batch
 from sslscale.data.mix import mixed_batch
 from sslscale.losses import smooth_labels, soft_cross_entropy
-from sslscale.methods.method import ClassifierMethod, Losses, Moment
+from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.nn.batch_norm import statistics_kept
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.train import TrainConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,13 +26,7 @@ class SupervisedMethod(ClassifierMethod):
 
     def __init__(self, recipe: Supervised, model: ModelConfig, num_classes: int):
         super().__init__(recipe, model, num_classes)
-        self.recipe, self._step, self._seed = recipe, 0, 0
-
-    def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
-        self._seed = config.seed
-
-    def before_step(self, now: Moment) -> None:
-        self._step = now.step
+        self.recipe = recipe
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, recipe = batch["labeled"], self.recipe
@@ -42,7 +34,7 @@ class SupervisedMethod(ClassifierMethod):
         images = labeled.views[0]
         target = smooth_labels(labeled.label, self.num_classes, recipe.label_smoothing)
         if recipe.mixup or recipe.cutmix:
-            seed = rng.stream_seed(self._seed, f"mixture {self._step}")
+            seed = rng.stream_seed(self.seed, f"mixture {self.now.step}")
             images, target = mixed_batch(
                 images, target, mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, seed=seed
             )

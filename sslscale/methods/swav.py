@@ -37,15 +37,14 @@ class SwAVMethod(Method):
         self.projector = mlp([width, recipe.hidden, recipe.projection])
         self.prototypes = nn.Linear(recipe.projection, recipe.prototypes, bias=False)
         self.queues = nn.ModuleList(Queue(recipe.queue, recipe.projection) for _ in range(2 if recipe.queue else 0))
-        self._epoch = 0.0
 
     def before_step(self, now: Moment) -> None:
-        self._epoch = now.epoch
+        super().before_step(now)
         with torch.no_grad():
             self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
 
     def before_update(self) -> None:
-        if self._epoch < self.recipe.freeze_prototypes:
+        if self.now.epoch < self.recipe.freeze_prototypes:
             self.prototypes.weight.grad = None
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
@@ -54,7 +53,7 @@ class SwAVMethod(Method):
         embeddings = F.normalize(self.projector(every).float(), dim=1)
         scores = self.prototypes(embeddings).chunk(len(views))
         assignments = [self._assign(number, scores[number]) for number in range(2)]
-        if self.training and self._epoch >= self.recipe.queue_epoch:
+        if self.training and self.now.epoch >= self.recipe.queue_epoch:
             for queue, z in zip(self.queues, embeddings.chunk(len(views))[:2], strict=False):
                 queue.push(z)  # pyright: ignore[reportCallIssue]
         loss = cross_view_entropy(scores, assignments, self.recipe.temperature)

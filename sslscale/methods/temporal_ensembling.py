@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from sslscale import distributed
 from sslscale.data.loader import Batch
 from sslscale.losses import gaussian_rise
-from sslscale.methods.method import ClassifierMethod, Losses, Moment
+from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.nn.classifier import together
 from sslscale.nn.memory import SampleMemory
 from sslscale.recipes.model import ModelConfig
@@ -35,14 +35,11 @@ class TemporalEnsemblingMethod(ClassifierMethod):
 
     def __init__(self, recipe: TemporalEnsembling, model: ModelConfig, num_classes: int):
         super().__init__(recipe, model, num_classes)
-        self.recipe, self._weight = recipe, 0.0
+        self.recipe = recipe
         self.memory = SampleMemory(0, num_classes + 1)
 
     def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
         self.memory = SampleMemory(num_images["unlabeled"], self.num_classes + 1, scratch)  # Z, number of visits
-
-    def before_step(self, now: Moment) -> None:
-        self._weight = self.recipe.unlabeled_weight * gaussian_rise(now.progress, self.recipe.ramp)
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
@@ -56,7 +53,8 @@ class TemporalEnsemblingMethod(ClassifierMethod):
         squares = (known * (probs - target).square()).mean()
         if self.training:
             self._remember(unlabeled.index, probs.detach())
-        return self.losses(logits, labeled.label, supervised, self._weight, squares)
+        weight = self.recipe.unlabeled_weight * gaussian_rise(self.now.progress, self.recipe.ramp)
+        return self.losses(logits, labeled.label, supervised, weight, squares)
 
     def _remember(self, index: Int[Tensor, " batch"], probs: Float[Tensor, "batch classes"]) -> None:
         index, probs = distributed.gather(index), distributed.gather(probs)

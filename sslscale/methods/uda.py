@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from sslscale.data.loader import Batch
 from sslscale.losses import mean_over_kept
-from sslscale.methods.method import ClassifierMethod, Guess, Losses, Moment
+from sslscale.methods.method import ClassifierMethod, Guess, Losses
 from sslscale.nn.classifier import together
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.uda import UDA
@@ -52,17 +52,15 @@ class UDAMethod(ClassifierMethod):
 
     def __init__(self, recipe: UDA, model: ModelConfig, num_classes: int):
         super().__init__(recipe, model, num_classes)
-        self.recipe, self._bound = recipe, 1.0
-
-    def before_step(self, now: Moment) -> None:
-        self._bound = annealing_bound(self.recipe.tsa, now.progress, self.num_classes)
+        self.recipe = recipe
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         assert labeled.label is not None
         logits, weak, strong = together(self.network, labeled.views[0], *unlabeled.views)
         known = logits.detach().softmax(1).gather(1, labeled.label[:, None]).squeeze(1)
-        counts = torch.ones_like(known) if self.recipe.tsa == "none" else (known <= self._bound).float()
+        bound = annealing_bound(self.recipe.tsa, self.now.progress, self.num_classes)
+        counts = torch.ones_like(known) if self.recipe.tsa == "none" else (known <= bound).float()
         supervised = mean_over_kept(F.cross_entropy(logits, labeled.label, reduction="none"), counts)
         own, guess = uda_loss(weak, strong, self.recipe.temperature, self.recipe.threshold)
         return self.losses(logits, labeled.label, supervised, self.recipe.unlabeled_weight, own, guess)

@@ -4,7 +4,6 @@ that changes them most."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,10 +11,9 @@ import torch.nn.functional as F
 
 from sslscale.data import rng
 from sslscale.data.loader import Batch
-from sslscale.methods.method import ClassifierMethod, Losses, Moment
+from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.nn.batch_norm import statistics_kept
 from sslscale.recipes.model import ModelConfig
-from sslscale.recipes.train import TrainConfig
 from sslscale.recipes.vat import VAT
 
 if TYPE_CHECKING:
@@ -66,13 +64,7 @@ class VATMethod(ClassifierMethod):
 
     def __init__(self, recipe: VAT, model: ModelConfig, num_classes: int):
         super().__init__(recipe, model, num_classes)
-        self.recipe, self._step, self._seed = recipe, 0, 0
-
-    def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
-        self._seed = config.seed
-
-    def before_step(self, now: Moment) -> None:
-        self._step = now.step
+        self.recipe = recipe
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
@@ -80,7 +72,7 @@ class VATMethod(ClassifierMethod):
         recipe, images = self.recipe, unlabeled.views[0]
         logits = self.network(labeled.views[0]).float()
         supervised = F.cross_entropy(logits, labeled.label)
-        start = rng.global_normal(rng.stream_seed(self._seed, f"change {self._step}"), images)
+        start = rng.global_normal(rng.stream_seed(self.seed, f"change {self.now.step}"), images)
         with statistics_kept(self.network):
             guessed = self.network(images).float()
             direction = adversarial_direction(
