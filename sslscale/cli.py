@@ -67,6 +67,11 @@ def parser() -> argparse.ArgumentParser:
     pack.add_argument("out", metavar="OUT", type=Path, help="a folder that is not there yet")
     pack.add_argument("--labels", help="CSV (path,label) of the few labelled images; all others are unlabelled")
     pack.add_argument("--labels-per-class", type=int, help="keep so many labels of each class and hide the rest")
+    pack.add_argument(
+        "--keep-hidden-labels",
+        action="store_true",
+        help="keep those that are hidden beside the shards, so that logs tell how often pseudo-labels are right",
+    )
     pack.add_argument("--val", help="a fraction of the labelled images, or a folder of class folders")
     pack.add_argument("--test", help="a fraction of the labelled images, or a folder of class folders")
     pack.add_argument("--shard-size", type=int, default=1000, help="images a shard (1000)")
@@ -282,6 +287,7 @@ def _pack(options: argparse.Namespace) -> int:
             source=options.source,
             labels=options.labels,
             labels_per_class=options.labels_per_class,
+            keep_hidden_labels=options.keep_hidden_labels,
             val=_share(options.val),
             test=_share(options.test),
             shard_size=options.shard_size,
