@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ class DashMethod(ClassifierMethod):
             self.losses_seen += distributed.all_sum(seen)
         warm = self.now.progress >= recipe.warmup
         # without a step in the warm-up's last quarter: the loss of guessing
-        rho = bound(recipe, total / count if count else torch.tensor(self.num_classes).log().item(), self.now.progress)
+        rho = bound(recipe, total / count if count else math.log(self.num_classes), self.now.progress)
         label = weak.detach().argmax(1)
         kept = ((F.cross_entropy(weak.detach(), label, reduction="none") <= rho) & warm).float()
         if rho <= recipe.rho_min:
