@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import statistics
 import sys
@@ -187,6 +188,8 @@ def main() -> None:
 
 
 def _spread(values: list[float]) -> str:
+    if any(math.isnan(value) for value in values):
+        return "-"
     shown = ".0f" if max(values) > 1 else ".4f"
     return f"{statistics.mean(values):{shown}} +- {statistics.stdev(values) if len(values) > 1 else 0:{shown}}"
 
