@@ -45,6 +45,8 @@ class RayRunner:
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if address is None:  # a cluster of this run alone; a bare init would join any that happens to run here
             options |= {"address": "local", "include_dashboard": False, "object_store_memory": 256 << 20}
+            # Ray's own 15 leaves a run a thirtieth of a core beside any other busy process; `nice sslscale` still works
+            os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(**options)
         self.cpus = int(ray.cluster_resources().get("CPU", 1))
         self.gpus = int(ray.cluster_resources().get("GPU", 0))
