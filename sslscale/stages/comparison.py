@@ -52,7 +52,8 @@ def comparison(ctx: RunContext, config: ComparisonConfig, **inputs: Artifact) ->
         [[name, *(cell(rows.get(p), p, name) for p in columns)] for name, rows in found.items() if rows],
     )
     judged = [protocol for protocol, metric in columns.items() if metric == "accuracy"]
-    figure = new_figure(7.6, 3.6)
+    many = len(config.networks) > 6
+    figure = new_figure(min(max(7.6, 0.45 * len(config.networks)), 16), 4.6 if many else 3.6)
     axes = figure.add_subplot()
     for protocol in judged:
         having = [(name, rows[protocol]) for name, rows in found.items() if protocol in rows]
@@ -62,9 +63,13 @@ def comparison(ctx: RunContext, config: ComparisonConfig, **inputs: Artifact) ->
         places = [config.networks.index(name) + 0.08 * judged.index(protocol) for name, _ in having]
         axes.errorbar(places, values, yerr=errors, fmt="o", capsize=3, label=protocol)
     axes.set_xticks(range(len(config.networks)), config.networks)
+    if many:
+        axes.tick_params(axis="x", rotation=90)
+    axes.margins(x=0.1 if len(config.networks) < 5 else 0.03)
     axes.set(ylabel="test accuracy")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    if len(judged) > 1:
+        axes.legend(frameon=False)
     figure.savefig(ctx.path / "comparison.png", dpi=110)
     sections = {
         f"Per cent, and points above {config.baseline}": [
