@@ -1,11 +1,12 @@
 """ReMixMatch: distribution alignment and augmentation anchoring (Berthelot et al. 2020, arXiv:1911.09785, algorithm 1).
 
-The strong views are made by `augment_strong`; the paper learns them by CTAugment, which FixMatch here can do.
+The strong views are made by `augment_strong`, or by CTAugment as in the paper.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,8 +20,10 @@ from sslscale.data.mix import mixup_with_all
 from sslscale.losses import linear_rise, sharpen, soft_cross_entropy
 from sslscale.methods.method import ClassifierMethod, Guess, Losses
 from sslscale.nn.batch_norm import statistics_kept
+from sslscale.nn.learned_augment import LearnedAugment
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.remixmatch import ReMixMatch
+from sslscale.recipes.train import TrainConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -49,18 +52,29 @@ class ReMixMatchMethod(ClassifierMethod):
         super().__init__(recipe, model, num_classes)
         self.recipe = recipe
         self.turn_head = nn.Linear(self.network.num_features, 4)
+        self.learned = LearnedAugment() if recipe.ctaugment else None
         # of the last batches: mean predictions, and mean labels
         self.register_buffer("predicted", torch.full((recipe.batches, num_classes), 1 / num_classes))
         self.register_buffer("known", torch.full((recipe.batches, num_classes), 1 / num_classes))
+
+    def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
+        super().prepare(num_images, config, scratch)
+        if self.learned is not None:
+            self.learned.prepare(config.image, config.seed)
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         assert labeled.label is not None
         recipe = self.recipe
-        weak, *strong = unlabeled.views
+        first, (weak, *strong) = labeled.views[0], unlabeled.views
+        if self.learned is not None:
+            if self.training:
+                self.learned.learn(self.result, labeled.views[1], labeled.index, labeled.label, self.now.step)
+            strong = [self.learned.strong(x, unlabeled.index, self.now.step, n) for n, x in enumerate(strong)]
+            first = self.learned.strong(first, labeled.index, self.now.step, len(strong))
         truth = F.one_hot(labeled.label, self.num_classes).float()
         target = self._guess(weak, truth)
-        parts = [(labeled.views[0], truth), *((view, target) for view in (*strong, weak))]
+        parts = [(first, truth), *((view, target) for view in (*strong, weak))]
         mixed = mixup_with_all(parts, recipe.alpha, rng.stream_seed(self.seed, f"mixup {self.now.step}"))
         seed = rng.stream_seed(self.seed, f"turns {self.now.step}")
         draws = rng.uniforms(seed, torch.zeros_like(unlabeled.index), unlabeled.index, 1)

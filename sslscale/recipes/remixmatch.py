@@ -19,6 +19,7 @@ class ReMixMatch(SemiSupervised):
     name: Literal["remixmatch"] = "remixmatch"  # pyright: ignore[reportIncompatibleVariableOverride]
     unlabeled_weight: float = 1.5
     strong: int = 8  # K
+    ctaugment: bool = False  # the method makes the strong views itself; augment_strong must then be left out
     temperature: float = 0.5
     alpha: float = 0.75  # of mixup's Beta(alpha, alpha)
     unmixed_weight: float = 0.5
@@ -38,5 +39,8 @@ class ReMixMatch(SemiSupervised):
         require(0 < self.ramp <= 1, "ramp", "is a share of the training, above 0 to 1")
 
     def views(self, stream: str) -> tuple[int, int]:
-        """Weak and strong views of an image: the labelled ones are strong too."""
+        """Weak and strong views of an image: the labelled ones are strong too. With CTAugment all are weak at first,
+        and one more of a labelled image teaches it."""
+        if self.ctaugment:
+            return (2, 0) if stream == "labeled" else (1 + self.strong, 0)
         return (0, 1) if stream == "labeled" else (1, self.strong)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from sslscale.data import rng
-from sslscale.data.ctaugment import CTAugment
 from sslscale.data.loader import Batch
 from sslscale.data.mix import mixup_with_all
 from sslscale.losses import gaussian_rise, linear_rise
 from sslscale.methods import dash, flexmatch, freematch, remixmatch, softmatch, uda, vat
 from sslscale.methods.method import ClassifierMethod, Losses, Moment, build_method
 from sslscale.nn.batch_norm import statistics_kept
+from sslscale.nn.learned_augment import LearnedAugment
 from sslscale.nn.memory import SampleMemory
 from sslscale.recipes.augment import AugmentConfig
 from sslscale.recipes.dash import Dash
@@ -295,18 +295,20 @@ def test_ctaugment_learns_what_is_still_known() -> None:
         method = made(recipe, Certain(label))
         method.average = None
         run(method, batch)
-        rates: Tensor = method.rates  # type: ignore[assignment]
+        rates: Tensor = method.learned.rates  # type: ignore[assignment, union-attr]
         touched = rates != 1
         if right:
             assert not touched.any()  # closeness 1 leaves rates of 1
         else:
             assert 8 <= int(touched.sum()) <= 16 and bool((rates[touched] <= 0.99).all())
-    method = made(recipe)
+    learned = made(recipe).learned
+    assert isinstance(learned, LearnedAugment)
     pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
-    view = (pixels / 255 - method.mean) / method.std  # type: ignore[operator]
-    assert torch.equal(method._pixels(view), pixels)  # type: ignore[operator]
-    distorted = method._distorted(CTAugment(), view, torch.arange(5))  # type: ignore[operator]
-    assert distorted.shape == view.shape and not torch.allclose(distorted, view)
+    view = (pixels / 255 - learned.mean) / learned.std
+    assert torch.equal(learned._pixels(view), pixels)
+    one, other = (learned.strong(view, torch.arange(5), 3, number) for number in (0, 1))
+    assert one.shape == view.shape and not torch.allclose(one, view) and not torch.allclose(one, other)
+    assert torch.equal(learned.strong(view, torch.arange(5), 3, 1), other)
 
 
 def test_dash_lets_fewer_images_through_and_then_learns_hard_labels() -> None:

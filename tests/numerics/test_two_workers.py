@@ -153,6 +153,7 @@ CONFIGS = {
             "vat": VAT(epsilon=1.0, ema=0.9),
             "mixmatch": MixMatch(),
             "remixmatch": ReMixMatch(strong=2, batches=4),
+            "remixmatch_ctaugment": ReMixMatch(strong=1, batches=4, ctaugment=True),
             "uda": UDA(unlabeled_ratio=3, threshold=0.1, tsa="exp"),
             "fixmatch": FixMatch(unlabeled_ratio=2, threshold=0.1),
             "fixmatch_ctaugment": FixMatch(unlabeled_ratio=2, threshold=0.1, ctaugment=True),
