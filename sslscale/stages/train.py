@@ -188,6 +188,18 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     }
 
 
+def _require_every_class(samples: Any, folder: Path) -> None:
+    import numpy as np
+
+    classes = samples.index.classes
+    missing = [classes[n] for n in np.flatnonzero(np.bincount(samples.labels, minlength=len(classes)) == 0)]
+    if missing:
+        more = f", nor have {len(missing) - 1} more classes" if len(missing) > 1 else ""
+        raise DataError(
+            f"{folder}: class {missing[0]!r} has no labelled image{more}; label one, or leave the class out"
+        )
+
+
 def _logits_given(work: TrainWork) -> bool:
     return work.features is not None and "labeled" in work.config.method.batch_sizes(1)
 
@@ -219,6 +231,7 @@ def _open_streams(work: TrainWork, sizes: Mapping[str, int], tables: Path) -> di
             labeled = open_samples(work.data / "labeled", tables=tables)
         else:
             labeled = open_clustered(work.data, work.clusters, work.splits, tables=tables)
+        _require_every_class(labeled, work.data / "labeled")
         samples["labeled"] = labeled.share(work.config.label_fraction, work.config.seed)
     if "images" in sizes:
         if work.features is None:

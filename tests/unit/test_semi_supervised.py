@@ -15,7 +15,8 @@ from sslscale import experiment
 from sslscale.artifacts import Dataset
 from sslscale.dag import RunContext
 from sslscale.data.pack import pack
-from sslscale.data.samples import HIDDEN, open_images, with_hidden
+from sslscale.data.samples import HIDDEN, open_images, open_samples, with_hidden
+from sslscale.data.shards import write_shards
 from sslscale.errors import ConfigError, DataError
 from sslscale.recipes.augment import AugmentConfig, RandAugmentConfig
 from sslscale.recipes.data import PackConfig
@@ -153,6 +154,14 @@ def test_what_a_user_may_get_wrong(packed: Path, tmp_path: Path, context: Contex
         train(context("none"), BASE, data=dataset(alone))
     with pytest.raises(DataError, match=r"no index.json there"):
         train(context("no split"), dataclasses.replace(BASE, splits=("labeled",)), data=dataset(tmp_path / "empty"))
+    some = open_samples(packed / "labeled")
+    kept = (
+        some.shards[0].sample(n)._replace(label=int(some.labels[n])) for n in np.flatnonzero(some.labels != 3).tolist()
+    )
+    write_shards(tmp_path / "nine" / "labeled", "labeled", kept, some.index.classes, 500)
+    shutil.copytree(packed / "unlabeled", tmp_path / "nine" / "unlabeled")
+    with pytest.raises(DataError, match="class '3' has no labelled image; label one"):
+        train(context("nine"), BASE, data=dataset(tmp_path / "nine"))
     large = dataclasses.replace(BASE, method=FixMatch(unlabeled_ratio=100))
     with pytest.raises(ConfigError, match=r"2,?000 unlabeled images is larger than the"):
         train(context("large"), large, data=dataset(packed))
