@@ -37,6 +37,7 @@ class Config:
     """A whole run. `large` and `small` train on labels; `distill` says how a student of the small one's network learns.
 
     `offline` computes a teacher's logits of each image once, without augmentation, so that it is not asked again.
+    `finetune` goes on with the student of `teacher`, as a rule at a higher resolution (DeiT, section 5.1).
     `virtual` is the recipe of the teacher by hand; `poor_share` the share of its steps that the poor teacher makes.
     """
 
@@ -47,6 +48,7 @@ class Config:
     directions: tuple[Literal["teacher", "itself", "virtual", "reversed", "poor"], ...] = ("teacher",)
     virtual: KnowledgeDistillation = KnowledgeDistillation(virtual=True, temperature=20.0, alpha=0.5)
     poor_share: float = 0.1
+    finetune: TrainConfig | None = None
     offline: bool = False
     evaluate: EvaluateConfig = EvaluateConfig()
     resources: Resources = Resources()
@@ -58,6 +60,11 @@ class Config:
         require(self.distill.method.needs_teacher, "distill", f"{self.distill.method.name} has no teacher")
         require(self.virtual.virtual, "virtual", "virtual must be true in it")
         require(len(self.directions) > 0, "directions", "must name at least one")
+        if self.finetune is not None:
+            require(self.finetune.model == self.distill.model, "finetune", "its model must be that of distill")
+            require(
+                "teacher" in self.directions, "finetune", "goes on with a student of `teacher`: name it in directions"
+            )
         require(0 < self.poor_share < 1, "poor_share", "must lie between 0 and 1")
 
 
@@ -80,7 +87,6 @@ def build(config: Config) -> list[Stage]:
 
     large, small = trained("large", config.large), trained("small", config.small)
     networks = {"large": large, "small": small}
-    of_large = dataclasses.replace(config.distill, model=config.large.model)
     for direction in config.directions:
         if direction == "teacher":
             networks[direction] = taught("student", config.distill, large)
@@ -89,17 +95,25 @@ def build(config: Config) -> list[Stage]:
         elif direction == "virtual":
             networks[direction] = trained("virtual", dataclasses.replace(config.small, method=config.virtual))
         elif direction == "reversed":
-            networks[direction] = taught("reversed", of_large, small)
+            networks[direction] = taught("reversed", enlarged(config), small)
         else:
             poor = trained("poor_teacher", shortened(config.large, config.poor_share))
             networks["poor_teacher"] = poor
-            networks[direction] = taught("poor", of_large, poor)
+            networks[direction] = taught("poor", enlarged(config), poor)
+    if config.finetune is not None:
+        teaches = {"teacher": large} if config.finetune.method.needs_teacher else {}
+        networks["finetune"] = trained("finetune", config.finetune, init=networks["teacher"], **teaches)
     reports: dict[str, Any] = {
         f"{name}_test": stage(evaluate, config.evaluate, name=f"{model.name}/evaluate", model=model, data=data)
         for name, model in networks.items()
     }
     settings = ComparisonConfig(networks=tuple(networks), baseline="small")
     return [stage(comparison, settings, name="report", **reports)]
+
+
+def enlarged(config: Config) -> TrainConfig:
+    """The student's training, of the large network."""
+    return dataclasses.replace(config.distill, model=config.large.model)
 
 
 def shortened(settings: TrainConfig, share: float) -> TrainConfig:
