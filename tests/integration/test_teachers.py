@@ -11,8 +11,8 @@ from tests import runs
 
 
 def test_distillation_in_every_direction(tmp_path: Path) -> None:
-    words = [f"{part}.num_steps=20" for part in ("large", "small", "distill")]
-    words += ["large.model.name=wrn_10_0.5", "poor_share=0.2"]
+    words = [f"{part}.num_steps=8" for part in ("large", "small", "distill")]
+    words += ["large.model.name=wrn_10_0.5", "poor_share=0.3"]
     run = ("run", "configs/distill/digits.yaml", *words, "--root", tmp_path / "runs", "--json")
     found = runs.result(runs.sslscale(*run)[0])
     networks = {"large", "small", "student", "itself", "virtual", "reversed", "poor_teacher", "poor"}
