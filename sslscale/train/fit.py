@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from sslscale import distributed
@@ -65,7 +64,8 @@ def fit(
     monitored = step // config.monitor_every if monitor is not None else 0
     sums: dict[str, torch.Tensor] = {}
     counted, warned = 0, False
-    truth = streams["unlabeled"].samples.hidden if "unlabeled" in streams else None
+    hidden = streams["unlabeled"].samples.hidden if "unlabeled" in streams else None
+    truth = None if hidden is None else torch.from_numpy(hidden).to(engine.device)
     for batch in loader:
         # dropout and stochastic depth follow from (seed, step, worker): a resumed run draws the same
         torch.manual_seed(stream_seed(config.seed, f"step {step} of worker {distributed.rank()}"))
@@ -110,9 +110,9 @@ def fit(
     return step
 
 
-def _rightly_kept(truth: np.ndarray, index: torch.Tensor, guess: Guess) -> dict[str, torch.Tensor]:
+def _rightly_kept(truth: torch.Tensor, index: torch.Tensor, guess: Guess) -> dict[str, torch.Tensor]:
     """How many unlabelled images were kept whose class is known, and of how many the guess was right."""
-    label = torch.from_numpy(truth[index.cpu().numpy()]).to(guess.label.device)
+    label = truth[index]
     known = guess.kept * (label >= 0)
     return {_RIGHT: (known * (guess.label == label)).sum(), _KNOWN: known.sum()}
 
