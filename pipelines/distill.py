@@ -89,7 +89,7 @@ def build(config: Config) -> list[Stage]:
     networks = {"large": large, "small": small}
     for direction in config.directions:
         if direction == "teacher":
-            networks[direction] = taught("student", config.distill, large)
+            networks["student"] = taught("student", config.distill, large)
         elif direction == "itself":
             networks[direction] = taught("itself", config.distill, small)
         elif direction == "virtual":
@@ -102,7 +102,7 @@ def build(config: Config) -> list[Stage]:
             networks[direction] = taught("poor", enlarged(config), poor)
     if config.finetune is not None:
         teaches = {"teacher": large} if config.finetune.method.needs_teacher else {}
-        networks["finetune"] = trained("finetune", config.finetune, init=networks["teacher"], **teaches)
+        networks["finetune"] = trained("finetune", config.finetune, init=networks["student"], **teaches)
     reports: dict[str, Any] = {
         f"{name}_test": stage(evaluate, config.evaluate, name=f"{model.name}/evaluate", model=model, data=data)
         for name, model in networks.items()
