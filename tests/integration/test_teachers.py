@@ -27,6 +27,7 @@ def test_distillation_in_every_direction(tmp_path: Path) -> None:
     assert logits.shape[1] == 10
 
 
+@pytest.mark.slow
 def test_pre_training_and_self_training_side_by_side(tmp_path: Path) -> None:
     words = [f"{part}.num_steps=10" for part in ("pretrain", "supervised", "student")]
     words += ["label_fractions=[0.5]", "strengths=[{}]", "select.on_empty_class=warn"]
