@@ -29,8 +29,6 @@ from sslscale.stages.extract import extract
 from sslscale.stages.pack import content, pack
 from sslscale.stages.train import train
 
-Direction = Literal["teacher", "itself", "virtual", "reversed", "poor"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Config:

@@ -134,9 +134,10 @@ def open_images(folder: Path, splits: Sequence[str], *, labels: bool = False, ta
     return samples if labels else dataclasses.replace(samples, labels=np.full(len(samples), -1, np.int8))
 
 
-def with_hidden(samples: Samples, folder: Path, splits: Sequence[str]) -> Samples:
-    """The samples of these splits, as `open_images` gives them, with the truth that packing kept beside the shards."""
-    known = open_images(folder, splits, labels=True).labels.astype(np.int32)
+def open_unlabeled(folder: Path, splits: Sequence[str], *, tables: Path | None = None) -> Samples:
+    """As `open_images` without labels; `hidden` is the truth as far as it is labelled, or was kept when packing."""
+    samples = open_images(folder, splits, labels=True, tables=tables)
+    known = samples.labels.astype(np.int32)
     start = 0
     for split in splits:
         if not (folder / split / INDEX).is_file():
@@ -148,7 +149,8 @@ def with_hidden(samples: Samples, folder: Path, splits: Sequence[str]) -> Sample
                 raise DataError(f"{file}: holds {len(found):,} labels for {count:,} images")
             known[start : start + count] = found
         start += count
-    return dataclasses.replace(samples, hidden=known) if (known >= 0).any() else samples
+    blank = np.full(len(samples), -1, np.int8)
+    return dataclasses.replace(samples, labels=blank, hidden=known if (known >= 0).any() else None)
 
 
 def _open(index: Index, labels: bool, tables: Path | None) -> Samples:

@@ -219,7 +219,7 @@ def _teacher(folder: Path, config: TrainConfig, classes: tuple[str, ...]) -> Any
 
 def _open_streams(work: TrainWork, sizes: Mapping[str, int], tables: Path) -> dict[str, Any]:
     """The samples of each stream that the method asks for and the stage was given."""
-    from sslscale.data.samples import open_clustered, open_described, open_images, open_samples, with_hidden
+    from sslscale.data.samples import open_clustered, open_described, open_images, open_samples, open_unlabeled
     from sslscale.data.selection import open_selected
 
     samples = {}
@@ -244,7 +244,7 @@ def _open_streams(work: TrainWork, sizes: Mapping[str, int], tables: Path) -> di
                 f"{work.data}: has no unlabelled images, which {work.config.method.name} learns from; hide labels with "
                 "data.labels_per_class, or name the labelled ones alone (splits: [labeled])"
             )
-        samples["unlabeled"] = with_hidden(open_images(work.data, work.splits, tables=tables), work.data, work.splits)
+        samples["unlabeled"] = open_unlabeled(work.data, work.splits, tables=tables)
     if "mixed" in sizes:
         samples["mixed"] = open_images(work.data, work.splits, labels=True, tables=tables)
     if work.pseudo is not None:

@@ -27,7 +27,7 @@ from sslscale import config
 from sslscale.data.images import Images
 from sslscale.data.loader import Stream
 from sslscale.data.pack import pack
-from sslscale.data.samples import Samples, open_images, open_samples, with_hidden
+from sslscale.data.samples import Samples, open_samples, open_unlabeled
 from sslscale.errors import UserError
 from sslscale.evaluate.outputs import network_outputs
 from sslscale.methods.method import build_method
@@ -73,7 +73,7 @@ class Bench:
     def samples(self, name: str) -> Samples:
         if name == "labeled":
             return open_samples(self.shards / "labeled", tables=self.tables)
-        return with_hidden(open_images(self.shards, TRAINING, tables=self.tables), self.shards, TRAINING)
+        return open_unlabeled(self.shards, TRAINING, tables=self.tables)
 
     def train(self, own: TrainConfig, soft: torch.Tensor | None = None) -> tuple[torch.nn.Module, float, dict]:
         """The network that is kept, images a second without the first tenth of the steps, and the last log."""

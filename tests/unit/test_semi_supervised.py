@@ -15,7 +15,7 @@ from sslscale import experiment
 from sslscale.artifacts import Dataset
 from sslscale.dag import RunContext
 from sslscale.data.pack import pack
-from sslscale.data.samples import HIDDEN, open_images, open_samples, with_hidden
+from sslscale.data.samples import HIDDEN, open_images, open_samples, open_unlabeled
 from sslscale.data.shards import write_shards
 from sslscale.errors import ConfigError, DataError
 from sslscale.recipes.augment import AugmentConfig, RandAugmentConfig
@@ -62,7 +62,8 @@ def test_packing_keeps_the_truth_beside_the_shards_and_out_of_them(packed: Path,
     plain = open_images(packed, SPLITS)
     assert plain.hidden is None and (plain.labels == -1).all()
     assert (open_images(packed, ("unlabeled",), labels=True).labels == -1).all()
-    samples = with_hidden(plain, packed, SPLITS)
+    samples = open_unlabeled(packed, SPLITS)
+    assert (samples.labels == -1).all()  # what a batch would show
     assert samples.hidden is not None and (samples.hidden >= 0).all() and len(samples.hidden) == len(plain)
     order = {}
     for folder in (packed, packed):
@@ -74,7 +75,7 @@ def test_packing_keeps_the_truth_beside_the_shards_and_out_of_them(packed: Path,
     half = samples.keep(np.arange(len(samples)) % 2 == 0)
     assert half.hidden is not None and [half.hidden[3], half.key(3)] == [samples.hidden[6], samples.key(6)]
     assert not (digits / "unlabeled" / HIDDEN).exists()  # by default nothing is kept
-    unknown = with_hidden(open_images(digits, SPLITS), digits, SPLITS).hidden
+    unknown = open_unlabeled(digits, SPLITS).hidden
     assert unknown is not None and set(unknown[-100:].tolist()) == {-1}
 
 
