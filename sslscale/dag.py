@@ -14,12 +14,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sslscale.artifacts import Artifact, from_fields
 from sslscale.errors import DataError
 from sslscale.jsonio import canonical, digest, read_json
 
+Strategy = Literal["ddp", "fsdp", "zero0", "zero1", "zero2", "zero3"]
 RECORD = "record.json"
 DESCRIPTION = "stage.json"
 
@@ -29,6 +30,10 @@ class Resources:
     """Where and how a stage runs; never part of its identity. None means all there is, shared among workers.
 
     `cache_bytes` bounds the decoded images that a node keeps under the root for all stages; 0 decodes at each access.
+    `strategy` is how training workers share the weights: whole on each (ddp), or in parts (fsdp; DeepSpeed's ZeRO:
+    optimiser state 1, gradients 2, weights 3). `offload` keeps fsdp's and ZeRO's parts in the host's memory;
+    `checkpoint_activations` computes activations twice instead of keeping them; `sharded_checkpoints` lets each of
+    fsdp's workers write its own part of a checkpoint.
     """
 
     num_workers: int = 1
@@ -36,6 +41,10 @@ class Resources:
     gpus_per_worker: float | None = None
     max_failures: int = 3
     cache_bytes: int = 8 << 30
+    strategy: Strategy = "ddp"
+    offload: bool = False
+    checkpoint_activations: bool = False
+    sharded_checkpoints: bool = False
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
@@ -44,6 +53,10 @@ class Resources:
             raise ValueError(f"max_failures: must be 0 or more, not {self.max_failures}")
         if self.cache_bytes < 0:
             raise ValueError(f"cache_bytes: must be 0 or more, not {self.cache_bytes}")
+        if self.sharded_checkpoints and self.strategy != "fsdp":
+            raise ValueError(f"sharded_checkpoints: fsdp writes them, {self.strategy} does not")
+        if self.offload and self.strategy == "ddp":
+            raise ValueError("offload: ddp keeps everything on its device; choose fsdp or zero1 to zero3")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

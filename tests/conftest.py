@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def context(tmp_path: Path) -> Callable[..., RunContext]:
     """Makes a RunContext in a root of the test's own."""
 
-    def make(name: str = "stage", **resources: int) -> RunContext:
+    def make(name: str = "stage", **resources: Any) -> RunContext:
         path = tmp_path / "artifacts" / name
         path.mkdir(parents=True, exist_ok=True)
         return RunContext(path=path, root=tmp_path, name=name, resources=Resources(**resources), threads=2)

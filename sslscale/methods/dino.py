@@ -43,9 +43,9 @@ class DINOMethod(Method):
         self.teacher = nn.Sequential(still, head).requires_grad_(False)
         self.register_buffer("center", torch.zeros(recipe.prototypes))
 
-    def before_update(self) -> None:
-        if self.now.epoch < self.recipe.freeze_last:
-            self.head.last.weight.grad = None
+    @property
+    def frozen(self) -> tuple[Tensor, ...]:
+        return (self.head.last.weight,) if self.now.epoch < self.recipe.freeze_last else ()
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         views, recipe = batch["images"].views, self.recipe

@@ -78,10 +78,11 @@ class DINOv2Method(Method):
         recipe = self.recipe
         return PrototypeHead(width, recipe.hidden, recipe.bottleneck, recipe.prototypes, norm=norm)
 
-    def before_update(self) -> None:
-        if self.now.epoch < self.recipe.freeze_last:
-            for head in self.heads:
-                head.last.weight.grad = None  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    @property
+    def frozen(self) -> tuple[Tensor, ...]:
+        if self.now.epoch >= self.recipe.freeze_last:
+            return ()
+        return tuple(head.last.weight for head in self.heads)  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         images, recipe = batch["images"], self.recipe

@@ -19,7 +19,7 @@ from sslscale.recipes.mae import MAE
 from sslscale.recipes.model import ModelConfig
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
 
@@ -43,10 +43,40 @@ def mae_loss(
     return (error * masked).sum() / masked.sum()
 
 
-class MAEMethod(Method):
-    """A ViT that sees a quarter of the patches, and a light decoder, which is thrown away; positions are fixed."""
+class Decoder(nn.Module):
+    """Light blocks that make the pixels of every patch from those of a few; positions are fixed (section 3)."""
 
-    decoder_positions: Tensor
+    positions: Tensor
+
+    def __init__(self, features: int, width: int, depth: int, grid: int, pixels: int):
+        super().__init__()
+        self.grid = grid
+        self.embed = nn.Linear(features, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.blocks = nn.ModuleList(Block(width, max(width // 32, 1), 0.0, None) for _ in range(depth))
+        self.norm, self.pixels = nn.LayerNorm(width, eps=1e-6), nn.Linear(width, pixels)
+        nn.init.normal_(self.mask_token, std=0.02)
+        for part in (self.embed, self.blocks, self.pixels):
+            initialize_linear(part)
+        self.register_buffer("positions", sincos_positions(width, grid), persistent=False)
+
+    def forward(
+        self,
+        cls: Float[Tensor, "batch width"],
+        seen: Float[Tensor, "batch seen width"],
+        kept: Int[Tensor, "batch seen"],
+    ) -> Float[Tensor, "batch patches pixels"]:
+        own = self.embed(torch.cat([cls[:, None], seen], 1))
+        whole = self.mask_token.to(own.dtype).expand(len(own), self.grid**2, -1)
+        whole = whole.scatter(1, _wide(kept, own.shape[2]), own[:, 1:])
+        x = torch.cat([own[:, :1], whole], 1) + self.positions
+        for block in self.blocks:
+            x = block(x)
+        return self.pixels(self.norm(x))[:, 1:]
+
+
+class MAEMethod(Method):
+    """A ViT that sees a quarter of the patches, and a decoder, which is thrown away; positions are fixed."""
 
     def __init__(self, recipe: MAE, model: ModelConfig, num_outputs: int):
         super().__init__()
@@ -59,45 +89,23 @@ class MAEMethod(Method):
         with torch.no_grad():
             backbone.positions.copy_(sincos_positions(width, backbone.grid))
         backbone.positions.requires_grad_(False)
-        own = recipe.width
-        self.embed = nn.Linear(width, own)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, own))
-        self.blocks = nn.ModuleList(Block(own, max(own // 32, 1), 0.0, None) for _ in range(recipe.depth))
-        self.norm, self.pixels = nn.LayerNorm(own, eps=1e-6), nn.Linear(own, 3 * backbone.patch**2)
-        nn.init.normal_(self.mask_token, std=0.02)
-        for part in (self.embed, self.blocks, self.pixels):
-            initialize_linear(part)
-        self.register_buffer("decoder_positions", sincos_positions(own, backbone.grid), persistent=False)
+        self.decoder = Decoder(width, recipe.width, recipe.depth, backbone.grid, 3 * backbone.patch**2)
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         images = batch["images"]
         (view,) = images.views
-        patches, side = self.backbone.patches(view)
+        side = view.shape[-1] // self.backbone.patch
         if side != self.backbone.grid:
             raise ConfigError(f"model.grid: {self.backbone.grid}, but the images have {side} patches side by side")
         index = images.index.cpu()
         draws = rng.uniforms(rng.stream_seed(0, "masks"), torch.full_like(index, self.now.step), index, side * side)
         order = draws.argsort(1).to(view.device)  # all orders alike (appendix A.1)
         kept = order[:, : max(round(side * side * (1 - self.recipe.masked)), 1)]
-        positions = self.backbone.positions
-        rows = (patches + positions[:, 1:]).gather(1, _wide(kept, patches.shape[2]))
-        cls, seen = self.backbone.encode(rows, positions[:, :1])
-        predicted = self._decode(cls, seen, kept)
+        cls, seen = self.backbone(view, kept)
+        predicted = self.decoder(cls, seen, kept)
         masked = torch.ones_like(order, dtype=torch.bool).scatter(1, kept, False)
         loss = mae_loss(predicted, patch_pixels(view, self.backbone.patch), masked, self.recipe.normalize)
         return Losses(loss, {"loss": loss.detach()}, (cls if self.backbone.pool == "cls" else seen.mean(1)).detach())
-
-    def _decode(
-        self, cls: Float[Tensor, "batch width"], seen: Float[Tensor, "batch seen width"], kept: Tensor
-    ) -> Float[Tensor, "batch patches pixels"]:
-        """The pixels of every patch, from the encoded ones."""
-        own = self.embed(torch.cat([cls[:, None], seen], 1))
-        whole = self.mask_token.to(own.dtype).expand(len(own), self.backbone.grid**2, -1)
-        whole = whole.scatter(1, _wide(kept, own.shape[2]), own[:, 1:])
-        x = torch.cat([own[:, :1], whole], 1) + self.decoder_positions
-        for block in self.blocks:
-            x = block(x)
-        return self.pixels(self.norm(x))[:, 1:]
 
     @property
     def result(self) -> nn.Module:

@@ -79,8 +79,15 @@ class Method(nn.Module):
         """Hear what time it is."""
         self.now = now
 
-    def before_update(self) -> None:
-        """Drop the gradients of what must stay as it is in this step; called after backward."""
+    @property
+    def frozen(self) -> tuple[Tensor, ...]:
+        """The weights that must stay as they are in this step, whatever their gradient."""
+        return ()
+
+    @property
+    def edited(self) -> tuple[Tensor, ...]:
+        """The trainable weights that `before_step` sets by itself: an engine may keep another copy of them."""
+        return ()
 
     def after_step(self, step: int, progress: float) -> None:
         """Update what is not learned by gradient (teachers, queues); `progress` runs from 0 to 1."""

@@ -43,9 +43,13 @@ class SwAVMethod(Method):
         with torch.no_grad():
             self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
 
-    def before_update(self) -> None:
-        if self.now.epoch < self.recipe.freeze_prototypes:
-            self.prototypes.weight.grad = None
+    @property
+    def edited(self) -> tuple[Tensor, ...]:
+        return (self.prototypes.weight,)
+
+    @property
+    def frozen(self) -> tuple[Tensor, ...]:
+        return (self.prototypes.weight,) if self.now.epoch < self.recipe.freeze_prototypes else ()
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         views = batch["images"].views

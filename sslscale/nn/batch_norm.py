@@ -33,9 +33,10 @@ def global_batch_norm(norm: _BatchNorm, input: Float[Tensor, "batch c ..."]) -> 
     variance = (square - mean * mean).clamp(min=0)
     if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
         with torch.no_grad():
-            assert norm.num_batches_tracked is not None
-            norm.num_batches_tracked += 1
-            share = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
+            count_seen = norm.num_batches_tracked
+            if count_seen is not None:
+                count_seen += 1
+            share = norm.momentum if norm.momentum is not None else 1.0 / float(count_seen or 1)
             norm.running_mean.lerp_(mean, share)
             norm.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
     scale = torch.rsqrt(variance + norm.eps)
@@ -86,6 +87,21 @@ def use_global(module: nn.Module) -> nn.Module:
         elif isinstance(child, _BatchNorm) and not isinstance(child, (GlobalBatchNorm1d, GlobalBatchNorm2d)):
             raise TypeError(f"sync_batch_norm does not know {type(child).__name__}")
     return module
+
+
+@contextlib.contextmanager
+def statistics_unmoved(module: nn.Module) -> Iterator[None]:
+    """Let images through a second time, computing the very same, with no second trace in the running statistics."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    counts = [norm.num_batches_tracked for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None  # a running mean that takes nothing of the new one
+    try:
+        yield
+    finally:
+        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ def update_ema(average: nn.Module, module: nn.Module, momentum: float, *, buffer
     Without `buffers` they stay: of a teacher that sees images itself, in training mode.
     """
     for mine, other in zip(average.parameters(), module.parameters(), strict=True):
+        # under ZeRO 3 a weight is empty between steps, and this worker's part of it is its ds_tensor
+        mine, other = (getattr(weight, "ds_tensor", weight) for weight in (mine, other))
         mine.lerp_(other.to(mine.dtype), 1 - momentum)
     if buffers:
         for mine, other in zip(average.buffers(), module.buffers(), strict=True):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
 
     Tokens = Float[Tensor, "batch tokens width"]
 
@@ -101,7 +101,12 @@ class VisionTransformer(nn.Module):
         scale = 1 / math.sqrt(3 * patch * patch)
         nn.init.uniform_(self.patch_embed.weight, -scale, scale)  # as a linear layer's
 
-    def forward(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch width"]:
+    def forward(self, x: Float[Tensor, "batch 3 h w"], kept: Int[Tensor, "batch seen"] | None = None) -> Any:
+        """The features, (batch, width); of `kept` patches alone the class token and those patches (see `encode`)."""
+        if kept is not None:
+            patches, _ = self.patches(x)
+            rows = (patches + self.positions[:, 1:]).gather(1, kept[..., None].expand(-1, -1, patches.shape[2]))
+            return self.encode(rows, self.positions[:, :1])
         if self.distillation_token is not None:
             patches, side = self.patches(x)
             positions = resize_positions(self.positions, side)

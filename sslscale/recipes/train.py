@@ -89,7 +89,7 @@ class TrainConfig:
     epochs: float | None = None  # passes over the images of the method's first stream
     accumulate: int = 1  # parts of a batch that go through the network one after another; batch norm sees a part
     sync_batch_norm: bool = False
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = field(default=False, metadata={"identity": False})  # torch.compile: needs a C++ compiler on a CPU
     trainable: Literal["all", "last_stage"] = "all"  # last_stage: FixRes, the shallow layers stay
     keep_method: bool = False  # with heads, teachers and queues, so that another training can go on with it

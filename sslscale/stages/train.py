@@ -94,8 +94,9 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     from sslscale.methods.method import build_method
     from sslscale.nn.classifier import num_parameters
     from sslscale.train import checkpoint
-    from sslscale.train.engine import Engine, best_device
+    from sslscale.train.engine import best_device
     from sslscale.train.fit import fit
+    from sslscale.train.strategy import build_engine
 
     ctx, config = work.context, work.config
     if config.method.needs_teacher != (work.teacher is not None or _logits_given(work)):
@@ -145,7 +146,7 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     elif config.method.needs_teacher and outputs != len(classes):
         raise ConfigError(f"{ctx.name}: the teacher's logits are of {outputs} classes, the data has {len(classes)}")
     num_steps = config.steps(len(streams[first]))
-    engine = Engine(method, config, num_steps, device)
+    engine = build_engine(method, config, num_steps, device, ctx.resources)
     last: dict[str, float] = {}
 
     def on_log(step: int, metrics: Mapping[str, float]) -> None:
@@ -174,11 +175,13 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
         monitor=monitor,
         threads=ctx.threads,
     )
+    trained = engine.network()  # on all workers: they may hold a part each
+    everything = engine.state_dict()["method"] if config.keep_method else {}
     if distributed.is_main():
-        info = checkpoint.describe_model(network, config.model, config.image, classes)
-        checkpoint.save_model(ctx.path, network, info)
+        info = checkpoint.describe_model(trained, config.model, config.image, classes)
+        checkpoint.save_model(ctx.path, trained, info)
         if config.keep_method:
-            checkpoint.save_method(ctx.path, method)
+            checkpoint.save_method(ctx.path, everything)
         checkpoint.drop_states(ctx.path / "state")
     shown = ("loss", "train_accuracy", "knn_accuracy", "images_per_s")
     return {

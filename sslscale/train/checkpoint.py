@@ -5,24 +5,26 @@ A training keeps state/step-%08d folders to go on from; a finished one leaves mo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sslscale import jsonio
+from sslscale import distributed, jsonio
 from sslscale.errors import ConfigError, DataError, ResourceError
 from sslscale.nn.classifier import Classifier, build_backbone, build_classifier, num_parameters
 from sslscale.recipes.model import FORMAT, ImageConfig, ModelConfig, ModelInfo, read_info
+from sslscale.train import sharded
 
 log = logging.getLogger(__name__)
 KEEP = 2
@@ -31,35 +33,66 @@ _METHOD = "method.safetensors"
 
 def save_state(folder: Path, step: int, state: Mapping[str, Any]) -> None:
     """Write state/step-N in one rename and drop all but the newest KEEP; raises ResourceError on a full disk."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     temporary = folder / f"tmp-{uuid.uuid4().hex[:8]}"
-    try:
+    with _writing(folder, step, temporary):
         temporary.mkdir(parents=True)
         weights = {name: tensor.detach().contiguous().cpu() for name, tensor in state["method"].items()}
-        save_file(weights, temporary / "method.safetensors")
-        torch.save(state["optimizer"], temporary / "optimizer.pt")
-        files = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
-        jsonio.write_json(
-            temporary / "commit.json", {"format": FORMAT, "step": step, "loader": state["loader"], "files": files}
-        )
-        final = folder / f"step-{step:08d}"
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(temporary, final)
-        jsonio.fsync_dir(folder)
+        save_file(weights, temporary / _METHOD)
+        _commit(folder, step, temporary, state)
+
+
+def save_parts(folder: Path, step: int, state: Mapping[str, Any]) -> None:
+    """The same from a state whose tensors are sharded: called on all workers, each of which writes its part."""
+    temporary = folder / f"tmp-{step:08d}"
+    with _writing(folder, step, temporary):
+        if distributed.is_main():
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        distributed.barrier()
+        rest = sharded.write(temporary, state)
+        if distributed.is_main():
+            _commit(folder, step, temporary, {**rest, "loader": state["loader"]})
+
+
+@contextlib.contextmanager
+def _writing(folder: Path, step: int, temporary: Path) -> Iterator[None]:
+    """Turn a failure to write into one clear line, and leave nothing of it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise ResourceError(f"{folder}: the checkpoint of step {step} cannot be written: {error}") from error
+
+
+def _commit(folder: Path, step: int, temporary: Path, state: Mapping[str, Any]) -> None:
+    """Write what is not weights, the sums of all files, and give the folder its name."""
+    torch.save({n: state[n] for n in ("optimizer", "scaler") if n in state}, temporary / "optimizer.pt")
+    files = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
+    jsonio.write_json(
+        temporary / "commit.json", {"format": FORMAT, "step": step, "loader": state["loader"], "files": files}
+    )
+    final = folder / f"step-{step:08d}"
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(temporary, final)
+    jsonio.fsync_dir(folder)
     for old in sorted(folder.glob("step-*"))[:-KEEP]:
         shutil.rmtree(old)
     for left in folder.glob("tmp-*"):  # of an attempt that was killed while writing
         shutil.rmtree(left, ignore_errors=True)
 
 
-def load_state(folder: Path, device: torch.device) -> tuple[int, dict[str, Any]] | None:
-    """Load the newest whole state, or None if there is none. A damaged one is named and passed over."""
+def load_state(
+    folder: Path, device: torch.device, like: Mapping[str, Any] | None = None
+) -> tuple[int, dict[str, Any]] | None:
+    """Load the newest whole state, or None if there is none. A damaged one is named and passed over.
+
+    A state in parts is put together, or read by all workers in parts like those of `like` (see `sharded.read`).
+    """
     from safetensors.torch import load_file
 
     for path in sorted(folder.glob("step-*"), reverse=True):
@@ -68,9 +101,12 @@ def load_state(folder: Path, device: torch.device) -> tuple[int, dict[str, Any]]
             for name, expected in commit["files"].items():
                 if _sha256(path / name) != expected:
                     raise ValueError(f"{name} has changed")
-            method = load_file(path / "method.safetensors", device=str(device))
-            optimizer = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
-            return commit["step"], {"method": method, "optimizer": optimizer, "loader": commit["loader"]}
+            rest = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
+            if (path / _METHOD).exists():
+                state = {"method": load_file(path / _METHOD, device=str(device)), "optimizer": rest.pop("optimizer")}
+            else:
+                state = sharded.read(path, rest, like)
+            return commit["step"], {**rest, **state, "loader": commit["loader"]}
         except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
             log.warning("%s is damaged (%s): going back to the one before", path, error)
     return None
@@ -83,18 +119,18 @@ def _sha256(path: Path) -> str:
 
 def save_model(folder: Path, network: nn.Module, info: ModelInfo) -> None:
     """Write model.safetensors and model.json; raises ResourceError on a full disk."""
-    _write_weights(folder / "model.safetensors", network)
+    _write_weights(folder / "model.safetensors", network.state_dict())
     try:
         jsonio.write_json(folder / "model.json", {"format": FORMAT, **asdict(info)})
     except OSError as error:
         raise ResourceError(f"{folder}: the model cannot be written: {error}") from error
 
 
-def _write_weights(file: Path, module: nn.Module) -> None:
+def _write_weights(file: Path, weights: Mapping[str, Tensor]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
+    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}
     temporary = file.with_name(f"model.tmp-{uuid.uuid4().hex[:8]}")
     try:
         save_file(weights, temporary)
@@ -149,9 +185,9 @@ def initialize_method(method: nn.Module, folder: Path, classes: tuple[str, ...])
         initialize(part, folder, classes)
 
 
-def save_method(folder: Path, method: nn.Module) -> None:
+def save_method(folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Write everything that a method has learned; raises ResourceError on a full disk."""
-    _write_weights(folder / _METHOD, method)
+    _write_weights(folder / _METHOD, weights)
 
 
 def load_weights(module: nn.Module, file: Path, *, prefix: str = "") -> None:

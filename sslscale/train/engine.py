@@ -1,10 +1,14 @@
-"""Everything that depends on how many processes train, and with what: placement, precision, gradients, weights."""
+"""What depends on how many processes train, and with what: placement, precision, gradients, weights.
+
+This engine is for one worker and for DistributedDataParallel; train/fsdp.py and train/zero.py shard the weights.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from sslscale import distributed
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
-from sslscale.methods.method import Guess, Losses, Method
+from sslscale.methods.method import Guess, Losses, Method, Moment
 from sslscale.nn.batch_norm import use_global
 from sslscale.recipes.train import TrainConfig
+from sslscale.train import checkpoint
 from sslscale.train.optim import build_optimizer, lr_share, weight_decay
 
 
@@ -28,39 +33,44 @@ def best_device() -> torch.device:
 class Engine:
     """Trains one method on this worker, alone or with others by DistributedDataParallel."""
 
+    whole = True  # every worker holds all weights; else `network` must be called on all workers
+
     def __init__(self, method: Method, config: TrainConfig, num_steps: int, device: torch.device):
-        self.method = method.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.config, self.num_steps, self.device = config, num_steps, device
+        self.method, self.config, self.num_steps, self.device = method, config, num_steps, device
+        self.embedding: Tensor | None = None  # what the last step's images became
+        self.guess: Guess | None = None  # what the last step took unlabelled images for
         if config.sync_batch_norm:
             use_global(method)
         if config.trainable == "last_stage":
             _freeze_shallow(method)
-        self.optimizer = build_optimizer(method, config.optim)
-        self.embedding: Tensor | None = None  # what the last step's images became
-        self.guess: Guess | None = None  # what the last step took unlabelled images for
-        self._module: nn.Module = method
-        if distributed.world_size() > 1:
-            ids = [device.index] if device.type == "cuda" else None
-            # queues and banks are the same everywhere and large; of local batch statistics the main worker's are kept
-            self._module = DistributedDataParallel(method, device_ids=ids, broadcast_buffers=False)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self._module = self._place()
         self._compiled: Callable[..., Losses] = torch.compile(self._module) if config.compile else self._module
 
-    def train_step(self, batch: Mapping[str, Batch], step: int) -> tuple[dict[str, Tensor], float]:
+    def _place(self) -> nn.Module:
+        """Bring the weights to their device, make the optimiser, and return the module that is called."""
+        self.method.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.optimizer = build_optimizer(self.method, self.config.optim)
+        if distributed.world_size() == 1:
+            return self.method
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        # queues and banks are the same everywhere and large; of local batch statistics the main worker's are kept
+        return DistributedDataParallel(self.method, device_ids=ids, broadcast_buffers=False)
+
+    def train_step(self, batch: Mapping[str, Batch], now: Moment) -> tuple[dict[str, Tensor], float]:
         """Forward, backward and update on this worker's part of a batch; returns the losses' parts and the lr used."""
-        lr = self.config.optim.lr * lr_share(self.config.optim.schedule, step, self.num_steps)
+        optim, step = self.config.optim, now.step
+        lr = optim.lr * lr_share(optim.schedule, step, self.num_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = (lr if group["scheduled"] else self.config.optim.lr) * group["share"]
+            group["lr"] = (lr if group["scheduled"] else optim.lr) * group["share"]
             if group["decayed"]:
-                group["weight_decay"] = weight_decay(self.config.optim, step / self.num_steps)
-        self.optimizer.zero_grad(set_to_none=True)
+                group["weight_decay"] = weight_decay(optim, step / self.num_steps)
+        self._before_step(now)
         times = self.config.accumulate
         parts: dict[str, Tensor] = {}
         guesses: list[Guess] = []
         for number in range(times):
-            waits = number < times - 1 and isinstance(self._module, DistributedDataParallel)
-            with self._module.no_sync() if waits else contextlib.nullcontext():  # pyright: ignore[reportCallIssue]
-                losses = self._forward(batch if times == 1 else _part(batch, number, times))
-                (losses.total / times).backward()
+            losses = self._forward_backward(batch if times == 1 else _part(batch, number, times), number == times - 1)
             self.embedding = losses.embedding
             if losses.guess is not None:
                 guesses.append(losses.guess)
@@ -69,25 +79,69 @@ class Engine:
         self.guess = None
         if guesses:
             self.guess = Guess(torch.cat([g.label for g in guesses]), torch.cat([g.kept for g in guesses]))
-        self.method.before_update()
-        if self.config.optim.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.method.parameters(), self.config.optim.clip_norm)
-        self.optimizer.step()
+        self._update()
+        self._after_step(step + 1)
         return parts, lr
 
+    def _before_step(self, now: Moment) -> None:
+        self.method.before_step(now)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _forward_backward(self, batch: Mapping[str, Batch], last: bool) -> Losses:
+        waits = not last and isinstance(self._module, DistributedDataParallel)
+        with self._module.no_sync() if waits else contextlib.nullcontext():  # pyright: ignore[reportCallIssue]
+            losses = self._forward(batch)
+            self._scaler.scale(losses.total / self.config.accumulate).backward()
+        return losses
+
+    def _update(self) -> None:
+        for weight in self.method.frozen:
+            weight.grad = None
+        if self.config.optim.clip_norm is not None:
+            self._scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.method.parameters(), self.config.optim.clip_norm)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+
+    def _after_step(self, step: int) -> None:
+        self.method.after_step(step, step / self.num_steps)
+
     def _forward(self, batch: Mapping[str, Batch]) -> Losses:
-        enabled = self.config.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
+        enabled = self.config.precision != "fp32"
+        kind = torch.float16 if self.config.precision == "fp16" else torch.bfloat16
+        with torch.autocast(self.device.type, kind, enabled=enabled):
             return self._compiled(batch)
 
+    def network(self) -> nn.Module:
+        """The method's network with all its weights; of use on the main worker alone."""
+        return self.method.result
+
     def state_dict(self) -> dict[str, Any]:
-        """Weights and optimiser state, whole on every worker."""
-        return {"method": self.method.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Weights and optimiser state, whole, of use on the main worker alone; called on all workers."""
+        state = {"method": self.method.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {**state, "scaler": self._scaler.state_dict()} if self._scaler.is_enabled() else state
+
+    def save(self, folder: Path, step: int, loader: Mapping[str, Any]) -> None:
+        """Write a state to go on from; called on all workers."""
+        state = self.state_dict()
+        if distributed.is_main():
+            checkpoint.save_state(folder, step, {**state, "loader": loader})
+        distributed.barrier()
+
+    def load(self, folder: Path) -> tuple[int, Any] | None:
+        """Go on from the newest state, if there is any: the step, and the place of the loader."""
+        found = checkpoint.load_state(folder, self.device)
+        if found is None:
+            return None
+        self.load_state_dict(found[1])
+        return found[0], found[1]["loader"]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state of a checkpoint."""
+        """Take up the state of a checkpoint, written by whatever engine and number of workers."""
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self._scaler.is_enabled() and "scaler" in state:
+            self._scaler.load_state_dict(state["scaler"])
 
 
 def _part(batch: Mapping[str, Batch], number: int, count: int) -> dict[str, Batch]:

@@ -15,7 +15,6 @@ from sslscale.data.rng import stream_seed
 from sslscale.errors import DataError
 from sslscale.methods.method import Guess, Moment
 from sslscale.nn import collapse
-from sslscale.train import checkpoint
 from sslscale.train.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -48,10 +47,9 @@ def fit(
     first = streams[next(iter(config.method.batch_sizes(config.batch_size)))]
     loader = Loader(streams, num_steps, threads=threads)
     step = 0
-    if folder is not None and (found := checkpoint.load_state(folder, engine.device)) is not None:
-        step, state = found
-        engine.load_state_dict(state)
-        loader.load_state_dict(state["loader"])
+    if folder is not None and (found := engine.load(folder)) is not None:
+        step, place = found
+        loader.load_state_dict(place)
         log.warning("going on from step %d", step)
     low, high = distributed.agree(step)
     if low != high:
@@ -61,7 +59,7 @@ def fit(
     engine.method.train()
     images = sum(size for size in config.method.batch_sizes(config.batch_size).values())
     since, since_step, shown = time.monotonic(), step, 0.0
-    monitored = step // config.monitor_every if monitor is not None else 0
+    monitored = step // config.monitor_every if config.monitor_every else 0
     sums: dict[str, torch.Tensor] = {}
     counted, warned = 0, False
     hidden = streams["unlabeled"].samples.hidden if "unlabeled" in streams else None
@@ -69,10 +67,9 @@ def fit(
     for batch in loader:
         # dropout and stochastic depth follow from (seed, step, worker): a resumed run draws the same
         torch.manual_seed(stream_seed(config.seed, f"step {step} of worker {distributed.rank()}"))
-        engine.method.before_step(Moment(step, step / num_steps, step * config.batch_size / len(first)))
-        parts, lr = engine.train_step(batch, step)
+        now = Moment(step, step / num_steps, step * config.batch_size / len(first))
+        parts, lr = engine.train_step(batch, now)
         step += 1
-        engine.method.after_step(step, step / num_steps)
         if truth is not None and engine.guess is not None:
             parts |= _rightly_kept(truth, batch["unlabeled"].index, engine.guess)
         for name, value in parts.items():
@@ -87,26 +84,27 @@ def fit(
             _require_finite(means, step, folder)
             if step % config.log_every == 0 or ending:
                 sums, counted = {}, 0
-                now = time.monotonic()
+                when = time.monotonic()
                 if engine.embedding is not None:
                     means |= collapse.statistics(engine.embedding)
                     warned = warned or (step >= _SETTLED and _warns_of_collapse(means, step))
-                rate = images * (step - since_step) / max(now - since, 1e-9)
+                rate = images * (step - since_step) / max(when - since, 1e-9)
                 since_step = step
+                network = None
+                if config.monitor_every and (step // config.monitor_every > monitored or ending):
+                    monitored = step // config.monitor_every
+                    network = engine.network()  # on all workers: they may hold a part each
                 if distributed.is_main():
                     watched = {}
-                    if monitor is not None and (step // config.monitor_every > monitored or ending):
-                        monitored = step // config.monitor_every
-                        watched["knn_accuracy"] = monitor(engine.method.result)
+                    if monitor is not None and network is not None:
+                        watched["knn_accuracy"] = monitor(network)
                     on_log(step, {**means, **watched, "lr": lr, "images_per_s": rate})
                     since = time.monotonic()
-                    if now - shown > 0.5 or ending:
+                    if when - shown > 0.5 or ending:
                         on_progress(step, {"loss": means.get("loss", float("nan")), "rate": rate})
-                        shown = now
+                        shown = when
         if folder is not None and (step % config.save_every == 0 or ending):
-            if distributed.is_main():
-                checkpoint.save_state(folder, step, {**engine.state_dict(), "loader": loader.state_dict()})
-            distributed.barrier()
+            engine.save(folder, step, loader.state_dict())
     return step
 
 

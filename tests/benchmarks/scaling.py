@@ -20,7 +20,7 @@ from torch.multiprocessing.spawn import spawn
 from sslscale.data.loader import Loader, Stream
 from sslscale.data.pack import pack
 from sslscale.data.samples import open_samples
-from sslscale.methods.method import build_method
+from sslscale.methods.method import Moment, build_method
 from sslscale.recipes.augment import AugmentConfig, JitterConfig
 from sslscale.recipes.data import PackConfig
 from sslscale.recipes.model import ImageConfig, ModelConfig
@@ -63,7 +63,7 @@ def worker(rank: int, world: int, work: str, model: str, batch_size: int, steps:
                     dist.barrier()
                 started = time.perf_counter()
             if trains:
-                engine.train_step(batch, step)
+                engine.train_step(batch, Moment(step, 0.0, 0.0))
         if world > 1:
             dist.barrier()
         rates[name] = count * config.batch_size / (time.perf_counter() - started)

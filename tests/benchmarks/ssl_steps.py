@@ -186,9 +186,7 @@ def main() -> None:
         optimizer = torch.optim.SGD([p for p in peer.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
 
         def ours(engine: Engine = engine, batch: dict[str, Batch] = batch) -> None:
-            engine.method.before_step(Moment(5, 0.1, 2.0))
-            engine.train_step(batch, 5)
-            engine.method.after_step(5, 0.5)
+            engine.train_step(batch, Moment(5, 0.1, 2.0))
 
         rows = [view.contiguous() for view in views]  # as torchvision's ToTensor makes them
 

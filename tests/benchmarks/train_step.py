@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from sslscale.data.loader import Batch, Stream
 from sslscale.data.pack import pack
 from sslscale.data.samples import open_samples
-from sslscale.methods.method import build_method
+from sslscale.methods.method import Moment, build_method
 from sslscale.nn.classifier import build_backbone
 from sslscale.recipes.augment import AugmentConfig, JitterConfig
 from sslscale.recipes.data import PackConfig
@@ -62,10 +62,10 @@ def bare(settings: TrainConfig) -> float:
     batch = {"images": Batch(tuple(views), torch.arange(size))}
     engine.method.train()
     assert settings.num_steps is not None
-    engine.train_step(batch, 0)
+    engine.train_step(batch, Moment(0, 0.0, 0.0))
     started = time.perf_counter()
     for step in range(settings.num_steps):
-        engine.train_step(batch, step)
+        engine.train_step(batch, Moment(step, 0.0, 0.0))
     return size * settings.num_steps / (time.perf_counter() - started)
 
 

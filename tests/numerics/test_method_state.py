@@ -56,9 +56,7 @@ def run(engine: Engine, config: TrainConfig, first: int, last: int) -> list[dict
     rows = []
     for step in range(first, last):
         torch.manual_seed(step)
-        engine.method.before_step(Moment(step, step / STEPS, step / 4))
-        parts, _ = engine.train_step(batch(config, step), step)
-        engine.method.after_step(step + 1, (step + 1) / STEPS)
+        parts, _ = engine.train_step(batch(config, step), Moment(step, step / STEPS, step / 4))
         rows.append(parts)
     return rows
 
@@ -120,11 +118,11 @@ def test_the_loss_falls(name: str) -> None:
     one = batch(config, 0)
     kept = {k: v.clone() for k, v in method.state_dict().items() if k.split(".")[0] in ("queue", "queues", "center")}
     losses = []
-    for step in range(STEPS):
+    for _ in range(STEPS):
         method.load_state_dict(kept, strict=False)
         torch.manual_seed(0)
-        method.before_step(Moment(0, 0 / STEPS, 3.0))  # the same masks and negatives each time
-        losses.append(float(engine.train_step(one, step)[0]["loss"]))
+        same = Moment(0, 0.0, 3.0)  # the same masks and negatives each time
+        losses.append(float(engine.train_step(one, same)[0]["loss"]))
     assert min(losses[-5:]) < losses[0]
 
 
@@ -169,10 +167,9 @@ def test_last_layers_stay_as_long_as_they_are_frozen(name: str, weight: str) -> 
     layer = engine.method.get_submodule(weight)
     engine.method.before_step(Moment(0, 0 / STEPS, 0.0))
     before = layer.weight.clone()  # type: ignore[operator]
-    engine.train_step(batch(config, 0), 0)
+    engine.train_step(batch(config, 0), Moment(0, 0 / STEPS, 0.0))
     assert torch.equal(layer.weight, before)  # type: ignore[arg-type]
-    engine.method.before_step(Moment(1, 1 / STEPS, 1.0))
-    engine.train_step(batch(config, 1), 1)
+    engine.train_step(batch(config, 1), Moment(1, 1 / STEPS, 1.0))
     assert not torch.equal(layer.weight, before)  # type: ignore[arg-type]
 
 

@@ -18,6 +18,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from sslscale import distributed
 from sslscale.config import Recipe, recipe_names
+from sslscale.dag import Resources, Strategy
 from sslscale.data.loader import Stream
 from sslscale.data.samples import open_described, open_images, open_samples
 from sslscale.data.shards import read_index
@@ -62,8 +63,8 @@ from sslscale.recipes.train import OptimConfig, TrainConfig
 from sslscale.recipes.uda import UDA
 from sslscale.recipes.vat import VAT
 from sslscale.recipes.vicreg import VICReg
-from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
+from sslscale.train.strategy import build_engine
 
 STEPS = 6
 CONFIG = TrainConfig(
@@ -166,9 +167,18 @@ CONFIGS = {
 }
 
 
-def train(folder: Path, described: Path, name: str) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
-    torch.set_num_threads(1)
+def configuration(name: str, strategy: Strategy) -> TrainConfig:
+    """LARS needs whole weights, which ZeRO cuts: there it is plain SGD."""
     config = CONFIGS[name]
+    cut = strategy in ("zero1", "zero2", "zero3") and config.optim.name == "lars"
+    return dataclasses.replace(config, optim=OptimConfig(lr=0.01)) if cut else config
+
+
+def train(
+    folder: Path, described: Path, name: str, strategy: Strategy = "ddp"
+) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    torch.set_num_threads(1)
+    config = configuration(name, strategy)
     samples = {
         "labeled": open_samples(folder / "labeled"),
         "pseudo": open_samples(folder / "labeled"),
@@ -200,14 +210,14 @@ def train(folder: Path, described: Path, name: str) -> tuple[list[dict[str, floa
     torch.manual_seed(0)
     method = build_method(config.method, config.model, 10)
     method.prepare({n: len(s) for n, s in streams.items()}, config)
-    engine = Engine(method, config, STEPS, torch.device("cpu"))
+    engine = build_engine(method, config, STEPS, torch.device("cpu"), Resources(strategy=strategy))
     rows: list[dict[str, float]] = []
 
     def on_log(step: int, metrics: Mapping[str, float]) -> None:
         rows.append({n: v for n, v in metrics.items() if n != "images_per_s"})
 
     fit(engine, streams, on_log=on_log)
-    return rows, {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    return rows, {name: tensor.clone() for name, tensor in engine.state_dict()["method"].items() if tensor is not None}
 
 
 def worker(rank: int, world: int, folder: str, name: str) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
-from sslscale.methods.method import build_method
+from sslscale.methods.method import Moment, build_method
 from sslscale.recipes.model import ImageConfig, ModelConfig
 from sslscale.recipes.supervised import Supervised
 from sslscale.recipes.train import OptimConfig, TrainConfig
@@ -32,7 +32,7 @@ def updated(config: TrainConfig, *, eval_norms: bool = True) -> tuple[dict[str, 
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(12, 3, 8, 8, generator=generator)
     batch = {"labeled": Batch((images,), torch.arange(12), torch.arange(12) % 10)}
-    parts, _ = engine.train_step(batch, 0)
+    parts, _ = engine.train_step(batch, Moment(0, 0.0, 0.0))
     return dict(method.state_dict()), {name: float(value) for name, value in parts.items()}
 
 

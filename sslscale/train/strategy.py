@@ -1,0 +1,39 @@
+"""Which engine trains: how weights, gradients and optimiser state lie on the workers."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+from sslscale.dag import Resources
+from sslscale.methods.method import Method
+from sslscale.recipes.train import TrainConfig
+from sslscale.train.blocks import forget_activations
+from sslscale.train.engine import Engine
+
+
+def build_engine(
+    method: Method, config: TrainConfig, num_steps: int, device: torch.device, resources: Resources
+) -> Engine:
+    """The engine that `resources.strategy` names; raises ConfigError for what it cannot do.
+
+    A sharding engine needs a process group, also alone: one worker makes its own.
+    """
+    if resources.checkpoint_activations:
+        forget_activations(method)
+    if resources.strategy == "ddp":
+        return Engine(method, config, num_steps, device)
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    if resources.strategy == "fsdp":
+        from sslscale.train.fsdp import FSDPEngine
+
+        return FSDPEngine(
+            method, config, num_steps, device, offload=resources.offload, parts=resources.sharded_checkpoints
+        )
+    from sslscale.train.zero import ZeroEngine
+
+    stage = int(resources.strategy.removeprefix("zero"))
+    return ZeroEngine(method, config, num_steps, device, stage=stage, offload=resources.offload)
