@@ -59,6 +59,14 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--plan", action="store_true", help="show what would run, and why; run nothing")
     run.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
+    tuning = add(commands, "tune", _tune, "Search for the best values of a configuration's keys.")
+    tuning.add_argument("config", metavar="CONFIG", help="a YAML file that `sslscale run` takes")
+    tuning.add_argument("overrides", nargs="*", metavar="key.path=value", help="values to set in it")
+    tuning.add_argument("--space", required=True, help="a YAML file: metric, space, search (see configs/tune)")
+    tuning.add_argument("--samples", type=int, help="trials, if not as many as the space says")
+    add_root(tuning)
+    tuning.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
+
     data = commands.add_parser("data", help="Pack and check images.").add_subparsers(
         dest="data_command", required=True, metavar="COMMAND", parser_class=_Parser
     )
@@ -151,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Parse; key=value words may stand anywhere among the flags of `run` and `eval`."""
     top = parser()
-    if arguments[:1] in (["run"], ["eval"]):
+    if arguments[:1] in (["run"], ["eval"], ["tune"]):
         overrides = [word for word in arguments[1:] if "=" in word and not word.startswith("-")]
         options = top.parse_args([word for word in arguments if word not in overrides])
         options.overrides += overrides
@@ -269,6 +277,35 @@ def _plan(loaded: Any, options: argparse.Namespace) -> int:
     Console().print(plan_table(planned))
     missing = sum(p.state == "run" for p in planned)
     print(f"{missing} to run, {len(planned) - missing} cached")
+    return 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from sslscale import tuning
+
+    search = tuning.read_space(options.space, options.config, options.overrides, options.root, options.samples)
+    out = os.fdopen(os.dup(2 if options.json else 1), "w")
+    console = Console(file=out)
+    started = time.monotonic()
+    found = tuning.tune(search, console)
+    for row in found["trials"]:
+        values = "  ".join(
+            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in row["values"].items()
+        )
+        shown = f"{row['value']:.4f}" if row["value"] is not None else row["state"]
+        console.print(f"  {shown:14} {values} {row['error']}".rstrip(), highlight=False, soft_wrap=True)
+    console.print(
+        f"best {found['metric']} {found['best']['value']:.4f}, {time.monotonic() - started:.1f} s; go on with\n"
+        f"sslscale run {found['config']} --root {options.root}\nreport: {found['report']}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    out.flush()
+    if options.json:
+        print(json.dumps(found), flush=True)
     return 0
 
 

@@ -35,19 +35,11 @@ class RayRunner:
     """
 
     def __init__(self, logs: Path):
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
         import ray
 
-        self._ray = ray
+        self._joined = ray.is_initialized()  # a trial's process is in the cluster already
+        self._ray = ray if self._joined else connect()
         self._logs = logs
-        address = os.environ.get("RAY_ADDRESS")
-        options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-        if address is None:  # a cluster of this run alone; a bare init would join any that happens to run here
-            options |= {"address": "local", "include_dashboard": False, "object_store_memory": 256 << 20}
-            # Ray's own 15 leaves a run a thirtieth of a core beside any other busy process; `nice sslscale` still works
-            os.environ.setdefault("RAY_worker_niceness", "0")
-        ray.init(**options)
         self.cpus = int(ray.cluster_resources().get("CPU", 1))
         self.gpus = int(ray.cluster_resources().get("GPU", 0))
         self._jobs: dict[Any, Job] = {}
@@ -77,6 +69,7 @@ class RayRunner:
             name=job.context.name,
             num_cpus=(resources.cpus_per_worker or 1) if alone else 0,
             num_gpus=gpus if alone else 0,
+            scheduling_strategy="DEFAULT",  # not inside what a trial was given, which is next to nothing
             max_retries=2,  # a lost node or a killed process; the stage goes on from what it left
         )
         self._jobs[task.remote(job, str(self._logs))] = job
@@ -98,7 +91,23 @@ class RayRunner:
         for reference in self._jobs:
             with contextlib.suppress(Exception):
                 self._ray.cancel(reference, force=True)
-        self._ray.shutdown()
+        if not self._joined:
+            self._ray.shutdown()
+
+
+def connect() -> Any:
+    """Join the cluster that RAY_ADDRESS names, or start one of this run alone; returns the module ray."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if os.environ.get("RAY_ADDRESS") is None:  # a bare init would join any cluster that happens to run here
+        options |= {"address": "local", "include_dashboard": False, "object_store_memory": 256 << 20}
+        # Ray's own 15 leaves a run a thirtieth of a core beside any other busy process; `nice sslscale` still works
+        os.environ.setdefault("RAY_worker_niceness", "0")
+    ray.init(**options)
+    return ray
 
 
 def gpus_per_worker(asked: float | None, num_workers: int, available: int) -> float:

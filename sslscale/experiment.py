@@ -146,7 +146,7 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
 
     logs = root / "logs" / time.strftime("%Y%m%d-%H%M%S")
     logs.mkdir(parents=True, exist_ok=True)
-    with _quiet(logs / "driver.log"):
+    with quiet(logs / "driver.log"):
         tracker = Tracker(
             root, planned, experiment.config, experiment.pipeline, experiment.source, experiment.overrides
         )
@@ -201,7 +201,7 @@ def _check_root(root: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet(file: Path) -> Iterator[None]:
+def quiet(file: Path) -> Iterator[None]:
     """Send what libraries write to stderr, also below Python, to `file`; ours keeps its own descriptor."""
     sys.stderr.flush()
     saved = os.dup(2)

@@ -23,6 +23,12 @@ from sslscale.execution import git_commit
 
 FORWARD_EVERY_S = 2.0
 _NOTE = "mlflow.json"
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
 _LOGGED = ("*.png", "*.html", "stats.json", "report.json", "summary.json", "model.json", "index.json")
 
 
@@ -43,6 +49,64 @@ def pages(root: Path) -> dict[str, str]:
         return {name: str(number) for name, number in rows}
 
 
+def _client(root: Path, experiment: str) -> tuple[Any, str]:
+    """A client of the store, and the id of an experiment there, made if need be."""
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    import logging
+
+    from mlflow import MlflowClient
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    client = MlflowClient(store(root))
+    found = client.get_experiment_by_name(experiment)
+    if found is not None:
+        return client, found.experiment_id
+    local = store(root).startswith("sqlite:")
+    place = (root.absolute() / "mlflow-artifacts" / experiment).as_uri() if local else None
+    return client, client.create_experiment(experiment, artifact_location=place)
+
+
+def open_parent(root: Path, folder: Path, experiment: str, name: str) -> str | None:
+    """A run above those of many graphs, noted in `folder` so that a search that goes on finds it; None if the store
+    fails."""
+    try:
+        note = folder / _NOTE
+        seen = jsonio.read_json(note) if note.exists() else {}
+        client, experiment_id = _client(root, experiment)
+        if seen.get("store") == store(root):
+            client.update_run(seen["run_id"], status="RUNNING")
+            return seen["run_id"]
+        tags = {"mlflow.runName": name, "mlflow.source.git.commit": git_commit()}
+        run_id = client.create_run(experiment_id, tags=tags).info.run_id
+        jsonio.write_json(note, {"store": store(root), "run_id": run_id})
+        return run_id
+    except Exception:  # a store that fails never stops a run: its trials will warn
+        return None
+
+
+def close_parent(
+    root: Path, run_id: str | None, metrics: Mapping[str, float], params: Mapping[str, Any], files: Mapping[str, Path]
+) -> None:
+    """End such a run with the best trial's numbers and values, and the files that show all of them."""
+    if run_id is None:
+        return
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param
+
+    with contextlib.suppress(Exception):
+        client = MlflowClient(store(root))
+        now = int(time.time() * 1000)
+        client.log_batch(
+            run_id,
+            metrics=[Metric(name, float(value), now, 0) for name, value in metrics.items()],
+            params=[Param(name, str(value)) for name, value in params.items()],
+        )
+        for file in files.values():
+            client.log_artifact(run_id, str(file))
+        client.set_terminated(run_id, "FINISHED")
+
+
 class Tracker:
     """Observes a run and mirrors it to MLflow."""
 
@@ -54,12 +118,14 @@ class Tracker:
         pipeline: str,
         source: str,
         overrides: Sequence[str],
+        parent: str | None = None,
     ):
         self.warnings: list[str] = []
         self._root, self._store = root.absolute(), store(root)
         self._config, self._pipeline, self._source, self._overrides = config, pipeline, source, overrides
         read = {key for entry in planned for key in entry.input_keys.values()}
         self._final = {entry.stage.name for entry in planned if entry.key not in read}
+        self._above = parent
         self._children: dict[str, str] = {}
         self._forwarded: dict[str, tuple[int, int]] = {}  # stage -> bytes read, last step sent
         self._curves: dict[str, set[str]] = {}
@@ -118,27 +184,12 @@ class Tracker:
                 self.warnings.append(f"tracking at {self._store} failed and is off for this run: {text}")
 
     def _start(self) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        import logging
-
-        from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         self._metric, self._param = Metric, Param
-        self._client = MlflowClient(self._store)
         name = self._pipeline
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
-            local = self._store.startswith("sqlite:")
-            place = (self._root / "mlflow-artifacts" / name).as_uri() if local else None
-            found_id = self._client.create_experiment(name, artifact_location=place)
-        else:
-            found_id = found.experiment_id
-        self._experiment_id = found_id
+        self._client, self._experiment_id = _client(self._root, name)
+        found_id = self._experiment_id
         commit = git_commit()
         tags = {
             "mlflow.runName": " ".join([Path(self._source).stem, *self._overrides]),
@@ -146,6 +197,7 @@ class Tracker:
             "mlflow.note.content": "`sslscale run " + " ".join([self._source, *self._overrides]) + "`",
             "mlflow.source.git.commit": commit,
             "pipeline": name,
+            **({"mlflow.parentRunId": self._above} if self._above else {}),
         }
         self._parent = self._client.create_run(found_id, tags=tags).info.run_id
         self._log_params(self._parent, jsonio.flat(self._config))

@@ -26,7 +26,7 @@ HEAVY = {
     "rich",
 }
 ONLY = {  # a library -> the one file that may import it
-    "ray": {"sslscale/cluster.py"},
+    "ray": {"sslscale/cluster.py", "sslscale/trials.py", "sslscale/jobs.py"},
     "mlflow": {"sslscale/tracking.py"},
     "deepspeed": {"sslscale/train/zero.py"},
 }
@@ -39,10 +39,10 @@ LAYERS = [
     {"losses", "nn", "data"},
     {"methods"},
     {"train", "evaluate", "report"},
-    {"cluster"},
+    {"cluster", "trials", "jobs"},
     {"stages"},
     {"progress", "tracking"},
-    {"experiment"},
+    {"experiment", "tuning"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -204,3 +204,39 @@ def robustness_figure(folder: Path, report: Mapping[str, Any]) -> None:
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     figure.savefig(folder / "robustness.png", dpi=110)
+
+
+def parallel_coordinates(file: Path, columns: Mapping[str, Sequence[Any]], logarithmic: set[str]) -> None:
+    """A line for each trial over one axis a column, coloured by the last column; words stand in the order they came."""
+    import math
+
+    from matplotlib import colormaps
+
+    names = list(columns)
+    figure = new_figure(max(5.0, 1.9 * len(names)), 4.0)
+    axes = figure.add_subplot()
+    heights, labels = [], []
+    for name, values in columns.items():
+        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        words = list(dict.fromkeys(map(str, values)))
+        numbers = [float(v) for v in values] if numeric else [float(words.index(str(v))) for v in values]
+        if numeric and name in logarithmic:
+            numbers = [math.log10(v) for v in numbers]
+        low, high = min(numbers), max(numbers)
+        heights.append([(v - low) / (high - low) if high > low else 0.5 for v in numbers])
+        ends = (f"{min(values):.3g}", f"{max(values):.3g}") if numeric else (words[0], words[-1])
+        labels.append(ends)
+    for trial in range(len(heights[0])):
+        share = heights[-1][trial]
+        axes.plot(range(len(names)), [h[trial] for h in heights], color=colormaps["viridis"](share), alpha=0.8)
+    for place, (low, high) in enumerate(labels):
+        axes.axvline(place, color="tab:gray", linewidth=0.8)
+        axes.annotate(low, (place, 0), (0, -12), textcoords="offset points", ha="center", fontsize=8)
+        axes.annotate(high, (place, 1), (0, 5), textcoords="offset points", ha="center", fontsize=8)
+    axes.set_xticks(range(len(names)), names)
+    axes.tick_params(axis="x", pad=16)
+    axes.set_yticks([])
+    axes.set(ylim=(-0.02, 1.02), xlim=(-0.3, len(names) - 0.7))
+    for side in ("top", "right", "bottom", "left"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(file, dpi=110)

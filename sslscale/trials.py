@@ -1,0 +1,107 @@
+"""The file that imports ray.tune: many trials of one function, side by side, resumable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sslscale.cluster import connect, unwrap
+from sslscale.recipes.tune import Dimension, TuneConfig
+
+SCORE, STEP = "score", "step"  # what every report has
+Report = Callable[[Mapping[str, float]], None]
+
+
+def search(
+    config: TuneConfig, trial: Callable[[dict[str, Any], Report], None], folder: Path
+) -> list[tuple[dict[str, Any], dict[str, float] | str]]:
+    """Call `trial(values, report)` for values drawn from the space; returns each trial's values, in the order of their
+    names, with its last report or why it failed.
+
+    A search that was killed goes on: trials that ended stay, the others start again.
+    """
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    ray = connect()
+    from ray import tune
+
+    def run(values: dict[str, Any]) -> None:
+        from ray import tune
+
+        trial(values, lambda metrics: tune.report(dict(metrics)))
+
+    # a trial only waits for its stages; it needs some resource, and every cluster's head has this one
+    trainable: Any = tune.with_resources(run, {"node:__internal_head__": 0.001})
+    cpus = max(int(ray.cluster_resources().get("CPU", 1)), 1)
+    try:
+        if tune.Tuner.can_restore(str(folder)):
+            tuner = tune.Tuner.restore(str(folder), trainable, resume_unfinished=True, restart_errored=True)
+        else:
+            tuner = tune.Tuner(
+                trainable,
+                param_space=None if config.search == "optuna" else _space(config),
+                tune_config=tune.TuneConfig(
+                    metric=SCORE,
+                    mode=config.mode,
+                    num_samples=config.samples,
+                    max_concurrent_trials=config.concurrent or cpus,
+                    search_alg=_searcher(config),
+                    scheduler=_scheduler(config),
+                    trial_dirname_creator=lambda found: found.trial_id,
+                ),
+                run_config=tune.RunConfig(name=folder.name, storage_path=str(folder.parent), verbose=0),
+            )
+        found = tuner.fit()
+    finally:
+        ray.shutdown()
+    rows: list[tuple[dict[str, Any], dict[str, float] | str]] = []
+    for result in found:
+        if result.error is not None:
+            rows.append((result.config or {}, str(unwrap(result.error)).strip().splitlines()[-1]))
+        else:
+            numbers = {n: float(v) for n, v in (result.metrics or {}).items() if isinstance(v, int | float)}
+            rows.append((result.config or {}, numbers))
+    return rows
+
+
+def _space(config: TuneConfig) -> dict[str, Any]:
+    return {key: _domain(dimension) for key, dimension in config.space.items()}
+
+
+def _domain(dimension: Dimension) -> Any:
+    from ray import tune
+
+    if dimension.choice is not None:
+        return tune.choice(list(dimension.choice))
+    if dimension.uniform is not None:
+        return tune.uniform(*dimension.uniform)
+    if dimension.loguniform is not None:
+        return tune.loguniform(*dimension.loguniform)
+    assert dimension.integer is not None
+    first, last = dimension.integer
+    return tune.randint(first, last + 1)
+
+
+def _searcher(config: TuneConfig) -> Any:
+    if config.search == "optuna":
+        import optuna
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        return OptunaSearch(_space(config), metric=SCORE, mode=config.mode, seed=config.seed)
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+
+    return BasicVariantGenerator(random_state=config.seed)
+
+
+def _scheduler(config: TuneConfig) -> Any:
+    stop = config.early_stop
+    if stop is None:
+        return None
+    from ray.tune.schedulers import ASHAScheduler
+
+    return ASHAScheduler(
+        time_attr=STEP, max_t=stop.max_steps + 1, grace_period=stop.grace, reduction_factor=stop.reduction
+    )

@@ -1,0 +1,256 @@
+"""`sslscale tune`: a configuration run many times with values from a space; the best becomes a configuration.
+
+Every trial is an ordinary run in the same root, so what trials share (data, a teacher) is made once, a search that was
+killed goes on, and the best trial's stages are there for the run that follows.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sslscale import collect, dag, execution, experiment
+from sslscale import config as configuration
+from sslscale.errors import ConfigError, UserError
+from sslscale.jsonio import digest, write_json
+from sslscale.recipes.tune import TuneConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What to tune, by what, and where it is kept."""
+
+    source: str
+    overrides: tuple[str, ...]
+    config: TuneConfig
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """Named by what is searched: the same command goes on where it was."""
+        identity = {"source": self.source, "overrides": sorted(self.overrides), "space": self.config}
+        return self.root / "tune" / digest(identity)
+
+    def words(self, values: Mapping[str, Any]) -> list[str]:
+        """The overrides of one trial."""
+        laid = {**(self.config.set or {}), **values}
+        return [*self.overrides, *(f"{key}={json.dumps(value)}" for key, value in laid.items())]
+
+    def load(self, values: Mapping[str, Any]) -> experiment.Experiment:
+        """One trial's graph: what the metric needs; raises ConfigError."""
+        loaded = experiment.load(self.source, self.words(values))
+        group = self.config.metric.rpartition("/")[0]
+        names = [stage.name for stage in dag.topological(loaded.targets)]
+        targets = [s for s in dag.topological(loaded.targets) if s.name.rpartition("/")[0] == group]
+        reports = [s for s in targets if s.name.endswith("/evaluate")] or targets
+        if not reports:
+            groups = sorted({name.rpartition("/")[0] for name in names} - {""})
+            raise ConfigError(f"metric: no stage reports {group}/...; there are {', '.join(groups)}")
+        return experiment.Experiment(
+            loaded.source, loaded.pipeline, loaded.config, reports, (*loaded.overrides, self.config.metric)
+        )
+
+
+def read_space(path: str, source: str, overrides: Sequence[str], root: Path, samples: int | None) -> Search:
+    """Read a space, and make sure that every end of it is a valid configuration; raises ConfigError."""
+    file = Path(path)
+    if not file.exists() and (experiment.share() / path).is_file():
+        file = experiment.share() / path
+    document = configuration.read(file, [f"samples={samples}"] if samples is not None else [])
+    config: TuneConfig = configuration.build(TuneConfig, document)
+    search = Search(source=source, overrides=tuple(overrides), config=config, root=root.absolute())
+    firsts = {key: dimension.ends[0] for key, dimension in config.space.items()}
+    known = _keys(experiment.load(source, [*overrides]).config)
+    for key, dimension in config.space.items():
+        if key not in known and key.split(".")[0] not in known:
+            raise ConfigError(f"{file}: space: {source} has no key {key}")
+        for end in dimension.ends:
+            try:
+                search.load({**firsts, key: end})
+            except ConfigError as error:
+                raise ConfigError(f"{file}: space: {key}={end}: {error}") from None
+    return search
+
+
+def _keys(config: Any) -> set[str]:
+    from sslscale.jsonio import flat
+
+    found = flat(config)
+    return {*found, *(name.split(".")[0] for name in found)}
+
+
+def tune(search: Search, console: Any) -> dict[str, Any]:
+    """Run the trials that are missing; returns the best, all trials and the files written. Raises UserError if no trial
+    ended."""
+    from sslscale import tracking, trials
+
+    folder = search.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    console.print(
+        f"{search.config.samples} trials of {search.source}; kept in {folder}", highlight=False, soft_wrap=True
+    )
+    logs = search.root / "logs" / time.strftime("%Y%m%d-%H%M%S")
+    logs.mkdir(parents=True, exist_ok=True)
+    name = f"tune {Path(search.source).stem}"
+    pipeline = experiment.load(search.source, search.overrides).pipeline
+    with experiment.quiet(logs / "driver.log"):
+        parent = tracking.open_parent(search.root, folder, pipeline, name)
+        found = trials.search(search.config, _Trial(search, logs, parent), folder / "trials")
+    rows = _rows(found, search.config.metric)
+    ended = [row for row in rows if row["state"] == "ended"]
+    if not ended:
+        why = next((row["error"] for row in rows if row["error"]), "every trial was stopped early")
+        raise UserError(f"none of the {len(rows)} trials ended: {why}\nlogs: {logs}")
+    pick = max if search.config.mode == "max" else min
+    best = pick(ended, key=lambda row: row["value"])
+    files = _write(search, folder, rows, best)
+    loaded = search.load(best["values"])
+    collect.remember(search.root, f"tune {folder.name}", dag.plan(loaded.targets, search.root))
+    tracking.close_parent(search.root, parent, {search.config.metric: best["value"]}, best["values"], files)
+    return {
+        "metric": search.config.metric,
+        "best": {"values": best["values"], "value": best["value"]},
+        "trials": rows,
+        "config": str(files["best.yaml"]),
+        "report": str(files["report.html"]),
+    }
+
+
+class _Trial:
+    """One trial, in a process of its own: a run of the graph that reports as it goes."""
+
+    def __init__(self, search: Search, logs: Path, parent: str | None):
+        self.search, self.logs, self.parent = search, logs, parent
+
+    def __call__(self, values: dict[str, Any], report: Any) -> None:
+        from sslscale.cluster import RayRunner
+        from sslscale.tracking import Tracker
+
+        search = self.search
+        loaded = search.load(values)
+        planned = dag.plan(loaded.targets, search.root)
+        shown = tuple(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in values.items())
+        tracker = Tracker(
+            search.root, planned, loaded.config, loaded.pipeline, search.source, shown, parent=self.parent
+        )
+        status = "KILLED"  # by the scheduler, if nothing else
+        try:
+            runner = RayRunner(self.logs / digest(values))
+            observers: list[execution.Observer] = [tracker, _Watch(search.config, planned, report)]
+            records = execution.run(planned, search.root, runner, observers)
+            metrics = experiment.metrics(records)
+            if search.config.metric not in metrics:
+                raise ConfigError(f"metric: {search.config.metric} is none of {', '.join(sorted(metrics))}")
+            tracker.finish(metrics)
+            value = metrics[search.config.metric]
+            last = search.config.early_stop.max_steps + 1 if search.config.early_stop else 1
+            report({"score": value, "step": last, "value": value})
+            status = "FINISHED"
+        except execution.StageFailed as failure:
+            status = "FAILED"
+            raise UserError(f"{failure.name}: {failure.__cause__}") from None
+        finally:
+            tracker.close(status)
+
+
+class _Watch:
+    """Reports what a training logs, for a scheduler that stops early."""
+
+    def __init__(self, config: TuneConfig, planned: Sequence[dag.Planned], report: Any):
+        self._stop, self._report, self._seen, self._next = config.early_stop, report, 0, 0.0
+        self._file: Path | None = None
+        if self._stop is not None:
+            stage, _, self._column = self._stop.watch.rpartition("/")
+            paths = [p.path for p in planned if p.stage.name == stage]
+            if not paths:
+                raise ConfigError(f"early_stop.watch: there is no stage {stage}")
+            self._file = paths[0] / "metrics.jsonl"
+
+    def changed(self, planned: dag.Planned, state: str, record: Mapping[str, Any] | None) -> None:
+        del planned, state, record
+
+    def tick(self) -> None:
+        if self._file is None or time.monotonic() < self._next or not self._file.exists():
+            return
+        self._next = time.monotonic() + 0.5
+        lines = [line for line in self._file.read_text("utf-8").splitlines() if line.endswith("}")]
+        for row in map(json.loads, lines):
+            if row["step"] > self._seen and self._column in row:
+                self._seen = row["step"]
+                self._report({"score": row[self._column], "step": row["step"]})
+
+
+def _rows(found: Sequence[tuple[dict[str, Any], dict[str, float] | str]], metric: str) -> list[dict[str, Any]]:
+    rows = []
+    for number, (values, result) in enumerate(found):
+        row: dict[str, Any] = {"trial": number, "values": values, "metric": metric, "value": None, "error": ""}
+        if isinstance(result, str):
+            row |= {"state": "failed", "error": result}
+        elif "value" in result:
+            row |= {"state": "ended", "value": result["value"], "seconds": round(result.get("time_total_s", 0), 1)}
+        else:
+            row |= {"state": "stopped early", "step": result.get("step", 0)}
+        rows.append(row)
+    return rows
+
+
+def _write(search: Search, folder: Path, rows: list[dict[str, Any]], best: dict[str, Any]) -> dict[str, Path]:
+    """The best as a configuration, all trials as a table, a figure and a page."""
+    from sslscale.report import page
+    from sslscale.report.figures import parallel_coordinates
+
+    keys = list(search.config.space)
+    files = {name: folder / name for name in ("best.yaml", "trials.csv", "trials.json", "parallel.png", "report.html")}
+    document = configuration.read(_source(search.source), search.words(best["values"]))
+    head = (
+        f"# The best of {len(rows)} trials of {search.source}: {search.config.metric} {best['value']:.4f} with "
+        f"{', '.join(f'{k}={_short(v)}' for k, v in best['values'].items())}\n"
+    )
+    files["best.yaml"].write_text(head + yaml.safe_dump(document.data, sort_keys=False), "utf-8")
+    write_json(files["trials.json"], rows)
+    with open(files["trials.csv"], "w", newline="", encoding="utf-8") as text:
+        table = csv.writer(text)
+        table.writerow(["trial", *keys, search.config.metric, "state"])
+        table.writerows([r["trial"], *(r["values"].get(k) for k in keys), r["value"], r["state"]] for r in rows)
+    done = [row for row in rows if row["value"] is not None]
+    logarithmic = {key for key, dimension in search.config.space.items() if dimension.loguniform is not None}
+    columns = {
+        **{key: [r["values"][key] for r in done] for key in keys},
+        search.config.metric: [r["value"] for r in done],
+    }
+    parallel_coordinates(files["parallel.png"], columns, logarithmic)
+    order = sorted(
+        rows, key=lambda r: (r["value"] is None, -(r["value"] or 0) * (1 if search.config.mode == "max" else -1))
+    )
+    cells = [
+        [
+            r["trial"],
+            *(_short(r["values"].get(k)) for k in keys),
+            "" if r["value"] is None else f"{r['value']:.4f}",
+            r["state"] + (f": {r['error']}" if r["error"] else ""),
+        ]
+        for r in order
+    ]
+    command = f"sslscale run {files['best.yaml']}"
+    parts = {
+        "Trials": [page.table(["trial", *keys, search.config.metric, "state"], cells)],
+        "Values and what came of them": [page.picture(files["parallel.png"], "each line is a trial", wide=True)],
+        "Going on": [page.table(["the best trial's stages are kept and will be found by"], [[command]])],
+    }
+    files["report.html"].write_text(page.page(f"Tuning of {search.source}", parts), "utf-8")
+    return files
+
+
+def _source(path: str) -> Path:
+    return Path(path) if Path(path).exists() else experiment.share() / path
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
