@@ -67,6 +67,26 @@ def parser() -> argparse.ArgumentParser:
     add_root(tuning)
     tuning.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
+    def add_address(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--address",
+            default=os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265"),
+            help="the cluster's dashboard (http://127.0.0.1:8265)",
+        )
+
+    submit = add(commands, "submit", _submit, "Run a configuration on a Ray cluster, as a job of its own.")
+    submit.add_argument("config", metavar="CONFIG", help="a YAML file")
+    submit.add_argument("overrides", nargs="*", metavar="key.path=value", help="values to set in it")
+    submit.add_argument("--root", required=True, help="where results are kept: a path that every node sees")
+    add_address(submit)
+    submit.add_argument("--follow", action="store_true", help="show the job's log until it ends")
+    listed = add(commands, "jobs", _jobs, "List a cluster's jobs.")
+    add_address(listed)
+    listed.add_argument("--json", action="store_true", help="one JSON line for each job")
+    stop = add(commands, "stop", _stop, "Stop a job; submitted again, it goes on where it was.")
+    stop.add_argument("job", metavar="JOB", help="its name, as `sslscale jobs` shows it")
+    add_address(stop)
+
     data = commands.add_parser("data", help="Pack and check images.").add_subparsers(
         dest="data_command", required=True, metavar="COMMAND", parser_class=_Parser
     )
@@ -159,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Parse; key=value words may stand anywhere among the flags of `run` and `eval`."""
     top = parser()
-    if arguments[:1] in (["run"], ["eval"], ["tune"]):
+    if arguments[:1] in (["run"], ["eval"], ["tune"], ["submit"]):
         overrides = [word for word in arguments[1:] if "=" in word and not word.startswith("-")]
         options = top.parse_args([word for word in arguments if word not in overrides])
         options.overrides += overrides
@@ -307,6 +327,56 @@ def _tune(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found), flush=True)
     return 0
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from sslscale.jobs import Jobs
+
+    jobs = Jobs(options.address)
+    job = jobs.submit(options.config, options.overrides, options.root)
+    print(f"submitted {job}", flush=True)
+    if not options.follow:
+        print(f"sslscale stop {job} --address {options.address}  ends it; submitted again, it goes on")
+        return 0
+    try:
+        for text in jobs.follow(job):
+            print(text, end="", flush=True)
+    except KeyboardInterrupt:
+        print(f"\nno longer following; {job} goes on", file=sys.stderr)
+        return 130
+    found = jobs.info(job)
+    print(f"{job} {found.status.lower()} after {found.seconds or 0:.0f} s", flush=True)
+    return 0 if found.status == "SUCCEEDED" else (found.exit_code or 1)
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from sslscale.jobs import Jobs
+
+    found = Jobs(options.address).all()
+    if options.json:
+        for one in found:
+            print(json.dumps(asdict(one)))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("job", "status", "for", "command"):
+        table.add_column(column, no_wrap=column != "command")
+    for one in found:
+        table.add_row(one.id, one.status.lower(), _age(one.seconds or 0), one.command)
+    Console().print(table)
+    return 0
+
+
+def _stop(options: argparse.Namespace) -> int:
+    from sslscale.jobs import Jobs
+
+    found = Jobs(options.address).stop(options.job)
+    print(f"{found.id} {found.status.lower()}")
+    return 0 if found.status in ("STOPPED", "SUCCEEDED", "FAILED") else 1
 
 
 def _share(text: str | None) -> float | str | None:

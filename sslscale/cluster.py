@@ -60,6 +60,7 @@ class RayRunner:
                 f"{job.context.name}: {resources.num_workers} workers of {gpus:g} GPUs are more than the "
                 f"{self.gpus} GPUs there are; lower resources.num_workers or gpus_per_worker"
             )
+        self._require_node(job.context.name, resources.cpus_per_worker or 1, gpus)
         own = job.fn.__module__
         if not own.startswith("sslscale."):  # a stage of the user's own pipeline: workers cannot import its file
             from ray import cloudpickle
@@ -73,6 +74,41 @@ class RayRunner:
             max_retries=2,  # a lost node or a killed process; the stage goes on from what it left
         )
         self._jobs[task.remote(job, str(self._logs))] = job
+
+    def _require_node(self, name: str, cpus: float, gpus: float) -> None:
+        """A worker that fits no node would wait for ever."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+            there = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+            raise ResourceError(
+                f"{name}: no node has the {cpus:g} CPUs and {gpus:g} GPUs of a worker; there are nodes of {there}"
+            )
+
+    def require_root(self, root: Path) -> None:
+        """Raise ResourceError unless every node sees what this process writes under the root."""
+        nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        if len(nodes) < 2:
+            return
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        probe = root / f".probe-{os.getpid()}"
+        probe.write_bytes(b"ok")
+        try:
+            sees = self._ray.remote(_sees).options(num_cpus=0, max_retries=0)
+            asked = {
+                sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                    str(probe)
+                ): node["NodeManagerHostname"]
+                for node in nodes
+            }
+            blind = [host for reference, host in asked.items() if not self._ray.get(reference, timeout=60)]
+        finally:
+            probe.unlink(missing_ok=True)
+        if blind:
+            raise ResourceError(
+                f"--root {root}: {len(blind)} of {len(nodes)} nodes do not see it "
+                f"({', '.join(sorted(set(blind))[:3])}); mount it there, under the same path"
+            )
 
     def poll(self, timeout_s: float) -> list[tuple[Job, dict[str, Any] | BaseException]]:
         """Wait up to `timeout_s` and return the jobs that ended, each with its record or what it raised."""
@@ -129,6 +165,10 @@ def unwrap(error: BaseException) -> BaseException:
             inner = seen.cause
         seen = inner or seen.__cause__
     return error
+
+
+def _sees(file: str) -> bool:
+    return Path(file).exists()
 
 
 def _execute(job: Job, logs: str) -> dict[str, Any]:

@@ -157,6 +157,7 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
 
             runner = RayRunner(logs)
             try:
+                runner.require_root(root.absolute())
                 records = execution.run(planned, root, runner, [progress, tracker])
             finally:
                 runner.close()

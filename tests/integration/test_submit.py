@@ -1,0 +1,103 @@
+"""Jobs on a real Ray head: handed over, followed, stopped, gone on with; and what is said when that cannot be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import runs
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """A head with a dashboard that asks for a token; its address, and the environment of its clients."""
+    folder = tmp_path_factory.mktemp("head")
+    token, port = folder / "token", free_port()
+    token.write_text("a-token-of-thirty-two-characters")
+    token.chmod(0o600)
+    auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+    words = ["start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", f"--port={free_port()}"]
+    words += [f"--dashboard-port={port}", "--include-dashboard=true", "--disable-usage-stats"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", *words],
+        env={**os.environ, **auth, "RAY_worker_niceness": "0"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None and time.monotonic() < deadline, "the head did not start"
+            time.sleep(0.3)
+        time.sleep(2)  # the job server begins to answer a moment later
+        yield f"http://127.0.0.1:{port}", auth
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def test_a_job_is_stopped_and_goes_on_as_another(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    address, auth = head
+    config, root = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"), tmp_path / "root"
+    at = ("--address", address)
+    out, _ = runs.sslscale("submit", config, "train.save_every=5", "--root", root, *at, env=auth)
+    job = out.split()[1]
+    deadline = time.monotonic() + 150
+    while not list(root.glob("artifacts/train/*/state/step-*/commit.json")):
+        assert time.monotonic() < deadline, runs.sslscale("jobs", *at, "--json", env=auth)[0]
+        time.sleep(0.05)
+    assert "stopped" in runs.sslscale("stop", job, *at, env=auth)[0]
+    assert not list(root.glob("artifacts/train/*/record.json"))
+
+    out, _ = runs.sslscale("submit", config, "train.save_every=5", "--root", root, *at, "--follow", env=auth)
+    assert "data: cached" in out and "4 of 4 stages" not in out and "succeeded" in out
+    assert "going on from step" in "".join(p.read_text() for p in root.glob("logs/*/model.log"))
+    lines = runs.sslscale("jobs", *at, env=auth)[0]
+    assert job in lines and "stopped" in lines and "succeeded" in lines
+
+
+def test_a_cluster_without_the_gpus_says_what_it_has(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    address, auth = head
+    config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
+    words = ("submit", config, "resources.gpus_per_worker=1", "--root", tmp_path / "root", "--address", address)
+    out, _ = runs.sslscale(*words, "--follow", code=4, env=auth)
+    assert "model: 1 workers of 1 GPUs are more than the 0 GPUs there are" in out
+
+
+def test_what_cannot_be_submitted_is_said(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    address, auth = head
+    config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
+    nobody = f"http://127.0.0.1:{free_port()}"
+    _, err = runs.sslscale("submit", config, "--root", tmp_path, "--address", nobody, code=4, env=auth)
+    assert "no Ray dashboard answers there" in err and err.count("\n") == 1
+    _, err = runs.sslscale(
+        "submit", config, "train.speed=1", "--root", tmp_path, "--address", address, code=2, env=auth
+    )
+    assert "train.speed" in err
+    _, err = runs.sslscale("submit", config, "--root", "runs", "--address", address, code=2, env=auth)
+    assert "--root runs: must be a path or URL that every node" in err
+    wrong = tmp_path / "token"
+    wrong.write_text("another-token-of-thirty-two-char")
+    wrong.chmod(0o600)
+    _, err = runs.sslscale("jobs", "--address", address, code=4, env={**auth, "RAY_AUTH_TOKEN_PATH": str(wrong)})
+    assert "the cluster asks for its token" in err
+    _, err = runs.sslscale("stop", "nothing", "--address", address, code=2, env=auth)
+    assert "has no job nothing" in err
