@@ -47,10 +47,11 @@ class RayRunner:
     def start(self, job: Job) -> None:
         """Submit a job. One worker: the stage's task does the work. More: the task only waits for its workers."""
         resources = job.context.resources
-        wanted = resources.num_workers * (resources.cpus_per_worker or 1)
+        wanted = (resources.min_workers or resources.num_workers) * (resources.cpus_per_worker or 1)
         if wanted > self.cpus:
             raise ResourceError(
-                f"{job.context.name}: {resources.num_workers} workers of {resources.cpus_per_worker or 1} CPUs "
+                f"{job.context.name}: {wanted // (resources.cpus_per_worker or 1)} workers of "
+                f"{resources.cpus_per_worker or 1} CPUs "
                 f"are more than the {self.cpus} CPUs there are; lower resources.num_workers or cpus_per_worker"
             )
         alone = resources.num_workers == 1
@@ -94,13 +95,11 @@ class RayRunner:
         probe = root / f".probe-{os.getpid()}"
         probe.write_bytes(b"ok")
         try:
-            sees = self._ray.remote(_sees).options(num_cpus=0, max_retries=0)
-            asked = {
-                sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                    str(probe)
-                ): node["NodeManagerHostname"]
-                for node in nodes
-            }
+            asked: dict[Any, str] = {}
+            for node in nodes:
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                task = self._ray.remote(_sees).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+                asked[task.remote(str(probe))] = node["NodeManagerHostname"]
             blind = [host for reference, host in asked.items() if not self._ray.get(reference, timeout=60)]
         finally:
             probe.unlink(missing_ok=True)
@@ -207,7 +206,8 @@ def train_workers(loop: Callable[[W], T], work: W, ctx: RunContext) -> T:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     resources = ctx.resources
-    alone = resources.num_workers == 1
+    most = resources.num_workers
+    alone, elastic = most == 1, resources.min_workers not in (None, most)
     gpus = 0.0
     if not alone:
         import ray
@@ -219,7 +219,7 @@ def train_workers(loop: Callable[[W], T], work: W, ctx: RunContext) -> T:
         train_loop_config={"work": work},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=0 if alone else resources.num_workers,
+            num_workers=0 if alone else (resources.min_workers or most, most) if elastic else most,
             use_gpu=gpus > 0,
             resources_per_worker=None if alone else {"CPU": resources.cpus_per_worker or 1, "GPU": gpus},
         ),
@@ -253,7 +253,7 @@ class Mappers:
     """Processes that keep what is dear to load, and are called with many items. Use it in a `with` statement.
 
     `make()` runs once a process and returns the function. One worker works in this process; more are Ray actors, which
-    take the next item as they are free and are replaced if they die.
+    take the next item as they are free. The item of one that dies goes to another, up to `max_failures` times.
     """
 
     def __init__(self, make: Callable[[], Callable[..., Any]], ctx: RunContext, most: int):
@@ -261,6 +261,7 @@ class Mappers:
         self._num_workers = min(ctx.resources.num_workers, most)
         self._function: Callable[..., Any] | None = None
         self._actors: list[Any] = []
+        self._started = 0
 
     def __enter__(self) -> Mappers:
         return self
@@ -286,38 +287,59 @@ class Mappers:
                 finished(item, results[place])
             return results
         import ray
+        import ray.exceptions
 
-        self._actors = self._actors or self._start()
         shared = tuple(ray.put(value) for value in shared)  # once for all items, not with each
-        waiting, running = list(reversed(range(len(items)))), {}
+        waiting, failures = list(reversed(range(len(items)))), 0
+        idle: list[Any] = []
+        running: dict[Any, tuple[Any, int]] = {}
+        starting = {handle.ready.remote(): handle for handle in self._workers()}
         try:
-            for handle in self._actors[: len(items)]:
-                place = waiting.pop()
-                running[handle.call.remote(items[place], *shared)] = (handle, place)
-            while running:
-                (reference,), _ = ray.wait(list(running), num_returns=1)
-                handle, place = running.pop(reference)
-                results[place] = ray.get(reference)
-                finished(items[place], results[place])
-                if waiting:
+            while waiting or running:
+                while waiting and idle:
                     place = waiting.pop()
+                    handle = idle.pop()
                     running[handle.call.remote(items[place], *shared)] = (handle, place)
+                (reference,), _ = ray.wait([*running, *starting], num_returns=1)
+                handle, place = running.pop(reference) if reference in running else (starting.pop(reference), None)
+                try:
+                    result = ray.get(reference)
+                except ray.exceptions.RayActorError as error:  # its process or node is gone: another takes the item
+                    failures += 1
+                    if isinstance(unwrap(error), UserError) or failures > self._ctx.resources.max_failures:
+                        raise
+                    if place is not None:
+                        waiting.append(place)
+                    self._actors.remove(handle)
+                    handle = self._start()
+                    starting[handle.ready.remote()] = handle  # where there is room for it, maybe never
+                    continue
+                idle.append(handle)
+                if place is not None:
+                    results[place] = result
+                    finished(items[place], result)
             return results
         except Exception as error:
             raise unwrap(error) from None
 
-    def _start(self) -> list[Any]:
+    def _workers(self) -> list[Any]:
+        while len(self._actors) < self._num_workers:
+            self._start()
+        return list(self._actors)
+
+    def _start(self) -> Any:
+        """Ask for one more process; it works as soon as the cluster has room for it."""
         import ray
 
         resources, count = self._ctx.resources, self._num_workers
         actor: Any = ray.remote(_Mapper).options(
             num_cpus=resources.cpus_per_worker or 1,
             num_gpus=gpus_per_worker(resources.gpus_per_worker, count, int(ray.cluster_resources().get("GPU", 0))),
-            max_restarts=resources.max_failures,
-            max_task_retries=resources.max_failures,
         )
-        logs, name = self._ctx.root / "logs", self._ctx.path.name
-        return [actor.remote(self._make, str(logs / f"{name}-mapper{n}.log")) for n in range(count)]
+        self._started += 1
+        log = self._ctx.root / "logs" / f"{self._ctx.path.name}-mapper{self._started - 1}.log"
+        self._actors.append(actor.remote(self._make, str(log)))
+        return self._actors[-1]
 
 
 class _Mapper:
@@ -327,6 +349,9 @@ class _Mapper:
         self._log = Path(log)
         with _logged(self._log):
             self._function = make()
+
+    def ready(self) -> None:
+        """Answered once `make` is done."""
 
     def call(self, item: Any, *shared: Any) -> Any:
         with _logged(self._log):

@@ -29,6 +29,7 @@ DESCRIPTION = "stage.json"
 class Resources:
     """Where and how a stage runs; never part of its identity. None means all there is, shared among workers.
 
+    With `min_workers` a training goes on with as few when nodes are lost, and takes up more as they come back.
     `cache_bytes` bounds the decoded images that a node keeps under the root for all stages; 0 decodes at each access.
     `strategy` is how training workers share the weights: whole on each (ddp), or in parts (fsdp; DeepSpeed's ZeRO:
     optimiser state 1, gradients 2, weights 3). `offload` keeps fsdp's and ZeRO's parts in the host's memory;
@@ -37,6 +38,7 @@ class Resources:
     """
 
     num_workers: int = 1
+    min_workers: int | None = None
     cpus_per_worker: int | None = None
     gpus_per_worker: float | None = None
     max_failures: int = 3
@@ -49,6 +51,8 @@ class Resources:
     def __post_init__(self) -> None:
         if self.num_workers < 1:
             raise ValueError(f"num_workers: must be 1 or more, not {self.num_workers}")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ValueError(f"min_workers: must lie between 1 and num_workers, not be {self.min_workers}")
         if self.max_failures < 0:
             raise ValueError(f"max_failures: must be 0 or more, not {self.max_failures}")
         if self.cache_bytes < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,28 +26,26 @@ def score(ctx: RunContext, config: ScoreConfig, *, teacher: Checkpoint, data: Da
 
     index = read_index(data.split("unlabeled"))
     allowed = bad_allowed(config.on_bad_sample, index.num_samples)
-    done: dict[int, dict[str, int]] = {}
-    waiting = []
+    total, waiting = Counter[str](), []
     for number in range(len(index.shards)):
         counts = _counts(ctx.path / f"scores-{number:06d}.parquet")
         if counts is None:
             waiting.append(number)
         else:
-            done[number] = counts
+            total.update({**counts, "shards": 1})
     make = partial(make_scorer, teacher.dir, data.split("unlabeled"), ctx, config)
 
     def finished(number: int, counts: dict[str, int]) -> None:
-        done[number] = counts
-        scored = sum(c["samples"] for c in done.values())
-        ctx.log(len(done), {"shard": number, "scored": scored, **counts})
+        total.update({**counts, "shards": 1})
+        scored, failed = total["samples"], total["failed"]
+        ctx.log(total["shards"], {"shard": number, "scored": scored, **counts})
         ctx.progress(scored, index.num_samples)
-        failed = sum(c["failed"] for c in done.values())
         if failed > allowed:
             raise DataError(f"{ctx.name}: {failed} of {scored:,} images cannot be decoded, over 1 %: see {ctx.path}")
 
     with cluster.Mappers(make, ctx, len(waiting)) as mappers:
         mappers.map(waiting, finished=finished)
-    failed = sum(counts["failed"] for counts in done.values())
+    failed = total["failed"]
     metrics = {"scored": index.num_samples - failed, "failed": failed}
     return Scores(path=str(ctx.path), num_samples=index.num_samples, num_failed=failed, metrics=metrics)
 

@@ -16,21 +16,15 @@ import pytest
 from tests import runs
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
     """A head with a dashboard that asks for a token; its address, and the environment of its clients."""
     folder = tmp_path_factory.mktemp("head")
-    token, port = folder / "token", free_port()
+    token, port = folder / "token", runs.free_port()
     token.write_text("a-token-of-thirty-two-characters")
     token.chmod(0o600)
     auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
-    words = ["start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", f"--port={free_port()}"]
+    words = ["start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", f"--port={runs.free_port()}"]
     words += [f"--dashboard-port={port}", "--include-dashboard=true", "--disable-usage-stats"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", *words],
@@ -85,7 +79,7 @@ def test_a_cluster_without_the_gpus_says_what_it_has(head: tuple[str, dict[str, 
 def test_what_cannot_be_submitted_is_said(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     address, auth = head
     config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
-    nobody = f"http://127.0.0.1:{free_port()}"
+    nobody = f"http://127.0.0.1:{runs.free_port()}"
     _, err = runs.sslscale("submit", config, "--root", tmp_path, "--address", nobody, code=4, env=auth)
     assert "no Ray dashboard answers there" in err and err.count("\n") == 1
     _, err = runs.sslscale(
