@@ -57,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add_root(run)
     run.add_argument("--plan", action="store_true", help="show what would run, and why; run nothing")
+    run.add_argument(
+        "--estimate", action="store_true", help="with --plan: time and bytes of each stage, by what this root measured"
+    )
     run.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
     tuning = add(commands, "tune", _tune, "Search for the best values of a configuration's keys.")
@@ -283,9 +286,15 @@ def _plan(loaded: Any, options: argparse.Namespace) -> int:
     from sslscale import dag
 
     planned = dag.plan(loaded.targets, options.root)
+    found = {}
+    if getattr(options, "estimate", False):
+        from sslscale.estimate import estimate
+
+        found = estimate(planned, options.root)
     if options.json:
         stages = [
             {"name": p.stage.name, "key": p.key, "state": p.state, "why": p.why, "inputs": dict(p.input_keys)}
+            | ({"seconds": e.seconds, "bytes": e.bytes} if (e := found.get(p.stage.name)) else {})
             for p in planned
         ]
         print(json.dumps({"stages": stages}))
@@ -294,9 +303,23 @@ def _plan(loaded: Any, options: argparse.Namespace) -> int:
 
     from sslscale.progress import plan_table
 
-    Console().print(plan_table(planned))
     missing = sum(p.state == "run" for p in planned)
-    print(f"{missing} to run, {len(planned) - missing} cached")
+    if not getattr(options, "estimate", False):
+        Console().print(plan_table(planned))
+        print(f"{missing} to run, {len(planned) - missing} cached")
+        return 0
+    costs = {
+        name: ("?" if e.seconds is None else _age(e.seconds), "?" if e.bytes is None else _size(e.bytes))
+        for name, e in found.items()
+    }
+    Console().print(plan_table(planned, costs))
+    known = [e for e in found.values() if e.seconds is not None]
+    print(
+        f"{missing} to run, {len(planned) - missing} cached; {_age(sum(e.seconds or 0 for e in known))} one after "
+        f"another and {_size(sum(e.bytes or 0 for e in known))} for {len(known)} of them"
+    )
+    if len(known) < missing:
+        print("? has no earlier stage of its kind in this root to go by: run it once with few steps")
     return 0
 
 

@@ -158,7 +158,7 @@ def plan(targets: Sequence[Stage], root: str | Path) -> list[Planned]:
     root = Path(root)
     planned: list[Planned] = []
     keys: dict[int, str] = {}
-    earlier: dict[str, list[dict[str, Any]]] = {}
+    known: dict[str, list[dict[str, Any]]] = {}
     for node in topological(targets):
         input_keys = {name: keys[id(parent)] for name, parent in sorted(node.inputs.items())}
         content = node.content(root) if node.content else None
@@ -170,14 +170,15 @@ def plan(targets: Sequence[Stage], root: str | Path) -> list[Planned]:
             state, why = "cached", "cached"
         else:
             state = "run"
-            if node.kind not in earlier:
-                earlier[node.kind] = _earlier(root, node.kind)
-            why = _why(identity, path, earlier[node.kind])
+            if node.kind not in known:
+                known[node.kind] = earlier(root, node.kind)
+            why = _why(identity, path, known[node.kind])
         planned.append(Planned(stage=node, key=key, path=path, state=state, why=why, input_keys=input_keys))
     return planned
 
 
-def _earlier(root: Path, kind: str) -> list[dict[str, Any]]:
+def earlier(root: Path, kind: str) -> list[dict[str, Any]]:
+    """The records of all finished stages of a kind; unreadable ones are passed over."""
     found = []
     for file in sorted((root / "artifacts" / kind).glob(f"*/{RECORD}")):
         try:
@@ -187,11 +188,11 @@ def _earlier(root: Path, kind: str) -> list[dict[str, Any]]:
     return found
 
 
-def _why(identity: Mapping[str, Any], path: Path, earlier: list[dict[str, Any]]) -> str:
+def _why(identity: Mapping[str, Any], path: Path, records: list[dict[str, Any]]) -> str:
     if (path / DESCRIPTION).exists():
         return "unfinished: goes on where it stopped"
     nearest: tuple[int, str] | None = None
-    for record in earlier:
+    for record in records:
         changes = differences(record, identity)
         if nearest is None or len(changes) < nearest[0]:
             shown = "; ".join(changes[:2]) + (f"; {len(changes) - 2} more" if len(changes) > 2 else "")

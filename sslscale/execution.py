@@ -55,6 +55,7 @@ def execute(job: Job) -> dict[str, Any]:
             "kind": type(artifact).__name__,
             "fields": to_fields(artifact),
             "seconds": round(time.monotonic() - started, 3),
+            "num_workers": resources.num_workers,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "host": socket.gethostname(),
             "git": job.git,

@@ -19,14 +19,15 @@ _STYLES = {"running": "bold", "ran": "green", "cached": "dim", "failed": "bold r
 PLAIN_EVERY_S = 10.0
 
 
-def plan_table(planned: Sequence[Planned]) -> Table:
-    """The plan: each stage, its key, and whether and why it runs."""
+def plan_table(planned: Sequence[Planned], costs: Mapping[str, tuple[str, str]] | None = None) -> Table:
+    """The plan: each stage, its key, whether and why it runs, and its time and size where `costs` has them."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("stage", "key", "state", "why"):
+    for column in ("stage", "key", "state", *(("time", "size") if costs is not None else ()), "why"):
         table.add_column(column, overflow="fold" if column == "why" else "ellipsis")
     for entry in planned:
         why = "" if entry.why == "cached" else entry.why
-        table.add_row(entry.stage.name, entry.key, entry.state, why, style=_STYLES.get(entry.state, ""))
+        more = costs.get(entry.stage.name, ("", "")) if costs is not None else ()
+        table.add_row(entry.stage.name, entry.key, entry.state, *more, why, style=_STYLES.get(entry.state, ""))
     return table
 
 

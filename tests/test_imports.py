@@ -39,10 +39,10 @@ LAYERS = [
     {"losses", "nn", "data"},
     {"methods"},
     {"train", "evaluate", "report"},
-    {"cluster", "trials", "jobs"},
+    {"cluster", "trials"},
     {"stages"},
     {"progress", "tracking"},
-    {"experiment", "tuning"},
+    {"experiment", "jobs", "tuning", "estimate"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
