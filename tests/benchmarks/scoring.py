@@ -1,9 +1,10 @@
 """The scoring stage at one worker against a bare forward loop over the same decoded batches, in one run.
 
-    python tests/benchmarks/scoring.py SHARDS [--model wrn_10_1] [--repeats 3] [--json]
+    python tests/benchmarks/scoring.py SHARDS [--model wrn_10_1] [--repeats 3] [--workers] [--json]
 
 SHARDS is a folder that `sslscale data pack` wrote. Scoring is timed warm (the decoded cache is there) and cold (it
 decodes, checks every shard's checksum and writes its tables in both cases). Ratios are of images/s, scoring over bare.
+--workers compares one process with two, one thread each, from the first fifth of the shards on (their start aside).
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from sslscale.artifacts import Checkpoint, Dataset
+from sslscale.cluster import connect
 from sslscale.dag import Resources, RunContext
 from sslscale.data.augment import normalize
 from sslscale.data.images import Images
@@ -32,6 +35,28 @@ from sslscale.stages.score import score
 from sslscale.train import checkpoint
 
 
+class Watched(RunContext):
+    """Notes when how many images were scored."""
+
+    seen: ClassVar[list[tuple[float, int]]] = []
+
+    def progress(self, done: int, total: int, **shown: float | str) -> None:
+        if done >= total / 5:
+            self.seen.append((time.perf_counter(), done))
+
+
+def with_workers(root: Path, count: int, teacher: Checkpoint, data: Dataset, number: int) -> float:
+    """Images a second of the stage with so many processes of one thread."""
+    path = root / f"workers-{count}-{number}"
+    path.mkdir()
+    resources = Resources(num_workers=count, cpus_per_worker=1)
+    Watched.seen.clear()
+    context = Watched(path=path, root=root, name="score", resources=resources, threads=1)
+    score(context, ScoreConfig(), teacher=teacher, data=data)
+    (first, before), (last, after) = Watched.seen[0], Watched.seen[-1]
+    return (after - before) / (last - first)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", type=Path)
@@ -39,6 +64,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     threads = os.cpu_count() or 1
@@ -53,6 +79,16 @@ def main() -> None:
     teacher = Checkpoint(path=str(root / "teacher"), num_parameters=num_parameters(network), step=0)
     data = Dataset(path=str(options.shards.absolute()), num_samples={}, classes=classes)
     network, _ = checkpoint.load_model(root / "teacher")
+
+    if options.workers:
+        torch.set_num_threads(1)
+        ray = connect()
+        with_workers(root, 1, teacher, data, -1)  # decodes
+        found = [[with_workers(root, n, teacher, data, r) for n in (1, 2)] for r in range(options.repeats)]
+        ray.shutdown()
+        times = statistics.median(two / one for one, two in found)
+        print(f"1 worker {found[-1][0]:,.0f} images/s, 2 workers {found[-1][1]:,.0f}: {times:.2f} times")
+        return
 
     def stage(number: int) -> float:
         ctx = RunContext(path=root / f"score-{number}", root=root, name="score", resources=Resources(), threads=threads)
