@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests import runs
 
 FINETUNE = """
@@ -18,6 +20,7 @@ finetune:
 """
 
 
+@pytest.mark.slow
 def test_simclr_learns_digits_without_their_labels(tmp_path: Path) -> None:
     config = tmp_path / "simclr.yaml"
     config.write_text((runs.ROOT / "configs/pretrain/simclr_digits.yaml").read_text() + FINETUNE)

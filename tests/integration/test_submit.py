@@ -68,6 +68,7 @@ def test_a_job_is_stopped_and_goes_on_as_another(head: tuple[str, dict[str, str]
     assert job in lines and "stopped" in lines and "succeeded" in lines
 
 
+@pytest.mark.slow
 def test_a_cluster_without_the_gpus_says_what_it_has(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     address, auth = head
     config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")

@@ -10,6 +10,7 @@ import pytest
 from tests import runs
 
 
+@pytest.mark.slow
 def test_distillation_in_every_direction(tmp_path: Path) -> None:
     words = [f"{part}.num_steps=8" for part in ("large", "small", "distill")]
     words += ["large.model.name=wrn_10_0.5", "poor_share=0.3"]
