@@ -43,6 +43,7 @@ LAYERS = [
     {"stages"},
     {"progress", "tracking"},
     {"experiment", "jobs", "tuning", "estimate"},
+    {"commands"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -58,6 +59,7 @@ LIGHT = {
     "collect",
     "stages",
     "experiment",
+    "commands",
     "cli",
     "__init__",
     "__main__",

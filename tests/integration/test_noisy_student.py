@@ -70,6 +70,11 @@ def test_the_plan_names_what_changed(finished: Finished) -> None:
     plan = {s["name"]: s for s in runs.result(out)["stages"]}
     assert [plan[n]["state"] for n in ORDER] == ["cached"] * 6 + ["run"]
     assert plan["student_1"]["why"].startswith("model.dropout: 0.2 -> 0.3 (nearest")
+    out, _ = runs.sslscale("plan", *words[1:4], "--estimate", "--json", "student.num_steps=120")
+    costs = {s["name"]: s for s in runs.result(out)["stages"]}
+    measured = runs.stages(finished.result)["student_1"]["seconds"]
+    assert costs["student_1"]["seconds"] == pytest.approx(2 * measured)  # twice the steps
+    assert costs["student_1"]["bytes"] > 10_000 and "seconds" not in costs["teacher"]
     out, _ = runs.sslscale("run", finished.config, "student.log_every=3", "--plan", "--root", finished.root)
     assert "0 to run, 9 cached" in out
 
