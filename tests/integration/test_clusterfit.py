@@ -59,6 +59,7 @@ def test_the_same_again_is_free_and_longer_fine_tuning_redoes_that_alone(ran: tu
     assert missing == {"finetune", "finetune_pretrain", "finetune_scratch", "report"}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_judged_by_every_protocol(ran: tuple[Path, dict], tmp_path: Path) -> None:
     root, found = ran
     checkpoint = runs.folder_of(root, found, "finetune_pretrain")

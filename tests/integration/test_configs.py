@@ -18,7 +18,8 @@ from sslscale.recipes.semi_supervised import SemiSupervised
 from sslscale.recipes.train import TrainConfig
 from sslscale.stages.train import train
 
-CONFIGS = sorted(str(p.relative_to(experiment.share())) for p in (experiment.share() / "configs").rglob("*.yaml"))
+EVERY = (experiment.share() / "configs").rglob("*.yaml")
+CONFIGS = sorted(str(p.relative_to(experiment.share())) for p in EVERY if p.parent.name != "tune")
 
 
 @pytest.mark.parametrize("config", CONFIGS)

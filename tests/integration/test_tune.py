@@ -25,6 +25,7 @@ space:
 """
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_goes_on_and_its_best_is_a_run(tmp_path: Path) -> None:
     config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
     space, root = tmp_path / "space.yaml", tmp_path / "root"
@@ -83,6 +84,16 @@ def test_hopeless_trials_are_stopped_early(tmp_path: Path) -> None:
     states = [row["state"] for row in found["trials"]]
     assert states.count("stopped early") >= 1 and states.count("ended") >= 1
     assert found["best"]["value"] > 0.7
+
+
+def test_the_spaces_that_come_with_it_open_with_their_command_and_can_be_searched(tmp_path: Path) -> None:
+    files = sorted((runs.ROOT / "configs" / "tune").glob("*.yaml"))
+    assert files
+    for file in files:
+        words = file.read_text("utf-8").splitlines()[0].split()
+        assert words[:3] == ["#", "sslscale", "tune"] and words[4:] == ["--space", str(file.relative_to(runs.ROOT))]
+        search = read_space(str(file), str(runs.ROOT / words[3]), [], tmp_path, None)
+        assert search.load({key: dimension.ends[0] for key, dimension in search.config.space.items()}).targets
 
 
 @pytest.mark.parametrize(

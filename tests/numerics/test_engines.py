@@ -33,9 +33,9 @@ TELLING = ["noisy_student", "simclr", "swav", "dino", "pirl", "vat"]
 STRATEGIES: dict[Strategy, list[str]] = {
     "fsdp": TELLING,
     "zero0": ["noisy_student"],
-    "zero1": ["noisy_student", "dino"],
-    "zero2": ["noisy_student", "swav"],
-    "zero3": TELLING,
+    "zero1": ["dino"],
+    "zero2": ["swav"],
+    "zero3": ["noisy_student", "dino", "pirl", "vat"],
 }
 # state of one engine -> engine that goes on; the last are one worker's
 CROSSINGS: list[tuple[str, str]] = [
