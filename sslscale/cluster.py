@@ -47,18 +47,18 @@ class RayRunner:
     def start(self, job: Job) -> None:
         """Submit a job. One worker: the stage's task does the work. More: the task only waits for its workers."""
         resources = job.context.resources
-        wanted = (resources.min_workers or resources.num_workers) * (resources.cpus_per_worker or 1)
+        least = resources.min_workers or resources.num_workers
+        wanted = least * (resources.cpus_per_worker or 1)
         if wanted > self.cpus:
             raise ResourceError(
-                f"{job.context.name}: {wanted // (resources.cpus_per_worker or 1)} workers of "
-                f"{resources.cpus_per_worker or 1} CPUs "
+                f"{job.context.name}: {least} workers of {resources.cpus_per_worker or 1} CPUs "
                 f"are more than the {self.cpus} CPUs there are; lower resources.num_workers or cpus_per_worker"
             )
         alone = resources.num_workers == 1
         gpus = gpus_per_worker(resources.gpus_per_worker, resources.num_workers, self.gpus)
-        if gpus * resources.num_workers > self.gpus:
+        if gpus * least > self.gpus:
             raise ResourceError(
-                f"{job.context.name}: {resources.num_workers} workers of {gpus:g} GPUs are more than the "
+                f"{job.context.name}: {least} workers of {gpus:g} GPUs are more than the "
                 f"{self.gpus} GPUs there are; lower resources.num_workers or gpus_per_worker"
             )
         self._require_node(job.context.name, resources.cpus_per_worker or 1, gpus)

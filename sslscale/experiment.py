@@ -43,11 +43,16 @@ class Experiment:
         return " ".join([self.source, *sorted(self.overrides)])
 
 
+def find(path: str) -> Path:
+    """A file as named from here, or else the one that comes with sslscale under that name, if there is one."""
+    file = Path(path)
+    packaged = share() / path
+    return packaged if not file.exists() and not file.is_absolute() and packaged.is_file() else file
+
+
 def load(path: str, overrides: Sequence[str] = ()) -> Experiment:
     """Read a configuration (from here, or one that comes with sslscale) and build its graph; raises ConfigError."""
-    file = Path(path)
-    if not file.exists() and (share() / path).is_file() and not file.is_absolute():
-        file = share() / path
+    file = find(path)
     return _build(configuration.read(file, overrides), path, file, tuple(overrides))
 
 

@@ -164,7 +164,7 @@ def _stage(folder: Path, config: str) -> str:
     shutil.copytree(package, folder / "sslscale", ignore=ignored)
     for name in ("pipelines", "configs"):
         shutil.copytree(experiment.share() / name, folder / name, ignore=ignored)
-    file = Path(config) if Path(config).is_file() else experiment.share() / config
+    file = experiment.find(config)
     own = folder / "experiment"
     own.mkdir()
     shutil.copyfile(file, own / file.name)

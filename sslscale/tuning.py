@@ -60,9 +60,7 @@ class Search:
 
 def read_space(path: str, source: str, overrides: Sequence[str], root: Path, samples: int | None) -> Search:
     """Read a space, and make sure that every end of it is a valid configuration; raises ConfigError."""
-    file = Path(path)
-    if not file.exists() and (experiment.share() / path).is_file():
-        file = experiment.share() / path
+    file = experiment.find(path)
     document = configuration.read(file, [f"samples={samples}"] if samples is not None else [])
     config: TuneConfig = configuration.build(TuneConfig, document)
     search = Search(source=source, overrides=tuple(overrides), config=config, root=root.absolute())
@@ -208,7 +206,7 @@ def _write(search: Search, folder: Path, rows: list[dict[str, Any]], best: dict[
 
     keys = list(search.config.space)
     files = {name: folder / name for name in ("best.yaml", "trials.csv", "trials.json", "parallel.png", "report.html")}
-    document = configuration.read(_source(search.source), search.words(best["values"]))
+    document = configuration.read(experiment.find(search.source), search.words(best["values"]))
     head = (
         f"# The best of {len(rows)} trials of {search.source}: {search.config.metric} {best['value']:.4f} with "
         f"{', '.join(f'{k}={_short(v)}' for k, v in best['values'].items())}\n"
@@ -238,7 +236,7 @@ def _write(search: Search, folder: Path, rows: list[dict[str, Any]], best: dict[
         ]
         for r in order
     ]
-    command = f"sslscale run {files['best.yaml']}"
+    command = f"sslscale run {files['best.yaml']} --root {search.root}"
     parts = {
         "Trials": [page.table(["trial", *keys, search.config.metric, "state"], cells)],
         "Values and what came of them": [page.picture(files["parallel.png"], "each line is a trial", wide=True)],
@@ -246,10 +244,6 @@ def _write(search: Search, folder: Path, rows: list[dict[str, Any]], best: dict[
     }
     files["report.html"].write_text(page.page(f"Tuning of {search.source}", parts), "utf-8")
     return files
-
-
-def _source(path: str) -> Path:
-    return Path(path) if Path(path).exists() else experiment.share() / path
 
 
 def _short(value: Any) -> str:

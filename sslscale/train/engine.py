@@ -33,8 +33,6 @@ def best_device() -> torch.device:
 class Engine:
     """Trains one method on this worker, alone or with others by DistributedDataParallel."""
 
-    whole = True  # every worker holds all weights; else `network` must be called on all workers
-
     def __init__(self, method: Method, config: TrainConfig, num_steps: int, device: torch.device):
         self.method, self.config, self.num_steps, self.device = method, config, num_steps, device
         self.embedding: Tensor | None = None  # what the last step's images became
@@ -113,8 +111,18 @@ class Engine:
             return self._compiled(batch)
 
     def network(self) -> nn.Module:
-        """The method's network with all its weights; of use on the main worker alone."""
+        """The method's network with all its weights, of use on the main worker alone; called on all workers."""
         return self.method.result
+
+    def _whole_network(self, plain: nn.Module | None, weights: Mapping[str, Any]) -> nn.Module:
+        """`plain`, the main worker's copy of the method's network, with its share of the method's whole `weights`."""
+        result = self.method.result
+        if plain is None:
+            return result
+        (name,) = [name for name, module in self.method.named_modules() if module is result][:1]
+        prefix = f"{name}." if name else ""
+        plain.load_state_dict({n.removeprefix(prefix): v for n, v in weights.items() if n.startswith(prefix)})
+        return plain.to(self.device).train(result.training)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and optimiser state, whole, of use on the main worker alone; called on all workers."""

@@ -46,7 +46,6 @@ class FSDPEngine(Engine):
                 "precision: fp16 needs a loss scale that knows of all shards: fsdp trains in bf16 or fp32"
             )
         self._offload, self._parts = offload, parts
-        self._result = result_name(method)
         # the same network, whole, for what one worker does with it
         self._plain = copy.deepcopy(method.result).cpu() if distributed.is_main() else None
         super().__init__(method, config, num_steps, device)
@@ -74,12 +73,7 @@ class FSDPEngine(Engine):
         super()._update()
 
     def network(self) -> nn.Module:
-        prefix = self._result
-        weights = {n.removeprefix(prefix): v for n, v in self._whole_weights().items() if n.startswith(prefix)}
-        if self._plain is None:
-            return self.method.result
-        self._plain.load_state_dict(weights)
-        return self._plain.to(self.device).train(self.method.result.training)
+        return self._whole_network(self._plain, self._whole_weights())
 
     def _whole_weights(self) -> dict[str, Any]:
         return {name: _whole(value) for name, value in self.method.state_dict().items()}
@@ -113,13 +107,6 @@ class FSDPEngine(Engine):
         parameters = self._trainable()
         own = {n: {k: _as(parameters[n], v) for k, v in s.items()} for n, s in state["optimizer"]["state"].items()}
         self.optimizer.load_state_dict({**state["optimizer"], "state": own})
-
-
-def result_name(method: Method) -> str:
-    """What the names of the result's weights begin with among the method's."""
-    result = method.result
-    (name,) = [name for name, module in method.named_modules() if module is result][:1]
-    return f"{name}." if name else ""
 
 
 def _whole(value: Any) -> Any:

@@ -17,7 +17,6 @@ from sslscale.errors import ConfigError
 from sslscale.methods.method import Losses, Method, Moment
 from sslscale.recipes.train import TrainConfig
 from sslscale.train.engine import Engine
-from sslscale.train.fsdp import result_name
 from sslscale.train.optim import build_optimizer
 
 
@@ -39,7 +38,6 @@ class ZeroEngine(Engine):
             raise ConfigError(
                 "optim.name: lars needs the norm of each weight, which zero cuts up; use zero0, fsdp or ddp"
             )
-        self._result = result_name(method)
         self._plain = copy.deepcopy(method.result).cpu() if stage == 3 and distributed.is_main() else None
         super().__init__(method, config, num_steps, device)
 
@@ -150,12 +148,7 @@ class ZeroEngine(Engine):
     def network(self) -> nn.Module:
         if self._stage < 3:
             return self.method.result
-        weights = self._whole_weights()
-        if self._plain is None:
-            return self.method.result
-        own = {n.removeprefix(self._result): v for n, v in weights.items() if n.startswith(self._result)}
-        self._plain.load_state_dict(own)
-        return self._plain.to(self.device).train(self.method.result.training)
+        return self._whole_network(self._plain, self._whole_weights())
 
     def _whole_weights(self) -> dict[str, Any]:
         with self._gathered(tuple(self.method.parameters()), modified=False):
