@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sslscale import __version__, commands
+from sslscale import __version__, commands, mirror
 from sslscale.errors import ConfigError, UserError
 
 _EPILOG = """examples:
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     def add_root(command: argparse.ArgumentParser) -> None:
-        command.add_argument("--root", type=Path, default=Path("runs"), help="where results are kept (./runs)")
+        command.add_argument("--root", default="runs", help="where results are kept: a folder, or s3://... (./runs)")
 
     run = add(named, "run", commands.run, "Run the graph of a configuration; what is done already is not done again.")
     run.add_argument("--plan", action="store_true", help="show what would run, and why; run nothing")
@@ -81,7 +81,9 @@ def parser() -> argparse.ArgumentParser:
     submit = add(named, "submit", commands.submit, "Run a configuration on a Ray cluster, as a job of its own.")
     submit.add_argument("config", metavar="CONFIG", help="a YAML file")
     submit.add_argument("overrides", nargs="*", metavar="key.path=value", help="values to set in it")
-    submit.add_argument("--root", required=True, help="where results are kept: a path that every node sees")
+    submit.add_argument(
+        "--root", required=True, help="where results are kept: a path that every node sees, or s3://..."
+    )
     add_address(submit)
     submit.add_argument("--follow", action="store_true", help="show the job's log until it ends")
     listed = add(named, "jobs", commands.list_jobs, "List a cluster's jobs.")
@@ -96,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     )
     pack = add(data, "pack", commands.pack, "Write images as shards: labeled, unlabeled, val and test.")
     pack.add_argument("source", metavar="SRC", help="a folder, a CSV (path,label), torchvision:NAME:ROOT, or digits")
-    pack.add_argument("out", metavar="OUT", type=Path, help="a folder that is not there yet")
+    pack.add_argument("out", metavar="OUT", help="a folder that is not there yet, or s3://...")
     pack.add_argument("--labels", help="CSV (path,label) of the few labelled images; all others are unlabelled")
     pack.add_argument("--labels-per-class", type=int, help="keep so many labels of each class and hide the rest")
     pack.add_argument(
@@ -111,11 +113,11 @@ def parser() -> argparse.ArgumentParser:
     pack.add_argument("--on-bad-sample", choices=("error", "skip"), default="error")
     pack.add_argument("--seed", type=int, default=0, help="which labels --labels-per-class keeps")
     check = add(data, "check", commands.check, "Check shards: counts, checksums, images, class balance, duplicates.")
-    check.add_argument("shards", metavar="SHARDS", type=Path, help="a folder of shards, or of splits")
+    check.add_argument("shards", metavar="SHARDS", help="a folder of shards, or of splits")
     check.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
     predict = add(named, "predict", commands.predict, "Class and probability for image files, from any checkpoint.")
-    predict.add_argument("model", metavar="MODEL", type=Path, help="the folder of a checkpoint")
+    predict.add_argument("model", metavar="MODEL", help="the folder of a checkpoint")
     predict.add_argument("paths", metavar="PATHS", nargs="+", type=Path, help="images, or folders of images")
     predict.add_argument("--top", type=int, default=1, help="classes to show for each image (1)")
     predict.add_argument("--json", action="store_true", help="one JSON line for each image")
@@ -139,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
     export = add(named, "export", commands.export, "Write a checkpoint's backbone as torchvision and timm load it.")
-    export.add_argument("model", metavar="CHECKPOINT", type=Path, help="the folder of a checkpoint")
+    export.add_argument("model", metavar="CHECKPOINT", help="the folder of a checkpoint")
     export.add_argument("out", metavar="OUT", type=Path, help="the file to write: .safetensors or .pth")
 
     ui = add(named, "ui", commands.ui, "Open MLflow's own page over this root's store, on this machine only.")
@@ -160,6 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         options = _parse(arguments)
+        if "root" in options and options.call is not commands.submit:
+            options.root = mirror.open_root(options.root)
         return options.call(options)
     except UserError as error:
         if debug:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sslscale import mirror
 from sslscale.dag import RunContext
-from sslscale.errors import ResourceError, UserError
+from sslscale.errors import ConfigError, ResourceError, UserError
 from sslscale.execution import Job, execute
 
 T = TypeVar("T")
@@ -90,6 +92,7 @@ class RayRunner:
         nodes = [node for node in self._ray.nodes() if node["Alive"]]
         if len(nodes) < 2:
             return
+        store = mirror.of(root)
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         probe = root / f".probe-{os.getpid()}"
@@ -99,7 +102,7 @@ class RayRunner:
             for node in nodes:
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 task = self._ray.remote(_sees).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-                asked[task.remote(str(probe))] = node["NodeManagerHostname"]
+                asked[task.remote(str(probe), store.url if store else "")] = node["NodeManagerHostname"]
             blind = [host for reference, host in asked.items() if not self._ray.get(reference, timeout=60)]
         finally:
             probe.unlink(missing_ok=True)
@@ -107,6 +110,9 @@ class RayRunner:
             raise ResourceError(
                 f"--root {root}: {len(blind)} of {len(nodes)} nodes do not see it "
                 f"({', '.join(sorted(set(blind))[:3])}); mount it there, under the same path"
+                if store is None
+                else f"--root {store.url}: {len(blind)} of {len(nodes)} nodes cannot read it "
+                f"({', '.join(sorted(set(blind))[:3])}); give them credentials and the library of that store"
             )
 
     def poll(self, timeout_s: float) -> list[tuple[Job, dict[str, Any] | BaseException]]:
@@ -141,8 +147,26 @@ def connect() -> Any:
         options |= {"address": "local", "include_dashboard": False, "object_store_memory": 256 << 20}
         # Ray's own 15 leaves a run a thirtieth of a core beside any other busy process; `nice sslscale` still works
         os.environ.setdefault("RAY_worker_niceness", "0")
-    ray.init(**options)
+        # OpenMP's threads wait for each other spinning: beside a busy process a step of a small network took forty
+        # times as long, with fewer turns three times; alone the turns win about a tenth
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    try:
+        _require_answer(os.environ.get("RAY_ADDRESS", ""))
+        ray.init(**options)
+    except OSError as error:  # ConnectionError is one
+        where = os.environ.get("RAY_ADDRESS", "this machine")
+        text = str(error).splitlines()[0]
+        raise ResourceError(
+            f"RAY_ADDRESS {where}: no cluster answers there ({text}); mend it, or unset it to run on this machine alone"
+        ) from None
     return ray
+
+
+def _require_answer(address: str) -> None:
+    """Raise OSError if HOST:PORT takes no connection, which Ray would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def gpus_per_worker(asked: float | None, num_workers: int, available: int) -> float:
@@ -166,8 +190,14 @@ def unwrap(error: BaseException) -> BaseException:
     return error
 
 
-def _sees(file: str) -> bool:
-    return Path(file).exists()
+def _sees(file: str, store: str) -> bool:
+    if not store:
+        return Path(file).exists()
+    try:
+        mirror.at(store, Path(file).parent).refresh()
+    except UserError:
+        return False
+    return True
 
 
 def _execute(job: Job, logs: str) -> dict[str, Any]:
@@ -206,6 +236,11 @@ def train_workers(loop: Callable[[W], T], work: W, ctx: RunContext) -> T:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     resources = ctx.resources
+    if ctx.store and resources.sharded_checkpoints:
+        raise ConfigError(
+            f"{ctx.name}: sharded_checkpoints: workers write their parts into one folder, which a root in a store is "
+            "not: leave it out, or take a --root that all nodes mount"
+        )
     most = resources.num_workers
     alone, elastic = most == 1, resources.min_workers not in (None, most)
     gpus = 0.0
@@ -225,11 +260,22 @@ def train_workers(loop: Callable[[W], T], work: W, ctx: RunContext) -> T:
         ),
         run_config=RunConfig(
             name=f"{ctx.path.name}-{time.time_ns():x}",  # Ray's own state is not used: a name used twice would resume
-            storage_path=str(ctx.root / "ray"),
+            **_ray_storage(ctx),
             failure_config=FailureConfig(max_failures=resources.max_failures),
         ),
     )
-    return trainer.fit().return_value  # pyright: ignore[reportReturnType]
+    result = trainer.fit().return_value
+    if not alone:
+        ctx.gather(exact=True)  # what the main worker made elsewhere
+    return result  # pyright: ignore[reportReturnType]
+
+
+def _ray_storage(ctx: RunContext) -> dict[str, Any]:
+    """Where Ray Train keeps a few notes of its own, which all workers must see."""
+    if ctx.store and ctx.resources.num_workers > 1:
+        files, base = mirror.at(ctx.store, ctx.root).arrow()
+        return {"storage_path": f"{base}/ray", "storage_filesystem": files}
+    return {"storage_path": str(ctx.root / "ray")}
 
 
 class _TrainLoop:
@@ -244,6 +290,7 @@ class _TrainLoop:
             return self.loop(config["work"])
         import ray.train
 
+        self.ctx.arrive(exact=True)
         rank = ray.train.get_context().get_world_rank()
         with _logged(self.ctx.root / "logs" / f"{self.ctx.path.name}-worker{rank}.log"):
             return self.loop(config["work"])
@@ -284,6 +331,7 @@ class Mappers:
             self._function = self._function or self._make()
             for place, item in enumerate(items):
                 results[place] = self._function(item, *shared)
+                self._ctx.keep()
                 finished(item, results[place])
             return results
         import ray
@@ -318,6 +366,7 @@ class Mappers:
                 if place is not None:
                     results[place] = result
                     finished(items[place], result)
+            self._ctx.gather()
             return results
         except Exception as error:
             raise unwrap(error) from None
@@ -338,16 +387,17 @@ class Mappers:
         )
         self._started += 1
         log = self._ctx.root / "logs" / f"{self._ctx.path.name}-mapper{self._started - 1}.log"
-        self._actors.append(actor.remote(self._make, str(log)))
+        self._actors.append(actor.remote(self._make, self._ctx, str(log)))
         return self._actors[-1]
 
 
 class _Mapper:
     """A process that keeps what `make` loaded and is called with one item at a time."""
 
-    def __init__(self, make: Callable[[], Callable[..., Any]], log: str):
-        self._log = Path(log)
+    def __init__(self, make: Callable[[], Callable[..., Any]], ctx: RunContext, log: str):
+        self._log, self._ctx = Path(log), ctx
         with _logged(self._log):
+            ctx.arrive()
             self._function = make()
 
     def ready(self) -> None:
@@ -355,4 +405,6 @@ class _Mapper:
 
     def call(self, item: Any, *shared: Any) -> Any:
         with _logged(self._log):
-            return self._function(item, *shared)
+            result = self._function(item, *shared)
+            self._ctx.keep()
+            return result

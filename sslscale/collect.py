@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from sslscale import locks
+from sslscale import locks, mirror
 from sslscale.dag import RECORD, Planned
 from sslscale.jsonio import digest, read_json, write_json
 
@@ -19,6 +19,8 @@ def remember(root: Path, run_name: str, planned: Sequence[Planned]) -> None:
     note = {"run": run_name, "keys": {p.stage.name: f"{p.stage.kind}/{p.key}" for p in planned}}
     if not file.exists() or read_json(file) != note:
         write_json(file, note)
+        if store := mirror.of(root.absolute()):
+            store.put([file.absolute()])
 
 
 def collect(root: Path, *, dry_run: bool = False) -> list[tuple[Path, int]]:
@@ -27,6 +29,7 @@ def collect(root: Path, *, dry_run: bool = False) -> list[tuple[Path, int]]:
     A stage that some process is working on is left alone.
     """
     kept: set[str] = set()
+    store = mirror.of(root.absolute())
     for file in (root / "refs").glob("*.json"):
         kept.update(read_json(file)["keys"].values())
     removed = []
@@ -37,8 +40,10 @@ def collect(root: Path, *, dry_run: bool = False) -> list[tuple[Path, int]]:
         if lock is None:
             continue
         with lock:
-            removed.append((path, tree_bytes(path)))
+            removed.append((path, sum(store.sizes(path.absolute()).values()) if store else tree_bytes(path)))
             if not dry_run:
+                if store:
+                    store.remove(path.absolute())
                 (path / RECORD).unlink(missing_ok=True)  # first: a half-removed artifact must not look finished
                 shutil.rmtree(path)
     return removed + _collect_cache(root, {path for path, _ in removed}, dry_run)

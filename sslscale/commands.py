@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import calendar
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from sslscale import mirror
 from sslscale.errors import ConfigError, UserError
+
+_CHECKPOINT = ("model.json", "model.safetensors")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -47,7 +52,7 @@ def evaluate(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     from sslscale.train.export import export_backbone
 
-    print(export_backbone(options.model, options.out))
+    print(export_backbone(mirror.local(options.model, _CHECKPOINT), options.out))
     return 0
 
 
@@ -89,6 +94,8 @@ def _perform(loaded: Any, options: argparse.Namespace) -> int:
             console.print(f"  {name:32} {value:.4f}", highlight=False)
     last = list(records.values())[-1]
     page = options.root / "artifacts" / last["stage"] / last["key"] / "report.html"
+    if store := mirror.of(options.root.absolute()):
+        store.pull(page.parent.absolute())
     if page.exists():
         console.print(f"report: {page}", highlight=False, soft_wrap=True)
     out.flush()
@@ -165,7 +172,7 @@ def tune(options: argparse.Namespace) -> int:
         console.print(f"  {shown:14} {values} {row['error']}".rstrip(), highlight=False, soft_wrap=True)
     console.print(
         f"best {found['metric']} {found['best']['value']:.4f}, {time.monotonic() - started:.1f} s; go on with\n"
-        f"sslscale run {found['config']} --root {options.root}\nreport: {found['report']}",
+        f"sslscale run {found['config']} --root {mirror.shown(options.root)}\nreport: {found['report']}",
         highlight=False,
         soft_wrap=True,
     )
@@ -250,22 +257,30 @@ def pack(options: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise ConfigError("--" + str(error).replace("_", "-")) from None
-    out: Path = options.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    out = mirror.local(options.out, ["labeled/index.json"])
+    if mirror.is_url(options.out):
+        if (out / "labeled" / "index.json").exists():
+            raise UserError(f"{options.out}: is there already; choose another address or remove it")
+        shutil.rmtree(out)
+        out = mirror.local(options.out, [])
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is there already; choose another folder or remove it")
     from sslscale.data.pack import pack
 
     indexes = pack(config, out, threads=os.cpu_count() or 1)
+    if (store := mirror.of(out.absolute())) is not None and mirror.is_url(options.out):
+        store.push(out)
     for name, index in indexes.items():
         print(f"{name:10} {index.num_samples:>10,} images in {len(index.shards):,} shards")
-    print(f"{len(next(iter(indexes.values())).classes)} classes; wrote {out}")
+    print(f"{len(next(iter(indexes.values())).classes)} classes; wrote {options.out}")
     return 0
 
 
 def check(options: argparse.Namespace) -> int:
+    from sslscale.data import sources
     from sslscale.data.check import check
 
-    found = check(options.shards, threads=os.cpu_count() or 1, say=print)
+    found = check(sources.here(options.shards), threads=os.cpu_count() or 1, say=print)
     if options.json:
         print(json.dumps(found))
     return 3 if found["problems"] else 0
@@ -275,7 +290,9 @@ def predict(options: argparse.Namespace) -> int:
     from sslscale.evaluate.predict import predict
 
     failed = 0
-    for path, result in predict(options.model, options.paths, top=options.top, threads=os.cpu_count() or 1):
+    for path, result in predict(
+        mirror.local(options.model, _CHECKPOINT), options.paths, top=options.top, threads=os.cpu_count() or 1
+    ):
         if isinstance(result, str):
             failed += 1
             print(f"error: {path}: {result}", file=sys.stderr)
@@ -307,21 +324,28 @@ def _artifacts(root: Path) -> list[dict[str, Any]]:
     if not root.is_dir():
         raise UserError(f"{root}: there is no such root; --root names the folder that runs were made in")
     rows = []
+    store = mirror.of(root.absolute())
+    sizes = store.sizes(root.absolute() / "artifacts") if store else {}
     for path in (root / "artifacts").glob("*/*"):
         try:
             record = read_json(path / dag.RECORD)
             metrics, state = record["fields"]["metrics"], "finished"
             name = record["name"]
+            made = calendar.timegm(time.strptime(record["created"], "%Y-%m-%dT%H:%M:%SZ"))
         except (OSError, ValueError, KeyError):
-            metrics, state, name = {}, "unfinished", ""
+            metrics, state, name, made = {}, "unfinished", "", path.stat().st_mtime
         rows.append(
             {
                 "stage": path.parent.name,
                 "name": name,
                 "key": path.name,
                 "state": state,
-                "age_s": round(time.time() - path.stat().st_mtime),
-                "bytes": collect.tree_bytes(path),
+                "age_s": round(time.time() - made),
+                "bytes": sum(
+                    size for name, size in sizes.items() if name.startswith(f"{path.parent.name}/{path.name}/")
+                )
+                if store
+                else collect.tree_bytes(path),
                 "metrics": metrics,
             }
         )

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sslscale import mirror
 from sslscale.artifacts import Artifact, from_fields
 from sslscale.errors import DataError
 from sslscale.jsonio import canonical, digest, read_json
@@ -247,6 +248,31 @@ class RunContext:
     name: str
     resources: Resources
     threads: int = 1
+    store: str = ""  # the root's URL, if the root mirrors one
+    inputs: tuple[Path, ...] = ()  # the folders of what the stage reads
+
+    def arrive(self, *, exact: bool = False) -> None:
+        """Of a root in a store, make this machine have the stage's inputs and what the stage has left so far.
+
+        Shards stay where they are until they are opened. `exact`: what the store does not have goes, so that all
+        workers go on from the same.
+        """
+        if self.store:
+            own = mirror.at(self.store, self.root)
+            for folder in self.inputs:
+                own.pull(folder)
+            self.gather(exact=exact)
+
+    def gather(self, *, exact: bool = False) -> None:
+        """The second half of `arrive`: what other machines have made of this stage."""
+        if self.store:
+            self.path.mkdir(parents=True, exist_ok=True)
+            mirror.at(self.store, self.root).pull(self.path, exact=exact)
+
+    def keep(self) -> None:
+        """Of a root in a store, send there what this machine has made since: then no lost machine loses it."""
+        if self.store:
+            mirror.at(self.store, self.root).push(self.path)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one row to metrics.jsonl (the tracker mirrors it; the file is the truth)."""

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sslscale import locks
+from sslscale import locks, mirror
 from sslscale.artifacts import Artifact, to_fields
 from sslscale.dag import DESCRIPTION, RECORD, Planned, RunContext, describe, load
 from sslscale.jsonio import read_json, write_json
+
+_HEAVY = (".tar", ".npy", ".parquet", ".pt", "method.safetensors")  # what the driver of a run never reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +38,12 @@ def execute(job: Job) -> dict[str, Any]:
     started = time.monotonic()
     path = job.context.path
     path.mkdir(parents=True, exist_ok=True)
+    store = mirror.at(job.context.store, job.context.root) if job.context.store else None
     with locks.held(path / "writer.lock", wait_s=60):
+        job.context.arrive(exact=job.context.resources.num_workers > 1)
         if (path / RECORD).exists():
+            if store and not store.has_record(path):  # an attempt was stopped between the two
+                store.commit(path)
             return read_json(path / RECORD)
         if not (path / DESCRIPTION).exists():
             write_json(path / DESCRIPTION, {**job.description, "key": job.key, "name": job.context.name})
@@ -60,7 +66,10 @@ def execute(job: Job) -> dict[str, Any]:
             "host": socket.gethostname(),
             "git": job.git,
         }
+        job.context.keep()
         write_json(path / RECORD, record)
+        if store:
+            store.commit(path)
         return record
 
 
@@ -118,6 +127,7 @@ def run(
     """
     root = Path(root).absolute()
     git = git_commit()
+    store = mirror.of(root)
     records: dict[str, dict[str, Any]] = {}
     waiting = {p.key: p for p in planned}
     running: dict[str, tuple[Planned, locks.Lock]] = {}
@@ -160,6 +170,8 @@ def run(
             for job, result in runner.poll(0.2) if running else []:
                 entry, lock = running.pop(job.key)
                 lock.release()
+                if store:
+                    store.pull(entry.path, skip=_HEAVY)  # it may have run elsewhere
                 if isinstance(result, BaseException):
                     failure = failure or (entry, result)
                     tell(entry, "failed")
@@ -179,6 +191,7 @@ def run(
 
 def _job(entry: Planned, planned: Sequence[Planned], root: Path, git: str) -> Job:
     paths = {p.key: str(p.path.absolute()) for p in planned}
+    store = mirror.of(root)
     content = entry.stage.content(root) if entry.stage.content else None
     return Job(
         fn=entry.stage.fn,
@@ -192,6 +205,8 @@ def _job(entry: Planned, planned: Sequence[Planned], root: Path, git: str) -> Jo
             root=root,
             name=entry.stage.name,
             resources=entry.stage.resources,
+            store=store.url if store else "",
+            inputs=tuple(Path(paths[key]) for key in entry.input_keys.values()),
         ),
     )
 

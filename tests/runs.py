@@ -164,3 +164,14 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def wait_for_port(port: int, timeout_s: float = 90) -> None:
+    """Return as soon as something listens on a port of this machine."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert time.monotonic() < deadline, f"nothing listens on {port}"
+        time.sleep(0.1)

@@ -33,7 +33,7 @@ ONLY = {  # a library -> the one file that may import it
 # layers, lowest first; a file may import from its own layer and those below
 LAYERS = [
     {"errors", "jsonio"},
-    {"config", "locks", "distributed", "artifacts"},
+    {"config", "locks", "distributed", "artifacts", "mirror"},
     {"recipes", "dag"},
     {"execution", "collect"},
     {"losses", "nn", "data"},
@@ -52,6 +52,7 @@ LIGHT = {
     "jsonio",
     "config",
     "locks",
+    "mirror",
     "artifacts",
     "recipes",
     "dag",

@@ -14,8 +14,7 @@ from PIL import Image
 
 from sslscale.data import decode, shards, sources
 from sslscale.data.images import bad_allowed
-from sslscale.data.samples import HIDDEN
-from sslscale.data.sources import Item, Listing
+from sslscale.data.sources import HIDDEN, Item, Listing
 from sslscale.errors import DataError
 from sslscale.recipes.data import PackConfig
 

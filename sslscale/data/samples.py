@@ -13,9 +13,8 @@ import numpy as np
 
 from sslscale.data.features import Features, read_clusters, usable
 from sslscale.data.shards import INDEX, Index, Shards, read_index
+from sslscale.data.sources import HIDDEN
 from sslscale.errors import DataError
-
-HIDDEN = "hidden_labels.npy"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sslscale import jsonio
+from sslscale import jsonio, mirror
 from sslscale.data import tar
 from sslscale.errors import DataError, ResourceError
 
@@ -214,6 +214,8 @@ def open_shard(folder: Path, info: ShardInfo, tables: Path | None = None) -> Sha
     file is the same one, it is not read again to check it.
     """
     path = folder / info.file
+    if not path.exists():
+        mirror.fetch(path)  # if it is in a store
     try:
         with open(path, "rb") as file:
             stat = os.fstat(file.fileno())

@@ -16,10 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sslscale import jsonio
+from sslscale import jsonio, mirror
 from sslscale.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+HIDDEN = "hidden_labels.npy"
+PACKED = ("index.json", HIDDEN)  # what a split has beside its shards
 HASHED_BYTES = 2 << 30  # a larger folder is identified by names, sizes and times instead of its content
 
 
@@ -42,6 +44,8 @@ class Listing(NamedTuple):
 
 def list_source(source: str) -> Listing:
     """List `digits`, `torchvision:NAME:ROOT[:SPLIT]`, a .csv manifest or a folder; raises DataError."""
+    if mirror.is_url(source):
+        raise DataError(f"{source}: no packed images there; pack them where they lie: sslscale data pack SRC {source}")
     if source == "digits":
         return digits()
     if source.startswith("torchvision:"):
@@ -54,7 +58,13 @@ def list_source(source: str) -> Listing:
 
 def is_packed(source: str) -> bool:
     """Whether the source is a folder that `sslscale data pack` wrote."""
-    return any((Path(source) / split / "index.json").is_file() for split in ("labeled", "unlabeled"))
+    return any((here(source) / split / "index.json").is_file() for split in ("labeled", "unlabeled"))
+
+
+def here(source: str) -> Path:
+    """A source's folder; of a URL one that mirrors its shards, of which only the indexes are here at first."""
+    names = [f"{split}/{name}" for split in ("labeled", "unlabeled", "val", "test") for name in PACKED]
+    return mirror.local(source, ["index.json", *names])
 
 
 def beside(source: str, share: str) -> str:
@@ -220,12 +230,14 @@ def fingerprint(source: str, root: Path) -> str:
     if source.startswith("torchvision:"):
         name, place, *rest = source.split(":")[1:]
         return jsonio.digest(["torchvision", name, rest, fingerprint(place, root)])
-    path = Path(source)
+    path = here(source)
     if is_packed(source):
         indexes = sorted(path.glob("*/index.json"))
         return jsonio.digest([[file.parent.name, file_hash(file)] for file in indexes])
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder")
+    if mirror.is_url(source):
+        list_source(source)
     if path.is_file():
         base, files = path.parent, [path]
         if path.suffix == ".csv":

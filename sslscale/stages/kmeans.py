@@ -12,7 +12,7 @@ from sslscale.dag import RunContext
 from sslscale.errors import DataError
 from sslscale.recipes.features import KMeansConfig
 
-_STATE = "state.npz"
+_STATE = "state/kmeans.npz"
 _PART = 8  # rows of one part for each centroid: sums cost little beside the rows they are sums of
 
 
@@ -78,6 +78,7 @@ def kmeans(ctx: RunContext, config: KMeansConfig, *, features: Embeddings) -> Cl
     write_array(ctx.path / "centroids.npy", centroids)
     cluster_sizes(ctx.path, counts.tolist())
     (ctx.path / _STATE).unlink()
+    (ctx.path / _STATE).parent.rmdir()
     metrics = {
         "inertia": float(state["inertia"]),
         "iterations": int(state["step"]),
@@ -171,6 +172,7 @@ def _save(file: Path, state: Mapping[str, Any]) -> None:
 
     data = io.BytesIO()
     np.savez(data, **state)
+    file.parent.mkdir(exist_ok=True)
     jsonio.write_bytes(file, data.getvalue())
 
 

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sslscale import mirror
 from sslscale.artifacts import Checkpoint
 from sslscale.dag import RunContext
 from sslscale.data.sources import file_hash
@@ -27,15 +28,15 @@ class CheckpointConfig:
 def content(config: CheckpointConfig, root: Path) -> str:
     """Identity of the checkpoint; raises DataError if there is none."""
     del root
-    folder = Path(config.path)
+    folder = mirror.local(config.path, _FILES)
     if not (folder / _FILES[0]).is_file() or not (folder / _FILES[1]).is_file():
-        raise DataError(f"{folder}: no checkpoint there (it has no {' and '.join(_FILES)}); see `sslscale ls`")
+        raise DataError(f"{config.path}: no checkpoint there (it has no {' and '.join(_FILES)}); see `sslscale ls`")
     return digest([file_hash(folder / name) for name in _FILES])
 
 
 def open_checkpoint(ctx: RunContext, config: CheckpointConfig) -> Checkpoint:
     """Copy the checkpoint's two files, so that it stays when its origin goes."""
     for name in _FILES:
-        shutil.copyfile(Path(config.path) / name, ctx.path / name)
+        shutil.copyfile(mirror.local(config.path, _FILES) / name, ctx.path / name)
     info = read_info(ctx.path)
     return Checkpoint(path=str(ctx.path), num_parameters=info.num_parameters, step=0)

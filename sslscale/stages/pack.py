@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from sslscale import mirror
 from sslscale.artifacts import Dataset
 from sslscale.dag import RunContext
 from sslscale.data import sources
@@ -40,10 +41,13 @@ def pack(ctx: RunContext, config: PackConfig) -> Dataset:
     if sources.is_packed(config.source):
         if config.labels or config.labels_per_class or config.val or config.test or config.resize:
             raise DataError(f"{config.source}: is packed already; set labels and splits when packing")
-        source = Path(config.source).absolute()
-        indexes = {split: read_index(source / split) for split in SPLITS if (source / split).is_dir()}
+        source = sources.here(config.source).absolute()
+        indexes = {split: read_index(source / split) for split in SPLITS if (source / split / "index.json").exists()}
         for split in indexes:
-            os.symlink(source / split, ctx.path / split)
+            if mirror.is_url(config.source):
+                _refer(f"{config.source}/{split}", source / split, ctx.path / split)
+            else:
+                os.symlink(source / split, ctx.path / split)
     else:
         indexes = packing.pack(config, ctx.path, threads=ctx.threads)
     classes = {index.classes for index in indexes.values()}
@@ -56,3 +60,11 @@ def pack(ctx: RunContext, config: PackConfig) -> Dataset:
         classes=next(iter(classes)),
         metrics={f"{split}_images": count for split, count in counts.items()},
     )
+
+
+def _refer(url: str, source: Path, folder: Path) -> None:
+    """A split whose shards stay in their store: each machine fetches those that it opens."""
+    mirror.at(url, folder)
+    for name in sources.PACKED:
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)

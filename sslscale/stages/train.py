@@ -172,6 +172,7 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
         on_resume=ctx.rewind,
         on_log=on_log,
         on_progress=lambda step, shown: ctx.progress(step, num_steps, **shown),
+        on_save=ctx.keep,
         monitor=monitor,
         threads=ctx.threads,
     )
@@ -183,6 +184,7 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
         if config.keep_method:
             checkpoint.save_method(ctx.path, everything)
         checkpoint.drop_states(ctx.path / "state")
+        ctx.keep()
     shown = ("loss", "train_accuracy", "knn_accuracy", "images_per_s")
     return {
         "num_parameters": parameters,

@@ -30,6 +30,7 @@ def fit(
     on_resume: Callable[[int], None] = lambda step: None,
     on_log: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
     on_progress: Callable[[int, Mapping[str, float]], None] = lambda step, shown: None,
+    on_save: Callable[[], None] = lambda: None,
     monitor: Callable[[torch.nn.Module], float] | None = None,
     threads: int = 1,
 ) -> int:
@@ -105,6 +106,8 @@ def fit(
                         shown = when
         if folder is not None and (step % config.save_every == 0 or ending):
             engine.save(folder, step, loader.state_dict())
+            if distributed.is_main():
+                on_save()
     return step
 
 

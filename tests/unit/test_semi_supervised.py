@@ -15,8 +15,9 @@ from sslscale import experiment
 from sslscale.artifacts import Dataset
 from sslscale.dag import RunContext
 from sslscale.data.pack import pack
-from sslscale.data.samples import HIDDEN, open_images, open_samples, open_unlabeled
+from sslscale.data.samples import open_images, open_samples, open_unlabeled
 from sslscale.data.shards import write_shards
+from sslscale.data.sources import HIDDEN
 from sslscale.errors import ConfigError, DataError
 from sslscale.recipes.augment import AugmentConfig, RandAugmentConfig
 from sslscale.recipes.data import PackConfig
