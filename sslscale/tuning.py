@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from sslscale import collect, dag, execution, experiment
+from sslscale import collect, dag, execution, experiment, mirror
 from sslscale import config as configuration
 from sslscale.errors import ConfigError, UserError
 from sslscale.jsonio import digest, write_json
@@ -91,6 +91,9 @@ def tune(search: Search, console: Any) -> dict[str, Any]:
 
     folder = search.folder
     folder.mkdir(parents=True, exist_ok=True)
+    store = mirror.of(search.root)
+    if store:
+        store.pull(folder)
     console.print(
         f"{search.config.samples} trials of {search.source}; kept in {folder}", highlight=False, soft_wrap=True
     )
@@ -110,6 +113,8 @@ def tune(search: Search, console: Any) -> dict[str, Any]:
     best = pick(ended, key=lambda row: row["value"])
     files = _write(search, folder, rows, best)
     loaded = search.load(best["values"])
+    if store:
+        store.push(folder)
     collect.remember(search.root, f"tune {folder.name}", dag.plan(loaded.targets, search.root))
     tracking.close_parent(search.root, parent, {search.config.metric: best["value"]}, best["values"], files)
     return {
@@ -126,12 +131,16 @@ class _Trial:
 
     def __init__(self, search: Search, logs: Path, parent: str | None):
         self.search, self.logs, self.parent = search, logs, parent
+        store = mirror.of(search.root)
+        self.store = store.url if store else ""
 
     def __call__(self, values: dict[str, Any], report: Any) -> None:
         from sslscale.cluster import RayRunner
         from sslscale.tracking import Tracker
 
         search = self.search
+        if self.store:
+            mirror.open_root(self.store)  # at the same place on every node
         loaded = search.load(values)
         planned = dag.plan(loaded.targets, search.root)
         shown = tuple(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in values.items())

@@ -231,6 +231,13 @@ def nodes(server: dict[str, str], tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.slow
+def test_a_root_that_nodes_do_not_see_is_named(nodes: dict[str, str], tmp_path: Path) -> None:
+    config, root = runs.write(tmp_path, runs.TINY), Path(nodes["SSLSCALE_SCRATCH"]) / "root"
+    _, err = runs.sslscale("run", config, "--root", root, code=4, env=nodes)
+    assert f"error: --root {root}: 2 of 3 nodes do not see it" in err and "mount it there" in err
+
+
+@pytest.mark.slow
 def test_nodes_share_nothing_but_the_store(s3: None, nodes: dict[str, str], tmp_path: Path) -> None:
     """Scoring, sharding and training with two workers, on nodes that do not see each other's files."""
     config = runs.write(tmp_path, runs.TINY)
