@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +152,9 @@ def folder_of(root: Path, found: dict[str, Any], name: str) -> Path:
     return path
 
 
-def python(code: str, *words: Sequence[str]) -> str:
+def python(code: str, *words: str) -> str:
     """Run a script in a fresh interpreter."""
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT, timeout=120)  # type: ignore[list-item]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

@@ -33,7 +33,7 @@ ONLY = {  # a library -> the one file that may import it
 # layers, lowest first; a file may import from its own layer and those below
 LAYERS = [
     {"errors", "jsonio"},
-    {"config", "locks", "distributed", "artifacts", "mirror"},
+    {"config", "locks", "distributed", "artifacts", "mirror", "allocator"},
     {"recipes", "dag"},
     {"execution", "collect"},
     {"losses", "nn", "data"},

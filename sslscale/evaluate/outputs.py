@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sslscale.allocator import keep_freed_memory
 from sslscale.data.augment import normalize
 from sslscale.data.images import Images
 from sslscale.data.threads import pool
@@ -32,6 +33,8 @@ def network_outputs(
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Float[Tensor, "samples outputs"]:
     """Outputs for the images asked for, float32 on the CPU; the network is put into eval mode."""
+    if device.type == "cpu":
+        keep_freed_memory()
     network = network.to(device).eval()
     outputs = torch.empty(0)
 

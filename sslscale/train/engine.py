@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sslscale import distributed
+from sslscale.allocator import keep_freed_memory
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
 from sslscale.methods.method import Guess, Losses, Method, Moment
@@ -35,6 +36,8 @@ class Engine:
 
     def __init__(self, method: Method, config: TrainConfig, num_steps: int, device: torch.device):
         self.method, self.config, self.num_steps, self.device = method, config, num_steps, device
+        if device.type == "cpu":
+            keep_freed_memory()
         self.embedding: Tensor | None = None  # what the last step's images became
         self.guess: Guess | None = None  # what the last step took unlabelled images for
         if config.sync_batch_norm:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from sslscale.recipes.supervised import Supervised
 from sslscale.recipes.train import OptimConfig, TrainConfig
 from sslscale.train.engine import Engine, _part
 from sslscale.train.optim import build_optimizer, weight_decay
+from tests import runs
 
 CONFIG = TrainConfig(
     method=Supervised(), model=ModelConfig(name="wrn_10_0.5"), image=ImageConfig(size=8), batch_size=12, num_steps=4
@@ -73,3 +75,24 @@ def test_rates_of_biases_and_the_decay_follow_their_own_schedules() -> None:
     assert weight_decay(OptimConfig(weight_decay=0.1), 0.7) == 0.1
     adam = build_optimizer(module, OptimConfig(name="adamw", lr=0.1, betas=(0.9, 0.95)))
     assert all(group["betas"] == (0.9, 0.95) for group in adam.param_groups)
+
+
+FAULTS = """
+import resource, sys, torch
+from sslscale.allocator import keep_freed_memory
+torch.set_num_threads(1)
+assert sys.argv[1] == "as it is" or keep_freed_memory()
+def step():
+    x = torch.ones(12 << 20)  # 48 MiB
+    return (x * 2 + x).sum().item()
+step(), step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+assert [step() for _ in range(5)] == [3.0 * (12 << 20)] * 5
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+def test_freed_memory_is_not_asked_for_again() -> None:
+    as_it_is, kept = (int(runs.python(FAULTS, word)) for word in ("as it is", "kept"))
+    assert as_it_is > 5 * 12_000 and kept < as_it_is / 20
