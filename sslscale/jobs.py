@@ -90,17 +90,27 @@ class Jobs:
         with tempfile.TemporaryDirectory() as folder:
             file = _stage(Path(folder), config)
             words = ["python", "-m", "sslscale", "run", file, *loaded.overrides, "--root", root]
-            with self._clear():
-                return self._client.submit_job(
-                    entrypoint=shlex.join(words),
-                    submission_id=job,
-                    runtime_env={
-                        "working_dir": folder,
-                        "env_vars": {n: os.environ[n] for n in _PASSED_ON if n in os.environ},
-                    },
-                    metadata={"config": config, "root": root},
-                    entrypoint_num_cpus=0,
-                )
+            for wait_s in (1, 3, 9, 0):  # a head that has just started has nobody yet to take a job
+                try:
+                    return self._send(job, words, folder, {"config": config, "root": root})
+                except ResourceError as error:
+                    if "No available agent" not in str(error) or not wait_s:
+                        raise
+                time.sleep(wait_s)
+        raise AssertionError
+
+    def _send(self, job: str, words: Sequence[str], folder: str, note: dict[str, str]) -> str:
+        with self._clear():
+            return self._client.submit_job(
+                entrypoint=shlex.join(words),
+                submission_id=job,
+                runtime_env={
+                    "working_dir": folder,
+                    "env_vars": {n: os.environ[n] for n in _PASSED_ON if n in os.environ},
+                },
+                metadata=note,
+                entrypoint_num_cpus=0,
+            )
 
     def follow(self, job: str) -> Iterator[str]:
         """The job's log as it grows, until it ends."""

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sslscale.cluster import connect, unwrap
 from sslscale.recipes.tune import Dimension, TuneConfig
 
 SCORE, STEP = "score", "step"  # what every report has
-Report = Callable[[Mapping[str, float]], None]
+LAID = "laid"  # and may have: values beside the drawn ones, as JSON
+
+
+class Report(Protocol):
+    """Hears a trial's numbers; `state` names what a member of a population may go on from."""
+
+    def __call__(self, metrics: Mapping[str, float | str], state: str | None = None) -> None: ...
 
 
 def search(
-    config: TuneConfig, trial: Callable[[dict[str, Any], Report], None], folder: Path
+    config: TuneConfig, trial: Callable[[dict[str, Any], Report, str | None], None], folder: Path
 ) -> list[tuple[dict[str, Any], dict[str, float] | str]]:
-    """Call `trial(values, report)` for values drawn from the space; returns each trial's values, in the order of their
-    names, with its last report or why it failed.
+    """Call `trial(values, report, state)` for values drawn from the space, and a state that a member of a population
+    goes on from; returns each trial's values, in the order of their names, with its last report or why it failed.
 
     A search that was killed goes on: trials that ended stay, the others start again.
     """
@@ -30,7 +38,19 @@ def search(
     def run(values: dict[str, Any]) -> None:
         from ray import tune
 
-        trial(values, lambda metrics: tune.report(dict(metrics)))
+        def report(metrics: Mapping[str, float | str], state: str | None = None) -> None:
+            if state is None:
+                tune.report(dict(metrics))
+                return
+            with tempfile.TemporaryDirectory() as name:
+                (Path(name) / "state").write_text(state)
+                tune.report(dict(metrics), checkpoint=tune.Checkpoint.from_directory(name))
+
+        begun, state = tune.get_checkpoint(), None
+        if begun is not None:
+            with begun.as_directory() as name:
+                state = (Path(name) / "state").read_text()
+        trial(values, report, state)
 
     # a trial only waits for its stages; it needs some resource, and every cluster's head has this one
     trainable: Any = tune.with_resources(run, {"node:__internal_head__": 0.001})
@@ -58,11 +78,12 @@ def search(
         ray.shutdown()
     rows: list[tuple[dict[str, Any], dict[str, float] | str]] = []
     for result in found:
+        values = {**(result.config or {}), **json.loads((result.metrics or {}).get(LAID) or "{}")}
         if result.error is not None:
-            rows.append((result.config or {}, str(unwrap(result.error)).strip().splitlines()[-1]))
+            rows.append((values, str(unwrap(result.error)).strip().splitlines()[-1]))
         else:
             numbers = {n: float(v) for n, v in (result.metrics or {}).items() if isinstance(v, int | float)}
-            rows.append((result.config or {}, numbers))
+            rows.append((values, numbers))
     return rows
 
 
@@ -97,7 +118,18 @@ def _searcher(config: TuneConfig) -> Any:
 
 
 def _scheduler(config: TuneConfig) -> Any:
-    stop = config.early_stop
+    stop, population = config.early_stop, config.population
+    if population is not None:
+        from ray.tune.schedulers import PopulationBasedTraining
+
+        return PopulationBasedTraining(
+            time_attr=STEP,
+            perturbation_interval=population.interval,
+            hyperparam_mutations=_space(config),
+            quantile_fraction=population.quantile,
+            resample_probability=population.resample,
+            synch=True,  # all wait for all: what is decided does not depend on who is faster
+        )
     if stop is None:
         return None
     from ray.tune.schedulers import ASHAScheduler

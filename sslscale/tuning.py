@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from sslscale import collect, dag, execution, experiment, mirror
+from sslscale import collect, dag, execution, experiment, mirror, trials
 from sslscale import config as configuration
 from sslscale.errors import ConfigError, UserError
 from sslscale.jsonio import digest, write_json
@@ -41,6 +43,8 @@ class Search:
     def words(self, values: Mapping[str, Any]) -> list[str]:
         """The overrides of one trial."""
         laid = {**(self.config.set or {}), **values}
+        if population := self.config.population:
+            laid |= {f"{population.section}.{key}": population.interval for key in ("log_every", "save_every")}
         return [*self.overrides, *(f"{key}={json.dumps(value)}" for key, value in laid.items())]
 
     def load(self, values: Mapping[str, Any]) -> experiment.Experiment:
@@ -87,7 +91,7 @@ def _keys(config: Any) -> set[str]:
 def tune(search: Search, console: Any) -> dict[str, Any]:
     """Run the trials that are missing; returns the best, all trials and the files written. Raises UserError if no trial
     ended."""
-    from sslscale import tracking, trials
+    from sslscale import tracking
 
     folder = search.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,14 +138,16 @@ class _Trial:
         store = mirror.of(search.root)
         self.store = store.url if store else ""
 
-    def __call__(self, values: dict[str, Any], report: Any) -> None:
+    def __call__(self, values: dict[str, Any], report: trials.Report, state: str | None) -> None:
         from sslscale.cluster import RayRunner
         from sslscale.tracking import Tracker
 
         search = self.search
         if self.store:
             mirror.open_root(self.store)  # at the same place on every node
-        loaded = search.load(values)
+        population = search.config.population
+        laid = {f"{population.section}.continues": state} if population and state else {}
+        loaded = search.load({**values, **laid})
         planned = dag.plan(loaded.targets, search.root)
         shown = tuple(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in values.items())
         tracker = Tracker(
@@ -150,15 +156,16 @@ class _Trial:
         status = "KILLED"  # by the scheduler, if nothing else
         try:
             runner = RayRunner(self.logs / digest(values))
-            observers: list[execution.Observer] = [tracker, _Watch(search.config, planned, report)]
+            watch = _Watch(search, planned, report)
+            observers: list[execution.Observer] = [tracker, watch]
             records = execution.run(planned, search.root, runner, observers)
             metrics = experiment.metrics(records)
             if search.config.metric not in metrics:
                 raise ConfigError(f"metric: {search.config.metric} is none of {', '.join(sorted(metrics))}")
             tracker.finish(metrics)
             value = metrics[search.config.metric]
-            last = search.config.early_stop.max_steps + 1 if search.config.early_stop else 1
-            report({"score": value, "step": last, "value": value})
+            last = search.config.early_stop.max_steps + 1 if search.config.early_stop else max(watch.seen, 1)
+            report({"score": value, "step": last, "value": value, trials.LAID: json.dumps(laid)})
             status = "FINISHED"
         except execution.StageFailed as failure:
             status = "FAILED"
@@ -168,30 +175,55 @@ class _Trial:
 
 
 class _Watch:
-    """Reports what a training logs, for a scheduler that stops early."""
+    """Reports what a training logs, for a scheduler that stops early, or with its states, for a population."""
 
-    def __init__(self, config: TuneConfig, planned: Sequence[dag.Planned], report: Any):
-        self._stop, self._report, self._seen, self._next = config.early_stop, report, 0, 0.0
-        self._file: Path | None = None
-        if self._stop is not None:
-            stage, _, self._column = self._stop.watch.rpartition("/")
+    def __init__(self, search: Search, planned: Sequence[dag.Planned], report: trials.Report):
+        self._search, self._report, self.seen, self._next = search, report, 0, 0.0
+        self._folder: Path | None = None
+        watched = search.config.early_stop or search.config.population
+        if watched is not None:
+            stage, _, self._column = watched.watch.rpartition("/")
             paths = [p.path for p in planned if p.stage.name == stage]
             if not paths:
-                raise ConfigError(f"early_stop.watch: there is no stage {stage}")
-            self._file = paths[0] / "metrics.jsonl"
+                raise ConfigError(f"watch: there is no stage {stage}")
+            self._folder = paths[0]
 
     def changed(self, planned: dag.Planned, state: str, record: Mapping[str, Any] | None) -> None:
         del planned, state, record
 
     def tick(self) -> None:
-        if self._file is None or time.monotonic() < self._next or not self._file.exists():
+        file = self._folder / "metrics.jsonl" if self._folder is not None else None
+        if file is None or time.monotonic() < self._next or not file.exists():
             return
-        self._next = time.monotonic() + 0.5
-        lines = [line for line in self._file.read_text("utf-8").splitlines() if line.endswith("}")]
+        self._next = time.monotonic() + (0.5 if self._search.config.early_stop else 0.05)
+        lines = [line for line in file.read_text("utf-8").splitlines() if line.endswith("}")]
         for row in map(json.loads, lines):
-            if row["step"] > self._seen and self._column in row:
-                self._seen = row["step"]
-                self._report({"score": row[self._column], "step": row["step"]})
+            if row["step"] <= self.seen or self._column not in row:
+                continue
+            state = None
+            if self._search.config.population:
+                state = self._keep(row["step"])
+                if state is None:
+                    continue  # not saved yet, or dropped already
+            self.seen = row["step"]
+            self._report({"score": row[self._column], "step": row["step"]}, state)
+
+    def _keep(self, step: int) -> str | None:
+        """Keep a state of the training, whatever becomes of it; where it is, below the root."""
+        assert self._folder is not None
+        state = self._folder / "state" / f"step-{step:08d}"
+        kept = self._search.folder / "states" / f"{self._folder.name}@{step}"
+        if not kept.exists():
+            temporary = kept.with_name(f"tmp-{kept.name}")
+            shutil.rmtree(temporary, ignore_errors=True)
+            try:
+                shutil.copytree(state, temporary)
+            except (OSError, shutil.Error):
+                return None
+            os.replace(temporary, kept)
+            if store := mirror.of(self._search.root):
+                store.push(kept)
+        return str(kept.relative_to(self._search.root))
 
 
 def _rows(found: Sequence[tuple[dict[str, Any], dict[str, float] | str]], metric: str) -> list[dict[str, Any]]:

@@ -97,6 +97,7 @@ class TrainConfig:
         "labeled",
         "unlabeled",
     )  # read by `images`, `mixed` and `unlabeled`
+    continues: str | None = None  # TUNE_FOLDER/states/KEY@STEP below the root: a state that this training takes up
     label_fraction: float = 1.0  # share of each class's labelled images that is used, one at least; drawn by the seed
     on_bad_sample: Literal["error", "skip"] = "error"
     seed: int = field(default=0, metadata={"hidden": True})
@@ -123,6 +124,8 @@ class TrainConfig:
         require(self.accumulate > 0, "accumulate", "must be 1 or more")
         require(self.batch_size % max(self.accumulate, 1) == 0, "accumulate", "must divide batch_size")
         require(len(self.splits) > 0, "splits", "must name at least one split")
+        outside = self.continues is not None and (self.continues.startswith("/") or ".." in self.continues)
+        require(not outside, "continues", "is a folder below the root")
         require(0 < self.label_fraction <= 1, "label_fraction", "must lie in (0, 1]")
         require(self.log_every > 0, "log_every", "must be positive")
         require(self.save_every > 0, "save_every", "must be positive")

@@ -50,6 +50,27 @@ class EarlyStop:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Population:
+    """Population-based training (Jaderberg et al. 2017, arXiv:1711.09846): the trials are its members. Every `interval`
+    steps a member of the worst quarter takes up the state of one of the best, with that one's values changed a little.
+
+    `watch` is STAGE/COLUMN of what the training logs; `section` is where the configuration sets that training.
+    """
+
+    watch: str
+    interval: int
+    section: str
+    quantile: float = 0.25  # of the worst that go, and of the best that they follow
+    resample: float = 0.25  # chance that a value is drawn anew; else it is times 1.2 or 0.8, or the next choice
+
+    def __post_init__(self) -> None:
+        require("/" in self.watch, "watch", "is STAGE/COLUMN, such as teacher/knn_accuracy")
+        require(self.interval > 0, "interval", "must be positive")
+        require(0 < self.quantile <= 0.5, "quantile", "must lie in (0, 0.5]")
+        require(0 <= self.resample <= 1, "resample", "must lie between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TuneConfig:
     """A search for the `space`'s best values by a `metric` of the run (GROUP/NAME, as `run --json` shows it).
 
@@ -63,6 +84,7 @@ class TuneConfig:
     samples: int = 8
     search: Literal["optuna", "random"] = "optuna"
     early_stop: EarlyStop | None = None
+    population: Population | None = None
     concurrent: int | None = None  # trials side by side; None: as many as there are CPUs
     seed: int = 0
 
@@ -70,4 +92,8 @@ class TuneConfig:
         require("/" in self.metric, "metric", "is GROUP/NAME, such as teacher/val_accuracy")
         require(len(self.space) > 0, "space", "must name at least one key")
         require(self.samples > 0, "samples", "must be positive")
+        population = self.population is not None
+        require(not population or self.early_stop is None, "population", "and early_stop exclude each other")
+        require(not population or self.search == "random", "search", "of a population is random: its first values")
+        require(not population or self.samples > 1, "samples", "of a population are two or more")
         require(self.concurrent is None or self.concurrent > 0, "concurrent", "must be positive")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sslscale import mirror
 from sslscale.artifacts import Checkpoint, Clusters, Dataset, Embeddings, Selection, ShardSet
 from sslscale.dag import RunContext
 from sslscale.errors import ConfigError, DataError
@@ -165,6 +166,8 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
             seed=config.seed,
         )
 
+    if config.continues is not None:
+        _take_up(ctx, config.continues)
     steps = fit(
         engine,
         streams,
@@ -191,6 +194,28 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
         "step": steps,
         "metrics": {name: last[name] for name in shown if name in last},
     }
+
+
+def _take_up(ctx: RunContext, place: str) -> None:
+    """Make the state of another training the first of this one; raises DataError if it is not there."""
+    import os
+    import shutil
+    import uuid
+
+    source = ctx.root / place
+    if ctx.store:
+        mirror.at(ctx.store, ctx.root).pull(source)
+    if not (source / "commit.json").exists():
+        raise DataError(f"{ctx.name}: continues: there is no state {source}; was its search removed?")
+    own = ctx.path / "state" / f"step-{int(place.rpartition('@')[2]):08d}"
+    if any(own.parent.glob("step-*")):
+        return  # it has gone on from there already
+    temporary = own.with_name(f"tmp-{uuid.uuid4().hex[:8]}")
+    shutil.copytree(source, temporary)
+    try:
+        os.replace(temporary, own)
+    except OSError:  # another worker of this machine was first
+        shutil.rmtree(temporary)
 
 
 def _require_every_class(samples: Any, folder: Path) -> None:

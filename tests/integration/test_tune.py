@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,33 @@ def test_hopeless_trials_are_stopped_early(tmp_path: Path) -> None:
     assert found["best"]["value"] > 0.7
 
 
+@pytest.mark.slow
+def test_a_population_goes_on_from_its_best(tmp_path: Path) -> None:
+    config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
+    space, root = tmp_path / "space.yaml", tmp_path / "root"
+    text = SPACE.replace("samples: 3", "samples: 4").replace("train.num_steps: 60", "train.num_steps: 600")
+    text = text.replace("  train.batch_size: {choice: [20, 40]}\n", "").replace("[0.0001, 0.3]", "[0.001, 0.3]")
+    space.write_text("population: {watch: model/train_accuracy, section: train, interval: 150}\n" + text)
+    found = runs.result(runs.sslscale("tune", config, "--space", space, "--root", root, "--json")[0])
+    assert [row["state"] for row in found["trials"]] == ["ended"] * 4
+    assert found["best"]["value"] > 0.7
+    begun = [row["values"].get("train.continues") for row in found["trials"]]
+    followed = [place for place in begun if place is not None]
+    assert followed and all((root / place / "commit.json").exists() for place in followed)
+    # the best is a configuration that says what it went on from; its stages are there
+    folder = Path(found["config"]).parent
+    (folder / "short.py").write_text(runs.SHORT)
+    again = runs.stages(runs.result(runs.sslscale("run", found["config"], "--root", root, "--json")[0]))
+    assert again["model"]["state"] == "cached"
+    assert again["model/evaluate"]["metrics"]["test_accuracy"] == found["best"]["value"]
+    # and made once more it is the same to the bit
+    (record,) = (root / "artifacts/train").glob(f"{again['model']['key']}/record.json")
+    weights = (record.parent / "model.safetensors").read_bytes()
+    shutil.rmtree(record.parent)
+    runs.sslscale("run", found["config"], "--root", root)
+    assert (record.parent / "model.safetensors").read_bytes() == weights
+
+
 def test_the_spaces_that_come_with_it_open_with_their_command_and_can_be_searched(tmp_path: Path) -> None:
     files = sorted((runs.ROOT / "configs" / "tune").glob("*.yaml"))
     assert files
@@ -104,6 +132,7 @@ def test_the_spaces_that_come_with_it_open_with_their_command_and_can_be_searche
         (("[20, 40]", "[20, 0]"), "train.batch_size=0"),
         (("metric: model/", "metric: teacher/"), "no stage reports teacher/...; there are model"),
         (("search: random", "search: grid"), "'grid' is not one of 'optuna', 'random'"),
+        (("search: random", "search: optuna\npopulation: {watch: a/b, section: train, interval: 9}"), "is random"),
         (("metric: model/test_accuracy", "metric: accuracy"), "metric: is GROUP/NAME"),
     ],
 )
