@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from sslscale import locks, mirror
 from sslscale.artifacts import Artifact, to_fields
 from sslscale.dag import DESCRIPTION, RECORD, Planned, RunContext, describe, load
-from sslscale.jsonio import read_json, write_json
+from sslscale.jsonio import read_json, to_bytes, write_json
 
 _HEAVY = (".tar", ".npy", ".parquet", ".pt", "method.safetensors")  # what the driver of a run never reads
 
@@ -43,7 +43,7 @@ def execute(job: Job) -> dict[str, Any]:
         job.context.arrive(exact=job.context.resources.num_workers > 1)
         if (path / RECORD).exists():
             if store and not store.has_record(path):  # an attempt was stopped between the two
-                store.commit(path)
+                store.commit(path, (path / RECORD).read_bytes())
             return read_json(path / RECORD)
         if not (path / DESCRIPTION).exists():
             write_json(path / DESCRIPTION, {**job.description, "key": job.key, "name": job.context.name})
@@ -67,9 +67,9 @@ def execute(job: Job) -> dict[str, Any]:
             "git": job.git,
         }
         job.context.keep()
-        write_json(path / RECORD, record)
         if store:
-            store.commit(path)
+            store.commit(path, to_bytes(record))
+        write_json(path / RECORD, record)
         return record
 
 

@@ -154,17 +154,17 @@ class Mirror:
                     self._sent.setdefault(str(path / name), (-1, -1))
             self._listed.add(path)
         changed = [file for file in files.values() if self._sent.get(str(file)) != _stamp(file)]
-        self.put(file for file in changed if file.name != _INDEX)
+        self.put((file for file in changed if file.name != _INDEX), known=False)
         self.put(file for file in changed if file.name == _INDEX)  # it makes shards a whole set
         state = f"{path}/{_STATE}"
         for name in [name for name in self._sent if name.startswith(state) and not os.path.exists(name)]:
             self._call(self._remove, self._remote(Path(name)))
             del self._sent[name]
 
-    def commit(self, path: Path) -> None:
-        """Make an artifact a finished one for all: its record, which is the last of its files here, goes up."""
-        self.put([path / RECORD])
-        self.put_bytes(_record_name(path), (path / RECORD).read_bytes())
+    def commit(self, path: Path, record: bytes) -> None:
+        """Make an artifact a finished one for all; only then is it one here."""
+        self.put_bytes((path / RECORD).relative_to(self.folder).as_posix(), record)
+        self.put_bytes(_record_name(path), record)
 
     def has_record(self, path: Path) -> bool:
         """Whether the store has a finished artifact there."""
@@ -175,6 +175,8 @@ class Mirror:
         there = {}
         for name in self.sizes(self.folder / "records"):
             kind, _, key = name.removesuffix(".json").rpartition(".")
+            if not kind.strip(".") or not key:
+                continue
             there[self.folder / "artifacts" / kind / key / RECORD] = name
         for file in (self.folder / "artifacts").glob(f"*/*/{RECORD}"):
             if file not in there:
@@ -198,7 +200,8 @@ class Mirror:
             found: Mapping[str, Any] = self._call(self._fs.find, base, detail=True)
         except FileNotFoundError:
             return {}
-        return {name.removeprefix(base).lstrip("/"): int(info["size"] or 0) for name, info in found.items()}
+        names = {name.removeprefix(base).lstrip("/"): int(info["size"] or 0) for name, info in found.items()}
+        return {name: size for name, size in names.items() if ".." not in name.split("/")}  # nothing leaves its folder
 
     def get(self, files: Iterable[Path], where: Callable[[Path], str] | None = None, *, optional: bool = False) -> None:
         """Download files, each in one rename; with `optional` those that are not there are passed over."""
@@ -219,12 +222,14 @@ class Mirror:
 
         _in_parallel(one, files)
 
-    def put(self, files: Iterable[Path]) -> None:
-        """Upload files; a reader sees all of one or nothing."""
+    def put(self, files: Iterable[Path], *, known: bool = True) -> None:
+        """Upload files; a reader sees all of one or nothing. Of files that are not `known` to have changed those pass
+        that another process of this machine has uploaded."""
 
         def one(file: Path) -> None:
             stamp = _stamp(file)
-            self._write(self._fs.put_file, str(file), self._remote(file))
+            if known or str(file) in self._sent or not self._there(file, stamp[0]):
+                self._write(self._fs.put_file, str(file), self._remote(file))
             self._sent[str(file)] = stamp
 
         _in_parallel(one, files)
@@ -238,6 +243,12 @@ class Mirror:
         from pyarrow.fs import FSSpecHandler, PyFileSystem
 
         return PyFileSystem(FSSpecHandler(self._fs)), self._base
+
+    def _there(self, file: Path, size: int) -> bool:
+        try:
+            return int(self._call(self._fs.info, self._remote(file))["size"] or 0) == size
+        except FileNotFoundError:
+            return False
 
     def _write(self, function: Callable[..., object], *arguments: Any) -> None:
         try:
@@ -297,6 +308,8 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         if "::" in url:
             raise ValueError("one protocol, not a chain of them")
+        if scheme in ("file", "local", "memory"):
+            raise ValueError("that is no store that others see")
         fs, base = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
     except ImportError as error:
         raise ConfigError(f"{url}: {error}; S3 needs: pip install 'sslscale[cluster]'") from None

@@ -99,11 +99,10 @@ def test_only_a_record_makes_an_artifact(flaky: str, tmp_path: Path) -> None:
     ours, theirs = mirror.at(flaky, tmp_path / "ours"), mirror.at(flaky, tmp_path / "theirs")
     made = ours.folder / "artifacts/score/k1"
     fill(made, 3)
-    (made / mirror.RECORD).write_text("{}")
     ours.push(made)
     theirs.refresh()
     assert not ours.has_record(made) and not (theirs.folder / "artifacts").exists()
-    ours.commit(made)
+    ours.commit(made, b"{}")
     theirs.refresh()
     assert ours.has_record(made) and (theirs.folder / "artifacts/score/k1/record.json").read_text() == "{}"
     ours.remove(made)
@@ -148,6 +147,20 @@ def test_files_are_fetched_when_they_are_opened(flaky: str, tmp_path: Path) -> N
     assert not mirror.fetch(tmp_path / "elsewhere" / "x.tar")
     with pytest.raises(ResourceError, match=r"labeled-000009\.tar: is not there"):
         mirror.fetch(there / "labeled/labeled-000009.tar")
+
+
+def test_names_in_a_store_do_not_lead_out_of_the_mirror(flaky: str, tmp_path: Path) -> None:
+    ours = mirror.at(flaky, tmp_path / "ours")
+    with pytest.MonkeyPatch.context() as patch:  # such names are possible in S3, not on a disk
+        names = ("artifacts/score/k/../../../../../evil", "../evil", "artifacts/score/k/a..b")
+        patch.setattr(Flaky, "find", lambda self, base, detail: {f"{base}/{name}": {"size": 4} for name in names})
+        assert list(ours.sizes(ours.folder)) == ["artifacts/score/k/a..b"]
+    ours.put_bytes("records/...k.json", b"{}")
+    ours.put_bytes("records/score.k.json", b"{}")
+    ours.refresh()
+    assert [str(p.relative_to(ours.folder)) for p in ours.folder.rglob("*.json") if p.name != mirror.NOTE] == [
+        "artifacts/score/k/record.json"
+    ]
 
 
 def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
