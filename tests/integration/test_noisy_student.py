@@ -90,6 +90,7 @@ def test_every_image_is_accounted_for(finished: Finished) -> None:
     assert f"{counts['used']:,}" in page and "below threshold" in page
 
 
+@pytest.mark.slow
 def test_robustness_joins_a_finished_run(finished: Finished) -> None:
     small = ("robustness.max_images=20", "robustness.pgd_steps=1", "robustness.epsilons=[8.0]")
     out, _ = runs.sslscale("run", finished.config, *small, "--root", finished.root, "--json")

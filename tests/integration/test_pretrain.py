@@ -38,6 +38,7 @@ def test_simclr_learns_digits_without_their_labels(tmp_path: Path) -> None:
     assert "a pre-trained backbone without a classifier" in problem
 
 
+@pytest.mark.slow
 def test_dinov2_by_the_real_command_draws_where_it_looks(tmp_path: Path) -> None:
     config = runs.ROOT / "configs/pretrain/dinov2_cifar10_cpu.yaml"
     words = ["data.source=digits", "data.test=0.25", "pretrain.num_steps=20", "pretrain.log_every=10"]
