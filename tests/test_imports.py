@@ -29,6 +29,7 @@ ONLY = {  # a library -> the one file that may import it
     "ray": {"sslscale/cluster.py", "sslscale/trials.py", "sslscale/jobs.py"},
     "mlflow": {"sslscale/tracking.py"},
     "deepspeed": {"sslscale/train/zero.py"},
+    "fsspec": {"sslscale/mirror.py"},
 }
 # layers, lowest first; a file may import from its own layer and those below
 LAYERS = [
