@@ -14,8 +14,7 @@ from typing import Any
 
 from sslscale import mirror
 from sslscale.errors import ConfigError, UserError
-
-_CHECKPOINT = ("model.json", "model.safetensors")
+from sslscale.recipes.model import FILES
 
 
 def run(options: argparse.Namespace) -> int:
@@ -52,7 +51,7 @@ def evaluate(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     from sslscale.train.export import export_backbone
 
-    print(export_backbone(mirror.local(options.model, _CHECKPOINT), options.out))
+    print(export_backbone(mirror.local(options.model, FILES), options.out))
     return 0
 
 
@@ -291,7 +290,7 @@ def predict(options: argparse.Namespace) -> int:
 
     failed = 0
     for path, result in predict(
-        mirror.local(options.model, _CHECKPOINT), options.paths, top=options.top, threads=os.cpu_count() or 1
+        mirror.local(options.model, FILES), options.paths, top=options.top, threads=os.cpu_count() or 1
     ):
         if isinstance(result, str):
             failed += 1

@@ -20,9 +20,9 @@ from sslscale import mirror
 from sslscale.artifacts import Artifact, from_fields
 from sslscale.errors import DataError
 from sslscale.jsonio import canonical, digest, read_json
+from sslscale.mirror import RECORD
 
 Strategy = Literal["ddp", "fsdp", "zero0", "zero1", "zero2", "zero3"]
-RECORD = "record.json"
 DESCRIPTION = "stage.json"
 
 

@@ -277,7 +277,7 @@ def _write(search: Search, folder: Path, rows: list[dict[str, Any]], best: dict[
         ]
         for r in order
     ]
-    command = f"sslscale run {files['best.yaml']} --root {search.root}"
+    command = f"sslscale run {files['best.yaml']} --root {mirror.shown(search.root)}"
     parts = {
         "Trials": [page.table(["trial", *keys, search.config.metric, "state"], cells)],
         "Values and what came of them": [page.picture(files["parallel.png"], "each line is a trial", wide=True)],

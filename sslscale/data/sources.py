@@ -20,6 +20,7 @@ from sslscale import jsonio, mirror
 from sslscale.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SPLITS = ("labeled", "unlabeled", "val", "test")
 HIDDEN = "hidden_labels.npy"
 PACKED = ("index.json", HIDDEN)  # what a split has beside its shards
 HASHED_BYTES = 2 << 30  # a larger folder is identified by names, sizes and times instead of its content
@@ -63,7 +64,7 @@ def is_packed(source: str) -> bool:
 
 def here(source: str) -> Path:
     """A source's folder; of a URL one that mirrors its shards, of which only the indexes are here at first."""
-    names = [f"{split}/{name}" for split in ("labeled", "unlabeled", "val", "test") for name in PACKED]
+    names = [f"{split}/{name}" for split in SPLITS for name in PACKED]
     return mirror.local(source, ["index.json", *names])
 
 

@@ -12,6 +12,7 @@ from sslscale.config import Document, build, require
 from sslscale.errors import ConfigError, DataError
 
 FORMAT = "sslscale-checkpoint/1"
+FILES = ("model.json", "model.safetensors")  # of every checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

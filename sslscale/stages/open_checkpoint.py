@@ -12,9 +12,7 @@ from sslscale.dag import RunContext
 from sslscale.data.sources import file_hash
 from sslscale.errors import DataError
 from sslscale.jsonio import digest
-from sslscale.recipes.model import read_info
-
-_FILES = ("model.json", "model.safetensors")
+from sslscale.recipes.model import FILES, read_info
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +26,16 @@ class CheckpointConfig:
 def content(config: CheckpointConfig, root: Path) -> str:
     """Identity of the checkpoint; raises DataError if there is none."""
     del root
-    folder = mirror.local(config.path, _FILES)
-    if not (folder / _FILES[0]).is_file() or not (folder / _FILES[1]).is_file():
-        raise DataError(f"{config.path}: no checkpoint there (it has no {' and '.join(_FILES)}); see `sslscale ls`")
-    return digest([file_hash(folder / name) for name in _FILES])
+    folder = mirror.local(config.path, FILES)
+    if not (folder / FILES[0]).is_file() or not (folder / FILES[1]).is_file():
+        raise DataError(f"{config.path}: no checkpoint there (it has no {' and '.join(FILES)}); see `sslscale ls`")
+    return digest([file_hash(folder / name) for name in FILES])
 
 
 def open_checkpoint(ctx: RunContext, config: CheckpointConfig) -> Checkpoint:
     """Copy the checkpoint's two files, so that it stays when its origin goes."""
-    for name in _FILES:
-        shutil.copyfile(mirror.local(config.path, _FILES) / name, ctx.path / name)
+    folder = mirror.local(config.path, FILES)
+    for name in FILES:
+        shutil.copyfile(folder / name, ctx.path / name)
     info = read_info(ctx.path)
     return Checkpoint(path=str(ctx.path), num_parameters=info.num_parameters, step=0)

@@ -14,8 +14,6 @@ from sslscale.errors import DataError
 from sslscale.jsonio import digest
 from sslscale.recipes.data import PackConfig
 
-SPLITS = ("labeled", "unlabeled", "val", "test")
-
 
 def content(config: PackConfig, root: Path) -> str:
     """Identity of everything outside the root that packing reads."""
@@ -35,14 +33,16 @@ def pack(ctx: RunContext, config: PackConfig) -> Dataset:
     from sslscale.data import pack as packing
     from sslscale.data.shards import read_index
 
-    for split in SPLITS:  # of an attempt that was stopped
+    for split in sources.SPLITS:  # of an attempt that was stopped
         old = ctx.path / split
         old.unlink() if old.is_symlink() else shutil.rmtree(old, ignore_errors=True)
     if sources.is_packed(config.source):
         if config.labels or config.labels_per_class or config.val or config.test or config.resize:
             raise DataError(f"{config.source}: is packed already; set labels and splits when packing")
         source = sources.here(config.source).absolute()
-        indexes = {split: read_index(source / split) for split in SPLITS if (source / split / "index.json").exists()}
+        indexes = {
+            split: read_index(source / split) for split in sources.SPLITS if (source / split / "index.json").exists()
+        }
         for split in indexes:
             if mirror.is_url(config.source):
                 _refer(f"{config.source}/{split}", source / split, ctx.path / split)
