@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +39,14 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
 
         name = config.name.removeprefix("timm:")
         try:
-            # timm's drop_path_rate falls linearly over the blocks, as the paper's stochastic depth does
-            backbone = timm.create_model(name, num_classes=0, drop_path_rate=1 - config.survival)
+            # timm's drop_path_rate falls linearly over the blocks, as the paper's stochastic depth does; some lack it
+            backbone = timm.create_model(name, num_classes=0, drop_path_rate=1 - config.survival or None)
         except RuntimeError as error:
             near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
             raise ConfigError(f"model {config.name!r}: {error}; timm has, among others, {near}") from None
-        return backbone, int(backbone.num_features)  # pyright: ignore[reportArgumentType]
+        # of mobilenets num_features is what comes before a last layer that stays
+        features: Any = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+        return backbone, int(features)
     kind, depth, *width = config.name.split("_")
     if kind == "vit":
         size = SIZES[depth] if depth in SIZES else tuple(int(x) for x in depth.split("x"))

@@ -43,7 +43,8 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
         assert kinds == {f"100pct_{kind}" for kind in ("random", "pretrained", "self_trained", "joint")}
         return
     if loaded.pipeline == "distill":
-        assert {"large/evaluate", "small/evaluate", "student/evaluate", "report"} <= names
+        teacher = "large" if loaded.config.teacher is None else "teacher"
+        assert {f"{teacher}/evaluate", "small/evaluate", "student/evaluate", "report"} <= names
         return
     if loaded.pipeline == "semi_supervised":
         assert {f"{loaded.config.train.method.name}/evaluate", "report"} <= names
