@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from sslscale.cluster import connect, unwrap
+from sslscale.cluster import connect
 from sslscale.recipes.tune import Dimension, TuneConfig
+from sslscale.workers import unwrap
 
 SCORE, STEP = "score", "step"  # what every report has
 LAID = "laid"  # and may have: values beside the drawn ones, as JSON

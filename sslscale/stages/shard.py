@@ -20,7 +20,7 @@ class ShardConfig:
 
 def shard(ctx: RunContext, config: ShardConfig, *, selection: Selection, data: Dataset) -> ShardSet:
     """Write pseudo-%06d.tar with KEY.jpg|png|webp, KEY.cls and KEY.soft.npy; shards already written are kept."""
-    from sslscale import cluster, jsonio
+    from sslscale import jsonio, workers
     from sslscale.data.shards import ShardInfo, write_index
 
     count = -(-selection.num_samples // selection.shard_size)
@@ -33,7 +33,7 @@ def shard(ctx: RunContext, config: ShardConfig, *, selection: Selection, data: D
         done[0] += 1
         ctx.progress(done[0], count)
 
-    with cluster.Mappers(make, ctx, len(waiting)) as mappers:
+    with workers.Mappers(make, ctx, len(waiting)) as mappers:
         mappers.map(waiting, finished=finished)
     infos = [ShardInfo(**jsonio.read_json(note)) for note in notes]
     index = write_index(ctx.path, infos, data.classes)

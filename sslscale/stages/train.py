@@ -54,7 +54,7 @@ def train(
     classifier's, or a backbone's under a fresh classifier. `teacher` is a network that a distilling method learns from
     (its logits may come as `features` instead); `at_least` is one that this one must not be smaller than.
     """
-    from sslscale import cluster
+    from sslscale import workers
     from sslscale.report.figures import learning_curves
 
     work = TrainWork(
@@ -72,7 +72,7 @@ def train(
         teacher=teacher.dir if teacher else None,
         at_least=at_least.num_parameters if at_least else 0,
     )
-    result = cluster.train_workers(train_worker, work, ctx)
+    result = workers.train_workers(train_worker, work, ctx)
     learning_curves(ctx.path)
     return Checkpoint(path=str(ctx.path), **result)
 

@@ -3,7 +3,7 @@
     python tests/benchmarks/startup.py [--repeats 2] [--json]
 
 Bare: a TorchTrainer of two workers whose loop imports torch and meets at a barrier. Ours: the same loop through
-cluster.train_workers, with its log files and its way of finding errors. In turn, in one Ray session. Then six stages
+workers.train_workers, with its log files and its way of finding errors. In turn, in one Ray session. Then six stages
 of one worker each that import torch: how many processes they ran in, which is how often torch was imported.
 """
 
@@ -21,8 +21,9 @@ from typing import Any
 
 from sslscale import dag, execution
 from sslscale.artifacts import Report
-from sslscale.cluster import RayRunner, connect, train_workers
+from sslscale.cluster import RayRunner, connect
 from sslscale.dag import Resources, RunContext, stage
+from sslscale.workers import train_workers
 
 
 def meet(work: Any) -> int:
