@@ -121,15 +121,14 @@ def _searcher(config: TuneConfig) -> Any:
 def _scheduler(config: TuneConfig) -> Any:
     stop, population = config.early_stop, config.population
     if population is not None:
-        from ray.tune.schedulers import PopulationBasedTraining
+        from sslscale.population import Population
 
-        return PopulationBasedTraining(
-            time_attr=STEP,
+        return Population(
+            STEP,
             perturbation_interval=population.interval,
             hyperparam_mutations=_space(config),
             quantile_fraction=population.quantile,
             resample_probability=population.resample,
-            synch=True,  # all wait for all: what is decided does not depend on who is faster
         )
     if stop is None:
         return None

@@ -26,7 +26,7 @@ HEAVY = {
     "rich",
 }
 ONLY = {  # a library -> the one file that may import it
-    "ray": {"sslscale/cluster.py", "sslscale/workers.py", "sslscale/trials.py", "sslscale/jobs.py"},
+    "ray": {f"sslscale/{name}.py" for name in ("cluster", "workers", "trials", "population", "jobs")},
     "mlflow": {"sslscale/tracking.py"},
     "deepspeed": {"sslscale/train/zero.py"},
     "fsspec": {"sslscale/mirror.py"},
@@ -40,7 +40,7 @@ LAYERS = [
     {"losses", "nn", "data"},
     {"methods"},
     {"train", "evaluate", "report"},
-    {"workers"},
+    {"workers", "population"},
     {"cluster", "trials"},
     {"stages"},
     {"progress", "tracking"},

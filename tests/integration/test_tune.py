@@ -114,6 +114,31 @@ def test_a_population_goes_on_from_its_best(tmp_path: Path) -> None:
     assert (record.parent / "model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.slow
+def test_a_population_that_was_killed_goes_on(tmp_path: Path) -> None:
+    config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
+    space, root = tmp_path / "space.yaml", tmp_path / "root"
+    text = SPACE.replace("samples: 3", "samples: 4").replace("train.num_steps: 60", "train.num_steps: 600")
+    text = text.replace("  train.batch_size: {choice: [20, 40]}\n", "").replace("[0.0001, 0.3]", "[0.001, 0.3]")
+    space.write_text("population: {watch: model/train_accuracy, section: train, interval: 150}\n" + text)
+    words = ("tune", config, "--space", space, "--root", root, "--json")
+
+    def second() -> list[Path]:
+        return [path for path in root.glob("tune/*/states/*@300")]
+
+    runs.kill_when(runs.start(*words), lambda: len(second()) > 0, timeout_s=280)
+    before = {path: path.stat().st_mtime_ns for path in root.glob("tune/*/states/*")}
+    found = runs.result(runs.sslscale(*words)[0])
+    assert [row["state"] for row in found["trials"]] == ["ended"] * 4
+    assert found["best"]["value"] > 0.7
+    assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+    folder = Path(found["config"]).parent
+    (folder / "short.py").write_text(runs.SHORT)
+    again = runs.stages(runs.result(runs.sslscale("run", found["config"], "--root", root, "--json")[0]))
+    assert again["model"]["state"] == "cached"
+    assert again["model/evaluate"]["metrics"]["test_accuracy"] == found["best"]["value"]
+
+
 def test_the_spaces_that_come_with_it_open_with_their_command_and_can_be_searched(tmp_path: Path) -> None:
     files = sorted((runs.ROOT / "configs" / "tune").glob("*.yaml"))
     assert files
