@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from sslscale import mirror
 from sslscale.cluster import connect
 from sslscale.recipes.tune import Dimension, TuneConfig
 from sslscale.workers import unwrap
@@ -56,9 +57,16 @@ def search(
     # a trial only waits for its stages; it needs some resource, and every cluster's head has this one
     trainable: Any = tune.with_resources(run, {"node:__internal_head__": 0.001})
     cpus = max(int(ray.cluster_resources().get("CPU", 1)), 1)
+    place, files = _place(folder)
     try:
-        if tune.Tuner.can_restore(str(folder)):
-            tuner = tune.Tuner.restore(str(folder), trainable, resume_unfinished=True, restart_errored=True)
+        if tune.Tuner.can_restore(f"{place}/{folder.name}", files):
+            tuner = tune.Tuner.restore(
+                f"{place}/{folder.name}",
+                trainable,
+                resume_unfinished=True,
+                restart_errored=True,
+                storage_filesystem=files,
+            )
         else:
             tuner = tune.Tuner(
                 trainable,
@@ -72,13 +80,14 @@ def search(
                     scheduler=_scheduler(config),
                     trial_dirname_creator=lambda found: found.trial_id,
                 ),
-                run_config=tune.RunConfig(name=folder.name, storage_path=str(folder.parent), verbose=0),
+                run_config=tune.RunConfig(name=folder.name, storage_path=place, storage_filesystem=files, verbose=0),
             )
         found = tuner.fit()
     finally:
         ray.shutdown()
     rows: list[tuple[dict[str, Any], dict[str, float] | str]] = []
-    for result in found:
+    results = [found[number] for number in range(len(found))]
+    for result in sorted(results, key=lambda result: Path(result.path or "").name):  # not as they were restored
         values = {**(result.config or {}), **json.loads((result.metrics or {}).get(LAID) or "{}")}
         if result.error is not None:
             rows.append((values, str(unwrap(result.error)).strip().splitlines()[-1]))
@@ -86,6 +95,15 @@ def search(
             numbers = {n: float(v) for n, v in (result.metrics or {}).items() if isinstance(v, int | float)}
             rows.append((values, numbers))
     return rows
+
+
+def _place(folder: Path) -> tuple[str, Any]:
+    """Where Tune keeps what it goes on from: beside the trials, on disk or in the root's store."""
+    store = mirror.of(folder.parent)
+    if store is None:
+        return str(folder.parent), None
+    files, base = store.arrow()
+    return f"{base}/{folder.parent.relative_to(store.folder).as_posix()}", files
 
 
 def _space(config: TuneConfig) -> dict[str, Any]:

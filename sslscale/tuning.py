@@ -99,7 +99,9 @@ def tune(search: Search, console: Any) -> dict[str, Any]:
     if store:
         store.pull(folder)
     console.print(
-        f"{search.config.samples} trials of {search.source}; kept in {folder}", highlight=False, soft_wrap=True
+        f"{search.config.samples} trials of {search.source}; kept in {mirror.shown(folder)}",
+        highlight=False,
+        soft_wrap=True,
     )
     logs = search.root / "logs" / time.strftime("%Y%m%d-%H%M%S")
     logs.mkdir(parents=True, exist_ok=True)

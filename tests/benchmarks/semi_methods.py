@@ -3,9 +3,9 @@
     python tests/benchmarks/semi_methods.py --data DIR [--methods fixmatch,uda] [--labels 4000] [--seeds 0,1,2] [--json]
 
 Each method trains by configs/semi_supervised/METHOD_cifar10_cpu.yaml (one worker, torch alone) on --labels labels of
-DIR/train, the other images unlabelled, and is judged on DIR/test; `supervised` knows the labels alone, and
-`noisy_student` learns from the supervised network's soft labels in one round. Without --data (and data/cifar10) scikit-
-learn's digits take their place, 40 labels, with the network and the augmentation of fixmatch_digits.yaml.
+DIR/train, the other images unlabelled, and is judged on DIR/test. `supervised` knows the labels alone; `noisy_student`
+learns from its soft labels in one round, under the noise of configs/noisy_student/cifar10_cpu.yaml. Without --data (and
+data/cifar10) scikit-learn's digits take their place, 40 labels, with fixmatch_digits.yaml's network and augmentation.
 The JSON line maps method -> {"test_accuracy": [...], "images_per_s": median over seeds}.
 """
 
@@ -57,6 +57,10 @@ def settings(method: str, digits: bool) -> TrainConfig:
         own = dataclasses.replace(small, method=own.method, augment_strong=strong)
     if method == "noisy_student":
         noise = own.augment_strong
+        if not digits:
+            document = config.read(CONFIGS.parent / "noisy_student/cifar10_cpu.yaml")
+            graph: TrainConfig = config.build(TrainConfig, document, document.data["student"], "student")
+            noise = graph.augment
         assert noise is not None
         student = NoisyStudent(unlabeled_ratio=3, ema=0.99)
         own = dataclasses.replace(own, method=student, augment=noise, augment_strong=None)

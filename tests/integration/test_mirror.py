@@ -231,6 +231,34 @@ def nodes(server: dict[str, str], tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.slow
+def test_a_search_that_is_killed_goes_on_elsewhere(s3: None, server: dict[str, str], tmp_path: Path) -> None:
+    config, root = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"), "s3://lab/search"
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        "metric: model/test_accuracy\nsamples: 3\nsearch: random\nconcurrent: 1\nset: {train.num_steps: 900}\n"
+        "space: {train.optim.lr: {loguniform: [0.001, 0.3]}}\n"
+    )
+    words = ("tune", config, "--space", space, "--root", root, "--json")
+
+    def ended() -> set[str]:
+        return {name for name in names("search/records/") if name.startswith("evaluate.")}
+
+    first = machine(server, tmp_path / "first")
+    runs.kill_when(runs.start(*words, env=first), lambda: len(ended()) == 1)
+    time.sleep(3)  # its workers end with it
+    before = ended()
+    second = machine(server, tmp_path / "second")
+    found = runs.result(runs.sslscale(*words, env=second)[0])
+    assert [row["state"] for row in found["trials"]] == ["ended"] * 3
+    assert before <= ended() and len(ended()) == 3, (before, ended())  # whichever of the three were there
+    assert {"best.yaml", "trials.csv", "report.html"} <= {name.split("/")[-1] for name in names("search/tune/")}
+    assert "s3://lab/search" in Path(found["report"]).read_text()
+    third = machine(server, tmp_path / "third")
+    again = runs.result(runs.sslscale(*words, env=third)[0])
+    assert again["trials"] == found["trials"] and again["best"] == found["best"]
+
+
+@pytest.mark.slow
 def test_a_root_that_nodes_do_not_see_is_named(nodes: dict[str, str], tmp_path: Path) -> None:
     config, root = runs.write(tmp_path, runs.TINY), Path(nodes["SSLSCALE_SCRATCH"]) / "root"
     _, err = runs.sslscale("run", config, "--root", root, code=4, env=nodes)
