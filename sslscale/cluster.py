@@ -98,7 +98,7 @@ class RayRunner:
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 task = self._ray.remote(_sees).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
                 asked[task.remote(str(probe), store.url if store else "")] = node["NodeManagerHostname"]
-            blind = [host for reference, host in asked.items() if not self._ray.get(reference, timeout=60)]
+            blind = [host for reference, host in asked.items() if not self._seen(reference)]
         finally:
             probe.unlink(missing_ok=True)
         if blind:
@@ -109,6 +109,17 @@ class RayRunner:
                 else f"--root {store.url}: {len(blind)} of {len(nodes)} nodes cannot read it "
                 f"({', '.join(sorted(set(blind))[:3])}); give them credentials and the library of that store"
             )
+
+    def _seen(self, reference: Any) -> bool:
+        """What a node answered; one that is gone meanwhile has no say, one that does not answer sees nothing."""
+        import ray.exceptions as gone
+
+        try:
+            return self._ray.get(reference, timeout=60)
+        except gone.GetTimeoutError:
+            return False
+        except (gone.TaskUnschedulableError, gone.NodeDiedError, gone.WorkerCrashedError):
+            return True
 
     def poll(self, timeout_s: float) -> list[tuple[Job, dict[str, Any] | BaseException]]:
         """Wait up to `timeout_s` and return the jobs that ended, each with its record or what it raised."""

@@ -73,6 +73,43 @@ def test_a_node_is_lost_in_training_which_goes_on_with_fewer(nodes: tuple[Any, l
     assert "going on from step" in "".join(p.read_text() for p in root.glob("logs/*worker0.log"))
 
 
+def test_training_takes_in_a_node_that_comes(nodes: tuple[Any, list[Any]], tmp_path: Path) -> None:
+    cluster, workers = nodes
+    for node in workers[1:]:
+        cluster.remove_node(node, allow_graceful=False)
+    config, root = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"), tmp_path / "root"
+    words = ["run", config, "resources.num_workers=2", "resources.min_workers=1", "train.num_steps=100000"]
+    words += ["train.save_every=50", "train.log_every=50"]
+    process = runs.start(*words, "--root", root, env={"RAY_ADDRESS": cluster.address})
+
+    def wait(ready: Callable[[], bool], timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            assert process.poll() is None, "it ended: " + "".join(process.communicate())
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+    def last() -> int:
+        return max(
+            (int(p.parent.name[-8:]) for p in root.glob("artifacts/train/*/state/step-*/commit.json")), default=0
+        )
+
+    second = lambda: "".join(p.read_text() for p in root.glob("logs/*worker1.log"))  # noqa: E731
+    try:
+        wait(lambda: last() > 0, 120)
+        assert not second()  # one worker trains
+        cluster.add_node(num_cpus=1)
+        wait(lambda: "going on from step" in second(), 200)  # Ray looks for more room every minute
+        reached = last()
+        wait(lambda: last() > reached + 200, 100)
+        (log,) = root.glob("artifacts/train/*/metrics.jsonl")
+        steps = [row["step"] for row in runs.rows(log.parent)]
+        assert steps == sorted(set(steps)) and steps == list(range(50, 50 * len(steps) + 1, 50))
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
 def test_the_drivers_memory_does_not_grow_with_the_number_of_shards(tmp_path: Path) -> None:
     """20,000 shards, which a manifest names and one file holds, through the scoring stage with two workers."""
     import ray
