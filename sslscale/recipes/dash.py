@@ -26,7 +26,7 @@ class Dash(SemiSupervised):
     temperature: float = 0.5
     warmup: float = 2048 / 2**20  # shares of the training
     every: float = 9 / 1024
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

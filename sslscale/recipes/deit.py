@@ -22,7 +22,7 @@ class DeiT(Recipe):
     temperature: float = 3.0  # of soft distillation
     label_smoothing: float = 0.1
     ema: float = 0.0
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         require(self.weight is None or 0 <= self.weight <= 1, "weight", "must lie between 0 and 1")

@@ -20,7 +20,7 @@ class FlexMatch(SemiSupervised):
     name: Literal["flexmatch"] = "flexmatch"  # pyright: ignore[reportIncompatibleVariableOverride]
     unlabeled_ratio: int = 7
     threshold: float = 0.95
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,7 +21,7 @@ class FreeMatch(SemiSupervised):
     unlabeled_ratio: int = 7
     momentum: float = 0.999  # of the means
     fairness_weight: float = 0.001
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,7 +21,7 @@ class JointTraining(Recipe):
     soft_labels: bool = True  # False: the teacher's most probable class
     label_smoothing: float = 0.0
     ema: float = 0.0
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         require(self.unlabeled_ratio >= 1, "unlabeled_ratio", "must be 1 or more")

@@ -24,7 +24,7 @@ class KnowledgeDistillation(Recipe):
     virtual: bool = False
     virtual_correct: float = 0.99
     ema: float = 0.0
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         require(0 <= self.alpha <= 1, "alpha", "must lie between 0 and 1")

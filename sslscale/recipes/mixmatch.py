@@ -22,7 +22,7 @@ class MixMatch(SemiSupervised):
     temperature: float = 0.5
     alpha: float = 0.75  # of mixup's Beta(alpha, alpha)
     ramp: float = 1 / 64  # share of the training in which the weight rises in a line
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

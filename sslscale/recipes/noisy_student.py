@@ -23,7 +23,7 @@ class NoisyStudent(Recipe):
     temperature: float = 1.0  # of the soft labels; 1 leaves them as the teacher gave them
     label_smoothing: float = 0.1  # of labels and hard pseudo-labels
     ema: float = 0.0  # the authors' code: .9999
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         require(self.unlabeled_ratio >= 1, "unlabeled_ratio", "must be 1 or more")

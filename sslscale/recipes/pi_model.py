@@ -21,7 +21,7 @@ class PiModel(SemiSupervised):
     unlabeled_weight: float = 100.0
     ramp: float = 80 / 300  # share of the training in which the weight rises, exp(-5 (1 - t)^2)
     ema: float = 0.0
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,7 +19,7 @@ class PseudoLabel(SemiSupervised):
     unlabeled_weight: float = 3.0
     threshold: float = 0.95  # probability below which an image does not count; 0 as in the paper
     ramp: tuple[float, float] = (0.1, 0.6)
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

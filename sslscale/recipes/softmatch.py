@@ -22,7 +22,7 @@ class SoftMatch(SemiSupervised):
     unlabeled_ratio: int = 7
     momentum: float = 0.999  # of mean and variance
     sigmas: float = 2.0  # the width of the Gaussian is the deviation over this
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,7 +27,7 @@ class Supervised(Recipe):
     adversarial: float = 0.0
     epsilon: float = 0.03
     norm: Literal["linf", "l2"] = "linf"
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         require(0 <= self.label_smoothing < 1, "label_smoothing", "must lie in [0, 1)")

@@ -20,7 +20,7 @@ class TemporalEnsembling(SemiSupervised):
     momentum: float = 0.6  # alpha, of the past predictions
     ramp: float = 80 / 300  # share of the training in which the weight rises, exp(-5 (1 - t)^2)
     ema: float = 0.0
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,7 +23,7 @@ class UDA(SemiSupervised):
     temperature: float = 0.4
     threshold: float = 0.8
     tsa: Literal["none", "log", "linear", "exp"] = "none"
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

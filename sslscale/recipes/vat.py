@@ -22,7 +22,7 @@ class VAT(SemiSupervised):
     power_iterations: int = 1
     entropy_weight: float = 1.0
     ema: float = 0.0
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

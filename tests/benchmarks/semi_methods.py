@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -54,7 +55,9 @@ def settings(method: str, digits: bool) -> TrainConfig:
         document = config.read(CONFIGS / "fixmatch_digits.yaml")
         small: TrainConfig = config.build(TrainConfig, document, document.data["train"], "train")
         strong = small.augment_strong if own.augment_strong is not None else None
-        own = dataclasses.replace(small, method=own.method, augment_strong=strong)
+        average: Any = own.method
+        method = dataclasses.replace(average, ema=0.95)  # of 400 steps an average over a hundred lags behind
+        own = dataclasses.replace(small, method=method, augment_strong=strong)
     if method == "noisy_student":
         noise = own.augment_strong
         if not digits:
@@ -62,7 +65,7 @@ def settings(method: str, digits: bool) -> TrainConfig:
             graph: TrainConfig = config.build(TrainConfig, document, document.data["student"], "student")
             noise = graph.augment
         assert noise is not None
-        student = NoisyStudent(unlabeled_ratio=3, ema=0.99)
+        student = NoisyStudent(unlabeled_ratio=3, ema=0.95 if digits else 0.99)
         own = dataclasses.replace(own, method=student, augment=noise, augment_strong=None)
     return own
 

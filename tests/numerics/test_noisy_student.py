@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sslscale.evaluate.classify import calibration_error, measure, wilson
 from sslscale.losses import sharpen, smooth_labels, soft_cross_entropy
 from sslscale.methods.method import build_method
 from sslscale.methods.noisy_student import NoisyStudentMethod, student_loss
-from sslscale.nn.ema import update_ema, warm_momentum
+from sslscale.nn.ema import warm_momentum
 from sslscale.nn.wide_resnet import StochasticDepth, WideResNet
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.noisy_student import NoisyStudent
@@ -132,18 +133,22 @@ def test_no_gradient_reaches_the_pseudo_labels_or_the_average() -> None:
 
 def test_the_average_is_the_recursion_with_the_ramp() -> None:
     made = build_method(Supervised(ema=0.99), ModelConfig(name="wrn_10_0.5"), K)
-    weight = next(made.network.parameters())  # type: ignore[union-attr]
-    expected = weight.detach().double().clone()
+    network: Any = made.network
+    followed = {"weight": next(network.parameters()), "variance": network.backbone.norm.running_var}
+    expected = {name: tensor.detach().double().clone() for name, tensor in followed.items()}
     for step in range(1, 30):
-        with torch.no_grad():
-            weight.add_(torch.randn_like(weight))
         momentum = min(0.99, (1 + step) / (10 + step))
-        expected = momentum * expected + (1 - momentum) * weight.double()
+        for name, tensor in followed.items():
+            with torch.no_grad():
+                tensor.add_(torch.rand_like(tensor))
+            expected[name] = momentum * expected[name] + (1 - momentum) * tensor.double()
+        network.backbone.norm.num_batches_tracked.fill_(step)
         made.after_step(step, step / 30)
-    average = next(made.result.parameters())
-    torch.testing.assert_close(average.double(), expected, rtol=1e-4, atol=1e-5)
+    average: Any = made.result
+    torch.testing.assert_close(next(average.parameters()).double(), expected["weight"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(average.backbone.norm.running_var.double(), expected["variance"], rtol=1e-4, atol=1e-5)
+    assert average.backbone.norm.num_batches_tracked == 29
     assert warm_momentum(0.99, 10**6) == 0.99
-    assert callable(update_ema)
 
 
 def test_stochastic_depth_survives_linearly_and_keeps_the_mean() -> None:
