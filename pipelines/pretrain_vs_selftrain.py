@@ -22,8 +22,8 @@ from sslscale.recipes.data import PackConfig
 from sslscale.recipes.pseudo import EvaluateConfig, ScoreConfig, SelectConfig
 from sslscale.recipes.supervised import Supervised
 from sslscale.recipes.train import TrainConfig
-from sslscale.stages.comparison import ComparisonConfig, comparison
 from sslscale.stages.evaluate import evaluate
+from sslscale.stages.grid import GridConfig, grid
 from sslscale.stages.pack import content, pack
 from sslscale.stages.score import score
 from sslscale.stages.select import select
@@ -93,8 +93,13 @@ def build(config: Config) -> list[Stage]:
                 networks[f"{where}_{start}"] = teacher
                 networks[name] = trained(name, student, selection=labelled(name, teacher), **first)
     reports: dict[str, Any] = {
-        f"{name}_test": stage(evaluate, config.evaluate, name=f"{name}/evaluate", model=model, data=data)
+        name: stage(evaluate, config.evaluate, name=f"{name}/evaluate", model=model, data=data)
         for name, model in networks.items()
     }
-    settings = ComparisonConfig(networks=tuple(networks), baseline=next(iter(networks)))
-    return [stage(comparison, settings, name="report", **reports)]
+    shares = {f"{100 * fraction:g}pct": f"{100 * fraction:g} % of the labels" for fraction in config.label_fractions}
+    settings = GridConfig(
+        panels=tuple(shares.items()),
+        columns=tuple(f"S{number}" for number in range(1, len(config.strengths) + 1)),
+        rows=("random", "pretrained", "self_trained", "joint"),
+    )
+    return [stage(grid, settings, name="report", **reports)]

@@ -1,0 +1,61 @@
+"""The report of networks that differ in three ways: a table for each panel, in it what each row gains on the first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sslscale.artifacts import Report
+from sslscale.dag import RunContext
+from sslscale.jsonio import read_json, write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridConfig:
+    """Keys and titles of panels, names of columns and rows; `COLUMN_PANEL_ROW` is the input of one network."""
+
+    panels: tuple[tuple[str, str], ...]
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    version: int = field(default=1, init=False)
+
+
+def grid(ctx: RunContext, config: GridConfig, **inputs: Report) -> Report:
+    """Write report.html, grid.png and summary.json. The metrics are each network's gain on the first of its column."""
+    from sslscale.report import page
+    from sslscale.report.figures import new_figure
+
+    found = {name: read_json(report.dir / "report.json") for name, report in inputs.items()}
+    first, *others = config.rows
+    figure = new_figure(4.2 * len(config.panels) + 0.6, 3.8)
+    axes = figure.subplots(1, len(config.panels), sharey=True, squeeze=False)[0]
+    sections, metrics = {}, {}
+    for panel, (key, title) in zip(axes, config.panels, strict=True):
+        cells = []
+        for place, row in enumerate(config.rows):
+            reports = [found[f"{column}_{key}_{row}"] for column in config.columns]
+            values = [report["accuracy"] for report in reports]
+            base = [found[f"{column}_{key}_{first}"]["accuracy"] for column in config.columns]
+            gains = ["" if row == first else f" ({100 * (v - b):+.1f})" for v, b in zip(values, base, strict=True)]
+            cells.append([row, *(f"{100 * v:.1f}{gain}" for v, gain in zip(values, gains, strict=True))])
+            low, high = zip(*(report["accuracy_interval"] for report in reports), strict=True)
+            errors = [
+                [v - a for v, a in zip(values, low, strict=True)],
+                [b - v for v, b in zip(values, high, strict=True)],
+            ]
+            places = [number + 0.06 * place for number in range(len(config.columns))]
+            panel.errorbar(places, values, yerr=errors, marker="o", capsize=2, linewidth=1, label=row)
+        panel.set_xticks(range(len(config.columns)), config.columns)
+        panel.set_title(title, fontsize=10)
+        panel.grid(alpha=0.3)
+        sections[f"{title}: per cent, and points above {first}"] = [page.table(["", *config.columns], cells)]
+        for row in others:
+            for column in config.columns:
+                name = f"{column}_{key}_{row}"
+                metrics[f"{name}_gain"] = found[name]["accuracy"] - found[f"{column}_{key}_{first}"]["accuracy"]
+    axes[0].set(ylabel="accuracy")
+    axes[-1].legend(frameon=False, fontsize=8)
+    figure.savefig(ctx.path / "grid.png", dpi=110)
+    picture = page.picture(ctx.path / "grid.png", "Accuracy with its 95 % interval", wide=True)
+    (ctx.path / "report.html").write_text(page.page("Comparison", {**sections, "All": [picture]}), "utf-8")
+    write_json(ctx.path / "summary.json", {"networks": found, "gains": metrics})
+    return Report(path=str(ctx.path), metrics=metrics)
