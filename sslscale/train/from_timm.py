@@ -57,7 +57,8 @@ def _load(config: TimmConfig, num_classes: int) -> nn.Module:
             others = f", but of {', '.join(known[:3])}" if known else ""
             raise ConfigError(f"teacher: timm publishes no weights of {name}{others}: give teacher.weights a file")
         if (tuple(published.mean), tuple(published.std)) != (config.image.mean, config.image.std):
-            raise ConfigError(f"teacher: {name} was trained with image.mean {published.mean} and std {published.std}")
+            own = f"image.mean {published.mean} and std {published.std}"
+            raise ConfigError(f"teacher: {name} was trained with {own}: set them so")
         try:
             return timm.create_model(name, pretrained=True).eval()
         except Exception as error:  # of the hub's and of sockets, of many kinds
