@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
     from torch import Tensor
 
-    from sslscale.data.augment import Plan
+    from sslscale.data.plan import Plan
 
 # nogil: threads run beside each other; fast math may reorder sums, no more: no NaN and no infinity ever comes here
 _MATH = {"nnan", "ninf", "nsz", "arcp", "contract", "reassoc"}

@@ -14,9 +14,9 @@ import torch
 
 from sslscale import distributed
 from sslscale.data import augment, rng
-from sslscale.data.augment import Plan
 from sslscale.data.images import SMALL, Images, bad_allowed
 from sslscale.data.order import Order
+from sslscale.data.plan import Plan, make_plan, num_draws
 from sslscale.data.samples import Samples
 from sslscale.data.threads import pool
 from sslscale.errors import ConfigError
@@ -130,8 +130,8 @@ class Stream:
         heights, widths = torch.from_numpy(self.images.sizes(shard, row)).unbind(1)
         plans = []
         for number, (view, size) in enumerate(zip(self.views, self._sizes, strict=True)):
-            draws = rng.uniforms(self._seed + number, epoch, index, augment.num_draws(view))
-            plans.append(augment.make_plan(draws, view, size, heights, widths))
+            draws = rng.uniforms(self._seed + number, epoch, index, num_draws(view))
+            plans.append(make_plan(draws, view, size, heights, widths))
         if self._batched:
             pixels = [self.images.fetch(shard, row, pin=self.device.type == "cuda")]
         else:

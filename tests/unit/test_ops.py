@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
 from sslscale.data import augment, geometry, mix, ops, rng
+from sslscale.data.plan import make_plan, num_draws
 from sslscale.recipes.augment import OPERATIONS, AugmentConfig, BlurConfig, JitterConfig, RandAugmentConfig
 
 NEAREST = InterpolationMode.NEAREST
@@ -162,7 +163,7 @@ def literal_randaugment(image: Tensor, draws: Tensor, config: RandAugmentConfig)
 @pytest.mark.parametrize("magnitude", [5.0, 10.0, 27.0])
 def test_randaugment_equals_its_literal_transcription(magnitude: float) -> None:
     config = RandAugmentConfig(num_ops=2, magnitude=magnitude, translate=10 / 32 / magnitude * 2, cutout=4 / 32)
-    count = augment.num_draws(AugmentConfig(randaugment=config))
+    count = num_draws(AugmentConfig(randaugment=config))
     images = IMAGES.repeat(4, 1, 1, 1)
     draws = rng.uniforms(5, torch.zeros(192, dtype=torch.int64), torch.arange(192), count)[:, 5:]
     ours = augment.randaugment(images, draws, config)
@@ -192,7 +193,7 @@ def test_the_same_without_rounding_on_float_images() -> None:
 def test_jitter_equals_torchvision_in_each_images_own_order(config: JitterConfig) -> None:
     draws = torch.rand(48, 9, generator=DRAW)
     augmented = AugmentConfig(jitter=config)
-    plan = augment.make_plan(
+    plan = make_plan(
         torch.cat([torch.zeros(48, 5), draws, torch.ones(48, 3)], 1), augmented, 32, IMAGES.shape[-2], IMAGES.shape[-1]
     )
     ours = augment.augment(IMAGES, plan, augmented, 32)
@@ -317,7 +318,7 @@ def test_the_kernels_do_what_the_operations_on_batches_do(config: AugmentConfig,
     from sslscale.data import kernels
 
     images = IMAGES.repeat(4, 1, 1, 1)
-    plan = augment.make_plan(torch.rand(192, augment.num_draws(config), generator=DRAW), config, size, 32, 32)
+    plan = make_plan(torch.rand(192, num_draws(config), generator=DRAW), config, size, 32, 32)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     kernel = config.blur.pixels(size) if config.blur else 1
     ours = kernels.views(images, plan, size, kernel, mean, std, cropped=cropped)
@@ -343,9 +344,9 @@ EVERYTHING = AugmentConfig(
 
 
 def test_an_images_view_is_the_same_in_any_batch() -> None:
-    draws = torch.rand(48, augment.num_draws(EVERYTHING), generator=DRAW)
+    draws = torch.rand(48, num_draws(EVERYTHING), generator=DRAW)
     view = lambda images, draws: augment.make_view(  # noqa: E731
-        images, augment.make_plan(draws, EVERYTHING, 24, 32, 32), EVERYTHING, 24, (0.5,) * 3, (0.2,) * 3
+        images, make_plan(draws, EVERYTHING, 24, 32, 32), EVERYTHING, 24, (0.5,) * 3, (0.2,) * 3
     )
     whole = view(IMAGES, draws)
     assert whole.shape == (48, 3, 24, 24) and whole.is_contiguous(memory_format=torch.channels_last)
@@ -357,8 +358,8 @@ def test_an_images_view_is_the_same_in_any_batch() -> None:
 
 def test_noise_switched_off_changes_nothing() -> None:
     config = AugmentConfig()
-    draws = torch.rand(48, augment.num_draws(config), generator=DRAW)
-    assert augment.augment(IMAGES, augment.make_plan(draws, config, 32, 32, 32), config, 32).equal(IMAGES)
+    draws = torch.rand(48, num_draws(config), generator=DRAW)
+    assert augment.augment(IMAGES, make_plan(draws, config, 32, 32, 32), config, 32).equal(IMAGES)
 
 
 def test_normalize_is_its_formula() -> None:
