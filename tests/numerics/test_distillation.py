@@ -25,7 +25,7 @@ from sslscale.recipes.knowledge_distillation import KnowledgeDistillation
 from sslscale.recipes.model import ImageConfig, ModelConfig
 from sslscale.recipes.supervised import Supervised
 from sslscale.recipes.train import TrainConfig
-from tests.numerics.test_semi_supervised import Fixed, entropy, hot, rows, softmax
+from tests.numerics.literal import Fixed, entropy, hot, rows, softmax
 
 K = 5
 MODEL = ModelConfig(name="wrn_10_0.5")
