@@ -55,9 +55,9 @@ def settings(method: str, digits: bool) -> TrainConfig:
         document = config.read(CONFIGS / "fixmatch_digits.yaml")
         small: TrainConfig = config.build(TrainConfig, document, document.data["train"], "train")
         strong = small.augment_strong if own.augment_strong is not None else None
-        average: Any = own.method
-        method = dataclasses.replace(average, ema=0.95)  # of 400 steps an average over a hundred lags behind
-        own = dataclasses.replace(small, method=method, augment_strong=strong)
+        recipe: Any = own.method
+        short = dataclasses.replace(recipe, ema=0.95)  # of 400 steps an average over a hundred lags behind
+        own = dataclasses.replace(small, method=short, augment_strong=strong)
     if method == "noisy_student":
         noise = own.augment_strong
         if not digits:
