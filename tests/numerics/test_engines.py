@@ -160,6 +160,7 @@ def test_workers_that_share_the_weights_train_as_one(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_method_trains_under_every_engine(tmp_path: Path, digits: Path) -> None:
     folder = start(tmp_path, digits, every=True)
     for strategy, name in itertools.product(STRATEGIES, CONFIGS):
