@@ -25,6 +25,17 @@ space:
   train.batch_size: {choice: [20, 40]}
 """
 
+POPULATION = """
+metric: model/test_accuracy
+samples: 4
+search: random
+concurrent: 1
+population: {watch: model/train_accuracy, section: train, interval: 150}
+set: {train.num_steps: 600}
+space:
+  train.optim.lr: {loguniform: [0.001, 0.3]}
+"""
+
 
 @pytest.mark.slow
 def test_a_search_that_was_killed_goes_on_and_its_best_is_a_run(tmp_path: Path) -> None:
@@ -91,9 +102,7 @@ def test_hopeless_trials_are_stopped_early(tmp_path: Path) -> None:
 def test_a_population_goes_on_from_its_best(tmp_path: Path) -> None:
     config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
     space, root = tmp_path / "space.yaml", tmp_path / "root"
-    text = SPACE.replace("samples: 3", "samples: 4").replace("train.num_steps: 60", "train.num_steps: 600")
-    text = text.replace("  train.batch_size: {choice: [20, 40]}\n", "").replace("[0.0001, 0.3]", "[0.001, 0.3]")
-    space.write_text("population: {watch: model/train_accuracy, section: train, interval: 150}\n" + text)
+    space.write_text(POPULATION)
     found = runs.result(runs.sslscale("tune", config, "--space", space, "--root", root, "--json")[0])
     assert [row["state"] for row in found["trials"]] == ["ended"] * 4
     assert found["best"]["value"] > 0.7
@@ -118,9 +127,7 @@ def test_a_population_goes_on_from_its_best(tmp_path: Path) -> None:
 def test_a_population_that_was_killed_goes_on(tmp_path: Path) -> None:
     config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
     space, root = tmp_path / "space.yaml", tmp_path / "root"
-    text = SPACE.replace("samples: 3", "samples: 4").replace("train.num_steps: 60", "train.num_steps: 600")
-    text = text.replace("  train.batch_size: {choice: [20, 40]}\n", "").replace("[0.0001, 0.3]", "[0.001, 0.3]")
-    space.write_text("population: {watch: model/train_accuracy, section: train, interval: 150}\n" + text)
+    space.write_text(POPULATION)
     words = ("tune", config, "--space", space, "--root", root, "--json")
 
     def second() -> list[Path]:
