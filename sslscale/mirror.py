@@ -10,6 +10,7 @@ shards.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import random
 import tempfile
@@ -31,6 +32,7 @@ LAZY = (".tar",)  # fetched when they are opened
 _OWN = {NOTE, "writer.lock", "progress.json", "progress.tmp", "mlflow.json"}  # of this machine's run alone
 _STATE = "state/"  # the one part of an artifact that shrinks as it is made
 _TRIES, _PAUSE = 5, 0.2  # seconds before the second; twice as many before each next
+_PATIENCE = 20.0  # seconds: gcsfs tries again by itself, for half a minute a call
 _THREADS = 8
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError, TypeError, ImportError)
 
@@ -276,14 +278,15 @@ class Mirror:
 
     def _call(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Call the store, again after a while if that may help; raises FileNotFoundError and ResourceError."""
+        started = time.monotonic()
         for attempt in range(_TRIES):
             try:
                 return function(*arguments, **options)
             except FileNotFoundError:
                 raise
             except Exception as error:
-                final = isinstance(error, _FINAL) or "Credentials" in type(error).__name__
-                if final or attempt == _TRIES - 1:
+                long = attempt == _TRIES - 1 or time.monotonic() - started > _PATIENCE
+                if long or isinstance(error, _FINAL) or _is_denied(error):
                     raise ResourceError(_reason(self.url, error)) from error
             time.sleep(_PAUSE * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
         raise AssertionError
@@ -305,6 +308,8 @@ def _open(url: str) -> tuple[Any, str]:
     options: dict[str, Any] = {}
     if scheme in ("s3", "s3a"):  # or a wrong address waits for minutes
         options["config_kwargs"] = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 1}}
+    if scheme in ("gs", "gcs"):  # it logs tracebacks of what it raises
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     try:
         if "::" in url:
             raise ValueError("one protocol, not a chain of them")
@@ -312,7 +317,7 @@ def _open(url: str) -> tuple[Any, str]:
             raise ValueError("that is no store that others see")
         fs, base = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
     except ImportError as error:
-        raise ConfigError(f"{url}: {error}; S3 needs: pip install 'sslscale[cluster]'") from None
+        raise ConfigError(f"{url}: {error}; S3 and Google's stores need: pip install 'sslscale[cluster]'") from None
     except ValueError as error:
         raise ConfigError(f"{url}: {error}") from None
     return fs, base.rstrip("/")
@@ -320,9 +325,14 @@ def _open(url: str) -> tuple[Any, str]:
 
 def _reason(url: str, error: Exception) -> str:
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+    if _is_denied(error):
         return f"{url}: access is denied ({text}); give credentials that may read and write there"
     return f"{url}: the store does not answer as it should ({text}); check the address, and the endpoint if it has one"
+
+
+def _is_denied(error: Exception) -> bool:
+    forbidden = str(error).startswith("Forbidden: ")  # gcsfs's, an OSError like any other
+    return forbidden or isinstance(error, PermissionError) or "Credentials" in type(error).__name__
 
 
 def _record_name(path: Path) -> str:
