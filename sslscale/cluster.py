@@ -165,6 +165,12 @@ def connect() -> Any:
         raise ResourceError(
             f"RAY_ADDRESS {where}: no cluster answers there ({text}); mend it, or unset it to run on this machine alone"
         ) from None
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if "Version mismatch" not in text:
+            raise
+        where = os.environ.get("RAY_ADDRESS")
+        raise ResourceError(f"RAY_ADDRESS {where}: {text} Install the same Ray and Python on both sides") from None
     return ray
 
 

@@ -17,14 +17,14 @@ from tests import runs
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
-    """A head with a dashboard that asks for a token; its address, and the environment of its clients."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str], int]]:
+    """A head with a dashboard that asks for a token; its address, the environment of its clients, Ray's own port."""
     folder = tmp_path_factory.mktemp("head")
-    token, port = folder / "token", runs.free_port()
+    token, port, own = folder / "token", runs.free_port(), runs.free_port()
     token.write_text("a-token-of-thirty-two-characters")
     token.chmod(0o600)
     auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
-    words = ["start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", f"--port={runs.free_port()}"]
+    words = ["start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", f"--port={own}"]
     words += [f"--dashboard-port={port}", "--include-dashboard=true", "--disable-usage-stats"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", *words],
@@ -42,10 +42,16 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
             assert process.poll() is None and time.monotonic() < deadline, "the head did not start"
             time.sleep(0.3)
         time.sleep(2)  # the job server begins to answer a moment later
-        yield f"http://127.0.0.1:{port}", auth
+        yield f"http://127.0.0.1:{port}", auth, own
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
+
+
+@pytest.fixture
+def head(cluster: tuple[str, dict[str, str], int]) -> tuple[str, dict[str, str]]:
+    """The head's address, and the environment of its clients."""
+    return cluster[:2]
 
 
 def test_a_job_is_stopped_and_goes_on_as_another(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
@@ -96,3 +102,19 @@ def test_what_cannot_be_submitted_is_said(head: tuple[str, dict[str, str]], tmp_
     assert "the cluster asks for its token" in err
     _, err = runs.sslscale("stop", "nothing", "--address", address, code=2, env=auth)
     assert "has no job nothing" in err
+
+
+def test_a_cluster_of_another_version_is_named(cluster: tuple[str, dict[str, str], int], tmp_path: Path) -> None:
+    _, auth, port = cluster
+    config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
+    code = "import sys, ray; ray.__version__ = '2.58.0'; from sslscale.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", str(config), "--root", str(tmp_path / "root")],
+        env={**os.environ, **auth, "RAY_ADDRESS": f"127.0.0.1:{port}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 4 and last.startswith(f"error: RAY_ADDRESS 127.0.0.1:{port}: Version mismatch"), last
+    assert "Ray: 2.58.0" in last and "Install the same Ray" in last and "Traceback" not in done.stderr
