@@ -60,8 +60,8 @@ class Resources:
             raise ValueError(f"cache_bytes: must be 0 or more, not {self.cache_bytes}")
         if self.sharded_checkpoints and self.strategy != "fsdp":
             raise ValueError(f"sharded_checkpoints: fsdp writes them, {self.strategy} does not")
-        if self.offload and self.strategy == "ddp":
-            raise ValueError("offload: ddp keeps everything on its device; choose fsdp or zero1 to zero3")
+        if self.offload and self.strategy in ("ddp", "zero0"):
+            raise ValueError(f"offload: {self.strategy} keeps everything on its device; choose fsdp or zero1 to zero3")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -69,6 +69,12 @@ class _GatherOverWorkers(torch.autograd.Function):
         return total[rank() * ctx.count : (rank() + 1) * ctx.count]
 
 
+def backend(*, cuda: bool, host_too: bool = False) -> str:
+    """What a process group is made of; with `host_too` it also reduces what a GPU's worker keeps in the host's
+    memory."""
+    return ("cpu:gloo,cuda:nccl" if host_too else "nccl") if cuda else "gloo"
+
+
 def gather(x: Tensor) -> Tensor:
     """Rows of all workers, in their order, differentiable: (n, ...) -> (world_size * n, ...)."""
     return _GatherOverWorkers.apply(x) if world_size() > 1 else x  # pyright: ignore[reportReturnType]

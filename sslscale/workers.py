@@ -27,6 +27,8 @@ def train_workers(loop: Callable[[W], T], work: W, ctx: RunContext) -> T:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from sslscale import distributed
+
     resources = ctx.resources
     if ctx.store and resources.sharded_checkpoints:
         raise ConfigError(
@@ -44,7 +46,7 @@ def train_workers(loop: Callable[[W], T], work: W, ctx: RunContext) -> T:
     trainer = TorchTrainer(
         _TrainLoop(loop, ctx, alone),
         train_loop_config={"work": work},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        torch_config=TorchConfig(backend=distributed.backend(cuda=gpus > 0, host_too=resources.offload)),
         scaling_config=ScalingConfig(
             num_workers=0 if alone else (resources.min_workers or most, most) if elastic else most,
             use_gpu=gpus > 0,

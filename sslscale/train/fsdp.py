@@ -52,7 +52,7 @@ class FSDPEngine(Engine):
 
     def _place(self) -> nn.Module:
         mesh = init_device_mesh(self.device.type, (dist.get_world_size(),))
-        policy = CPUOffloadPolicy() if self._offload and self.device.type == "cuda" else OffloadPolicy()
+        policy = CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if self._offload else OffloadPolicy()
         self.method.to(self.device)
         for block in blocks(self.method):
             fully_shard(block, mesh=mesh, offload_policy=policy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from sslscale import distributed
 from sslscale.dag import Resources
 from sslscale.methods.method import Method
 from sslscale.recipes.train import TrainConfig
@@ -24,9 +25,9 @@ def build_engine(
     if resources.strategy == "ddp":
         return Engine(method, config, num_steps, device)
     if not dist.is_initialized():
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        kind = distributed.backend(cuda=device.type == "cuda", host_too=resources.offload)
         store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
-        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        dist.init_process_group(kind, store=store, rank=0, world_size=1)
     if resources.strategy == "fsdp":
         from sslscale.train.fsdp import FSDPEngine
 

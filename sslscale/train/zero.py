@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from sslscale import distributed
@@ -46,17 +45,17 @@ class ZeroEngine(Engine):
 
         # for shared-memory collectives on a CPU DeepSpeed would compile C++ for a minute; gloo's serve
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, dist_init_required=False)
+        kind = distributed.backend(cuda=self.device.type == "cuda")
+        deepspeed.init_distributed(dist_backend=kind, auto_mpi_discovery=False, dist_init_required=False)
         self.method.to(self.device)
         optimizer = build_optimizer(self.method, self.config.optim)
         self._weights = [p for group in optimizer.param_groups for p in group["params"]]
         zero: dict[str, Any] = {"stage": self._stage}
         if self._stage == 3:
             zero["stage3_param_persistence_threshold"] = 0  # an average of weights moves in its shards: none is whole
-        if self._offload and self.device.type == "cuda":
-            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-            if self._stage == 3:
-                zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+        if self._offload:
+            where = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
+            zero |= {"offload_optimizer": where} | ({"offload_param": where} if self._stage == 3 else {})
         initialize: Any = deepspeed.initialize
         engine, self.optimizer, *_ = initialize(
             model=self.method,

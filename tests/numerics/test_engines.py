@@ -45,6 +45,10 @@ CROSSINGS: list[tuple[str, str]] = [
     ("parts", "zero1"),
     ("zero1", "zero2"),
     ("zero2", "ddp"),
+    ("ddp", "fsdp+offload"),
+    ("fsdp+offload", "zero2+offload"),
+    ("zero2+offload", "zero3+offload"),
+    ("zero3+offload", "fsdp"),
 ]
 FIRST, LAST = 3, 6
 ADAM = dataclasses.replace(
@@ -53,8 +57,9 @@ ADAM = dataclasses.replace(
 
 
 def engine_of(kind: str, method: Method) -> Engine:
-    strategy: Any = "fsdp" if kind == "parts" else kind
-    resources = Resources(strategy=strategy, sharded_checkpoints=kind == "parts")
+    name, _, offload = kind.partition("+")
+    strategy: Any = "fsdp" if name == "parts" else name
+    resources = Resources(strategy=strategy, sharded_checkpoints=name == "parts", offload=bool(offload))
     return build_engine(method, ADAM, LAST, CPU, resources)
 
 
