@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=4000)
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--steps", type=int, help="of each training; as configured if left out")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="as configured if left out: fp32")
     parser.add_argument("--data", type=Path, default=Path("data/cifar10"))
     parser.add_argument("--work", type=Path, help="folder that keeps the packed images for the next time")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -158,6 +159,9 @@ def main() -> None:
         parser.error("--labels must be a multiple of 10, the number of classes")
     if digits:
         print(f"{options.data} is not there (--data DIR): scikit-learn's 1,797 digits instead", file=sys.stderr)
+    changes: dict[str, Any] = {} if options.steps is None else {"num_steps": options.steps, "epochs": None}
+    if options.precision is not None:
+        changes["precision"] = options.precision
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
         work = options.work or Path(name)
@@ -183,15 +187,10 @@ def main() -> None:
             bench = Bench(shards, work / "cache", options.threads)
             teacher = None
             for method in sorted(chosen, key=lambda m: (m != "supervised", chosen.index(m))):
-                own = dataclasses.replace(settings(method, digits), seed=seed)
-                if options.steps is not None:
-                    own = dataclasses.replace(own, num_steps=options.steps, epochs=None)
-                soft = None
+                own, soft = dataclasses.replace(settings(method, digits), **changes, seed=seed), None
                 if method == "noisy_student":
                     if teacher is None:
-                        first = dataclasses.replace(settings("supervised", digits), seed=seed)
-                        if options.steps is not None:
-                            first = dataclasses.replace(first, num_steps=options.steps, epochs=None)
+                        first = dataclasses.replace(settings("supervised", digits), **changes, seed=seed)
                         teacher = bench.train(first)[0]
                     soft = bench.outputs(teacher, own, bench.samples("pseudo")).softmax(1)
                 network, rate, last = bench.train(own, soft)
