@@ -57,6 +57,8 @@ def settings(method: str, digits: bool) -> TrainConfig:
         strong = small.augment_strong if own.augment_strong is not None else None
         recipe: Any = own.method
         short = dataclasses.replace(recipe, ema=0.95)  # of 400 steps an average over a hundred lags behind
+        if method != "supervised" and method != "noisy_student":
+            short = dataclasses.replace(short, unlabeled_ratio=3)
         own = dataclasses.replace(small, method=short, augment_strong=strong)
     if method == "noisy_student":
         noise = own.augment_strong
