@@ -16,6 +16,7 @@ from sslscale.errors import ConfigError, UserError
 
 T = TypeVar("T")
 W = TypeVar("W")
+_AHEAD = 2  # one that a process works on, and one that waits there, so that it need not wait for its master
 
 
 def train_workers(loop: Callable[[W], T], work: W, ctx: RunContext) -> T:
@@ -133,30 +134,35 @@ class Mappers:
 
         shared = tuple(ray.put(value) for value in shared)  # once for all items, not with each
         waiting, failures = list(reversed(range(len(items)))), 0
-        idle: list[Any] = []
-        running: dict[Any, tuple[Any, int]] = {}
-        starting = {handle.ready.remote(): handle for handle in self._workers()}
+        load: dict[Any, int] = {}  # items that each process has
+        running: dict[Any, tuple[Any, int | None]] = {h.ready.remote(): (h, None) for h in self._workers()}
         try:
-            while waiting or running:
-                while waiting and idle:
-                    place = waiting.pop()
-                    handle = idle.pop()
-                    running[handle.call.remote(items[place], *shared)] = (handle, place)
-                (reference,), _ = ray.wait([*running, *starting], num_returns=1)
-                handle, place = running.pop(reference) if reference in running else (starting.pop(reference), None)
+            while waiting or any(place is not None for _, place in running.values()):
+                for depth in range(_AHEAD):
+                    for handle in [one for one, count in load.items() if count == depth]:
+                        if waiting and (not depth or len(waiting) > len(load)):  # the last ones go to who is free
+                            place = waiting.pop()
+                            running[handle.call.remote(items[place], *shared)] = (handle, place)
+                            load[handle] += 1
+                (reference,), _ = ray.wait(list(running), num_returns=1)
+                handle, place = running.pop(reference)
                 try:
                     result = ray.get(reference)
                 except ray.exceptions.RayActorError as error:  # its process or node is gone: another takes the item
+                    if place is not None:
+                        waiting.append(place)
+                    if handle not in self._actors:  # known from its other item
+                        continue
                     failures += 1
                     if isinstance(unwrap(error), UserError) or failures > self._ctx.resources.max_failures:
                         raise
-                    if place is not None:
-                        waiting.append(place)
+                    load.pop(handle, None)
                     self._actors.remove(handle)
                     handle = self._start()
-                    starting[handle.ready.remote()] = handle  # where there is room for it, maybe never
+                    running[handle.ready.remote()] = (handle, None)  # where there is room for it, maybe never
                     continue
-                idle.append(handle)
+                if handle in self._actors:
+                    load[handle] = load.get(handle, 1) - 1
                 if place is not None:
                     results[place] = result
                     finished(items[place], result)

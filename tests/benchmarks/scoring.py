@@ -4,7 +4,8 @@
 
 SHARDS is a folder that `sslscale data pack` wrote. Scoring is timed warm (the decoded cache is there) and cold (it
 decodes, checks every shard's checksum and writes its tables in both cases). Ratios are of images/s, scoring over bare.
---workers compares one process with two, one thread each, from the first fifth of the shards on (their start aside).
+--workers compares one process with two, one thread each, from the first fifth of the shards on (their start aside); it
+needs 40 shards, since two that end together would count as one's time.
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ def main() -> None:
     network, _ = checkpoint.load_model(root / "teacher")
 
     if options.workers:
+        if len(samples.shards) < 40:
+            parser.error(f"{len(samples.shards)} shards are too few: pack them with a smaller --shard-size")
         torch.set_num_threads(1)
         ray = connect()
         with_workers(root, 1, teacher, data, -1)  # decodes
