@@ -32,7 +32,8 @@ LAZY = (".tar",)  # fetched when they are opened
 _OWN = {NOTE, "writer.lock", "progress.json", "progress.tmp", "mlflow.json"}  # of this machine's run alone
 _STATE = "state/"  # the one part of an artifact that shrinks as it is made
 _TRIES, _PAUSE = 5, 0.2  # seconds before the second; twice as many before each next
-_PATIENCE = 20.0  # seconds: gcsfs tries again by itself, for half a minute a call
+_GOOGLE = ("gs", "gcs")
+_PATIENCE = 20.0  # seconds of a store of Google's: gcsfs tries again by itself, for half a minute a call
 _THREADS = 8
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError, TypeError, ImportError)
 
@@ -278,15 +279,15 @@ class Mirror:
 
     def _call(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Call the store, again after a while if that may help; raises FileNotFoundError and ResourceError."""
-        started = time.monotonic()
+        deadline = time.monotonic() + (_PATIENCE if self.url.startswith(_GOOGLE) else float("inf"))
         for attempt in range(_TRIES):
             try:
                 return function(*arguments, **options)
             except FileNotFoundError:
                 raise
             except Exception as error:
-                long = attempt == _TRIES - 1 or time.monotonic() - started > _PATIENCE
-                if long or isinstance(error, _FINAL) or _is_denied(error):
+                last = attempt == _TRIES - 1 or time.monotonic() > deadline
+                if last or isinstance(error, _FINAL) or _is_denied(error):
                     raise ResourceError(_reason(self.url, error)) from error
             time.sleep(_PAUSE * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
         raise AssertionError
@@ -308,7 +309,7 @@ def _open(url: str) -> tuple[Any, str]:
     options: dict[str, Any] = {}
     if scheme in ("s3", "s3a"):  # or a wrong address waits for minutes
         options["config_kwargs"] = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 1}}
-    if scheme in ("gs", "gcs"):  # it logs tracebacks of what it raises
+    if scheme in _GOOGLE:  # it logs tracebacks of what it raises
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     try:
         if "::" in url:
