@@ -5,7 +5,8 @@
 
 Views are random numbers that are there already, so that no data path counts. lightly's side is its PyTorch example of
 the method: its heads, its loss, its momentum update, one view after the other. The two take turns, `--rounds` times;
-the fastest counts: other work on the machine only slows.
+the fastest counts: other work on the machine only slows. MAE has a vision transformer of four blocks, 64 wide, on both
+sides (timm's on lightly's), and a decoder of one.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from sslscale.recipes.barlow_twins import BarlowTwins
 from sslscale.recipes.byol import BYOL
 from sslscale.recipes.dino import DINO
 from sslscale.recipes.emp_ssl import EMPSSL
+from sslscale.recipes.mae import MAE
 from sslscale.recipes.moco_v2 import MoCoV2
 from sslscale.recipes.model import ImageConfig, ModelConfig
 from sslscale.recipes.nnclr import NNCLR
@@ -42,6 +44,7 @@ from sslscale.recipes.vicreg import VICReg
 from sslscale.train.engine import Engine
 
 SIZE, SMALL, CROPS, PATCHES, HIDDEN, OUT, QUEUE = 32, 16, 4, 6, 256, 128, 4096
+PATCH = 4  # of the vision transformer
 OPTIM = OptimConfig(lr=0.01, nesterov=False, weight_decay=0.0)
 Step = Callable[[list[Tensor]], Tensor]
 
@@ -59,6 +62,7 @@ def recipes(width: int) -> dict[str, Recipe]:
         "swav": SwAV(prototypes=512, hidden=HIDDEN, projection=OUT),
         "dino": DINO(prototypes=2048, hidden=HIDDEN, bottleneck=64, norm=True),
         "emp_ssl": EMPSSL(patches=PATCHES, hidden=HIDDEN, projection=OUT),
+        "mae": MAE(width=width, depth=1),
     }
 
 
@@ -132,6 +136,24 @@ def theirs(method: str, backbone: nn.Module, width: int) -> tuple[nn.Module, Ste
             return loss(scores[:2], scores[2:])
 
         return nn.ModuleList([model, prototypes]), swav
+    if method == "mae":
+        timm: Any = importlib.import_module("timm.models.vision_transformer")
+        vit = timm.VisionTransformer(SIZE, PATCH, embed_dim=width, depth=4, num_heads=width // 32, num_classes=0)
+        encoder = heads.MaskedVisionTransformerTIMM(vit=vit)
+        length, num_patches = encoder.sequence_length, (SIZE // PATCH) ** 2
+        decoder = heads.MAEDecoderTIMM(
+            num_patches, PATCH, embed_dim=width, decoder_embed_dim=width, decoder_depth=1, decoder_num_heads=width // 32
+        )
+
+        def mae(views: list[Tensor]) -> Tensor:
+            kept, masked = utils.random_token_mask(size=(len(views[0]), length), mask_ratio=0.75)
+            seen = decoder.embed(encoder.encode(images=views[0], idx_keep=kept))
+            whole = utils.set_at_index(utils.repeat_token(decoder.mask_token, (len(seen), length)), kept, seen)
+            predicted = decoder.predict(utils.get_at_index(decoder.decode(whole), masked))
+            target = utils.get_at_index(utils.patchify(views[0], PATCH), masked - 1)
+            return nn.functional.mse_loss(predicted, target)
+
+        return nn.ModuleList([encoder, decoder]), mae
     assert method == "dino"
     model = nn.Sequential(backbone, heads.DINOProjectionHead(width, HIDDEN, 64, 2048, batch_norm=True))
     slow = nn.Sequential(copy.deepcopy(backbone), heads.DINOProjectionHead(width, HIDDEN, 64, 2048, batch_norm=True))
@@ -161,12 +183,14 @@ def main() -> None:
     found: dict[str, dict[str, float]] = {}
     for method in options.methods.split(","):
         small = CROPS if method in ("swav", "dino") else 0
-        sizes = [SIZE] * (PATCHES if method == "emp_ssl" else 2) + [SMALL] * small
+        sizes = [SIZE] * {"emp_ssl": PATCHES, "mae": 1}.get(method, 2) + [SMALL] * small
         views = [
             torch.randn(options.batch_size, 3, s, s).to(memory_format=torch.channels_last)  # pyright: ignore
             for s in sizes
         ]
         model = ModelConfig(name=options.model)
+        if method == "mae":
+            model = ModelConfig(name=f"vit_64x4_{PATCH}", grid=SIZE // PATCH)
         backbone, width = build_backbone(model)
         recipe = recipes(width)[method]
         config = TrainConfig(
