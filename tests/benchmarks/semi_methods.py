@@ -41,6 +41,15 @@ from sslscale.train.fit import fit
 CONFIGS = Path(__file__).parents[2] / "configs/semi_supervised"
 METHODS = sorted(path.name.removesuffix("_cifar10_cpu.yaml") for path in CONFIGS.glob("*_cifar10_cpu.yaml"))
 TRAINING = ("labeled", "unlabeled")
+# of the digits, few of which are labelled: other settings than on CIFAR-10
+DIGITS: dict[str, dict[str, Any]] = {
+    "mean_teacher": {"unlabeled_weight": 30.0, "ramp": 40 / 150},
+    "pi_model": {"unlabeled_weight": 30.0, "ramp": 80 / 300},
+    "temporal_ensembling": {"unlabeled_weight": 30.0},
+    "mixmatch": {"unlabeled_ratio": 2},
+    "vat": {"unlabeled_ratio": 2},
+    "remixmatch": {"unlabeled_ratio": 1},
+}
 CPU = torch.device("cpu")
 CACHE_BYTES = 8 << 30
 
@@ -57,8 +66,8 @@ def settings(method: str, digits: bool) -> TrainConfig:
         strong = small.augment_strong if own.augment_strong is not None else None
         recipe: Any = own.method
         short = dataclasses.replace(recipe, ema=0.95)  # of 400 steps an average over a hundred lags behind
-        if method != "supervised" and method != "noisy_student":
-            short = dataclasses.replace(short, unlabeled_ratio=3)
+        if method in METHODS:
+            short = dataclasses.replace(short, **{"unlabeled_ratio": 3, **DIGITS.get(method, {})})
         own = dataclasses.replace(small, method=short, augment_strong=strong)
     if method == "noisy_student":
         noise = own.augment_strong
