@@ -20,6 +20,7 @@ def test_the_items_of_a_process_that_dies_are_done_once(context: Callable[..., R
         def double(item: int) -> int:
             if item == 17 and not died.exists():  # while another item waits in this process
                 died.touch()
+                time.sleep(0.5)  # what it did before has been heard of
                 os._exit(1)
             time.sleep(0.01)
             with done.open("a") as log:
