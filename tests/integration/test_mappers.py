@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from sslscale.cluster import connect
 from sslscale.dag import RunContext
 from sslscale.workers import Mappers
 
 
+@pytest.mark.slow
 def test_the_items_of_a_process_that_dies_are_done_once(context: Callable[..., RunContext], tmp_path: Path) -> None:
     done, died = tmp_path / "done", tmp_path / "died"
     (tmp_path / "logs").mkdir()
