@@ -5,8 +5,8 @@
 
 Views are random numbers that are there already, so that no data path counts. lightly's side is its PyTorch example of
 the method: its heads, its loss, its momentum update, one view after the other. The two take turns, `--rounds` times;
-the fastest counts: other work on the machine only slows. MAE has a vision transformer of four blocks, 64 wide, on both
-sides (timm's on lightly's), and a decoder of one.
+the fastest counts: other work on the machine only slows. MAE and DINOv2 have a vision transformer of four blocks, 64
+wide, on both sides (timm's on lightly's), MAE a decoder of one, DINOv2 a head each for class tokens and patches.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from sslscale.recipes.augment import AugmentConfig
 from sslscale.recipes.barlow_twins import BarlowTwins
 from sslscale.recipes.byol import BYOL
 from sslscale.recipes.dino import DINO
+from sslscale.recipes.dinov2 import DINOv2
 from sslscale.recipes.emp_ssl import EMPSSL
 from sslscale.recipes.mae import MAE
 from sslscale.recipes.moco_v2 import MoCoV2
@@ -44,7 +45,7 @@ from sslscale.recipes.vicreg import VICReg
 from sslscale.train.engine import Engine
 
 SIZE, SMALL, CROPS, PATCHES, HIDDEN, OUT, QUEUE = 32, 16, 4, 6, 256, 128, 4096
-PATCH = 4  # of the vision transformer
+PATCH, VITS = 4, ("mae", "dinov2")  # pixels of a patch, methods of vision transformers
 OPTIM = OptimConfig(lr=0.01, nesterov=False, weight_decay=0.0)
 Step = Callable[[list[Tensor]], Tensor]
 
@@ -63,6 +64,7 @@ def recipes(width: int) -> dict[str, Recipe]:
         "dino": DINO(prototypes=2048, hidden=HIDDEN, bottleneck=64, norm=True),
         "emp_ssl": EMPSSL(patches=PATCHES, hidden=HIDDEN, projection=OUT),
         "mae": MAE(width=width, depth=1),
+        "dinov2": DINOv2(prototypes=2048, hidden=HIDDEN, bottleneck=64),
     }
 
 
@@ -136,24 +138,6 @@ def theirs(method: str, backbone: nn.Module, width: int) -> tuple[nn.Module, Ste
             return loss(scores[:2], scores[2:])
 
         return nn.ModuleList([model, prototypes]), swav
-    if method == "mae":
-        timm: Any = importlib.import_module("timm.models.vision_transformer")
-        vit = timm.VisionTransformer(SIZE, PATCH, embed_dim=width, depth=4, num_heads=width // 32, num_classes=0)
-        encoder = heads.MaskedVisionTransformerTIMM(vit=vit)
-        length, num_patches = encoder.sequence_length, (SIZE // PATCH) ** 2
-        decoder = heads.MAEDecoderTIMM(
-            num_patches, PATCH, embed_dim=width, decoder_embed_dim=width, decoder_depth=1, decoder_num_heads=width // 32
-        )
-
-        def mae(views: list[Tensor]) -> Tensor:
-            kept, masked = utils.random_token_mask(size=(len(views[0]), length), mask_ratio=0.75)
-            seen = decoder.embed(encoder.encode(images=views[0], idx_keep=kept))
-            whole = utils.set_at_index(utils.repeat_token(decoder.mask_token, (len(seen), length)), kept, seen)
-            predicted = decoder.predict(utils.get_at_index(decoder.decode(whole), masked))
-            target = utils.get_at_index(utils.patchify(views[0], PATCH), masked - 1)
-            return nn.functional.mse_loss(predicted, target)
-
-        return nn.ModuleList([encoder, decoder]), mae
     assert method == "dino"
     model = nn.Sequential(backbone, heads.DINOProjectionHead(width, HIDDEN, 64, 2048, batch_norm=True))
     slow = nn.Sequential(copy.deepcopy(backbone), heads.DINOProjectionHead(width, HIDDEN, 64, 2048, batch_norm=True))
@@ -169,6 +153,65 @@ def theirs(method: str, backbone: nn.Module, width: int) -> tuple[nn.Module, Ste
     return model, dino
 
 
+def theirs_of_a_vit(method: str, width: int) -> tuple[nn.Module, Step]:
+    """lightly's modules around timm's vision transformer, and a function from views to the loss."""
+    heads: Any = importlib.import_module("lightly.models.modules")
+    losses: Any = importlib.import_module("lightly.loss")
+    utils: Any = importlib.import_module("lightly.models.utils")
+    timm: Any = importlib.import_module("timm.models.vision_transformer")
+    side = SIZE // PATCH
+
+    def encoder() -> Any:
+        vit = timm.VisionTransformer(
+            SIZE, PATCH, embed_dim=width, depth=4, num_heads=width // 32, num_classes=0, dynamic_img_size=True
+        )
+        return heads.MaskedVisionTransformerTIMM(vit=vit)
+
+    if method == "mae":
+        vit = encoder()
+        decoder = heads.MAEDecoderTIMM(
+            side**2, PATCH, embed_dim=width, decoder_embed_dim=width, decoder_depth=1, decoder_num_heads=width // 32
+        )
+
+        def mae(views: list[Tensor]) -> Tensor:
+            kept, masked = utils.random_token_mask(size=(len(views[0]), side**2 + 1), mask_ratio=0.75)
+            seen = decoder.embed(vit.encode(images=views[0], idx_keep=kept))
+            whole = utils.set_at_index(utils.repeat_token(decoder.mask_token, (len(seen), side**2 + 1)), kept, seen)
+            predicted = decoder.predict(utils.get_at_index(decoder.decode(whole), masked))
+            target = utils.get_at_index(utils.patchify(views[0], PATCH), masked - 1)
+            return nn.functional.mse_loss(predicted, target)
+
+        return nn.ModuleList([vit, decoder]), mae
+    assert method == "dinov2"
+
+    def network() -> Any:  # with a head for class tokens and one for patches
+        own = [heads.DINOv2ProjectionHead(width, HIDDEN, 64, 2048) for _ in range(2)]
+        return nn.ModuleList([encoder(), *own])
+
+    student, teacher = network(), network()
+    teacher.eval().requires_grad_(False)
+    dino_loss, patch_loss, spread = losses.DINOLoss(2048), losses.IBOTPatchLoss(2048), losses.KoLeoLoss()
+
+    def dinov2(views: list[Tensor]) -> Tensor:
+        utils.update_momentum(student, teacher, m=0.99)
+        both = torch.cat(views[:2])
+        blocks = utils.random_block_mask(size=(len(both), side, side))
+        mask = nn.functional.pad(blocks.flatten(1), (1, 0))
+        with torch.no_grad():
+            tokens = teacher[0].encode(both)
+            targets, patch_targets = teacher[1](tokens[:, 0]), teacher[2](tokens[mask])
+        tokens = student[0].encode(both, mask=mask)
+        small = student[0].encode(torch.cat(views[2:]))
+        outputs = torch.cat([student[1](tokens[:, 0]), student[1](small[:, 0])])
+        return (
+            dino_loss(targets.chunk(2), outputs.chunk(len(views)), teacher_temp=0.05)
+            + patch_loss(patch_targets, student[2](tokens[mask]), mask=blocks, teacher_temp=0.05)
+            + 0.1 * sum(spread(cls) for cls in tokens[:, 0].chunk(2))
+        )
+
+    return student, dinov2
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default=",".join(recipes(64)))
@@ -182,14 +225,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     found: dict[str, dict[str, float]] = {}
     for method in options.methods.split(","):
-        small = CROPS if method in ("swav", "dino") else 0
+        small = CROPS if method in ("swav", "dino", "dinov2") else 0
         sizes = [SIZE] * {"emp_ssl": PATCHES, "mae": 1}.get(method, 2) + [SMALL] * small
         views = [
             torch.randn(options.batch_size, 3, s, s).to(memory_format=torch.channels_last)  # pyright: ignore
             for s in sizes
         ]
         model = ModelConfig(name=options.model)
-        if method == "mae":
+        if method in VITS:
             model = ModelConfig(name=f"vit_64x4_{PATCH}", grid=SIZE // PATCH)
         backbone, width = build_backbone(model)
         recipe = recipes(width)[method]
@@ -206,7 +249,7 @@ def main() -> None:
         engine = Engine(build_method(recipe, model, 10), config, 1000, torch.device("cpu"))
         batch = {"images": Batch(tuple(views), torch.arange(options.batch_size))}
         engine.method.train()
-        peer, loss = theirs(method, backbone, width)
+        peer, loss = theirs_of_a_vit(method, width) if method in VITS else theirs(method, backbone, width)
         optimizer = torch.optim.SGD([p for p in peer.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
 
         def ours(engine: Engine = engine, batch: dict[str, Batch] = batch) -> None:
