@@ -36,7 +36,7 @@ def soft_cross_entropy(
     logits: Float[Tensor, "batch classes"], target: Float[Tensor, "batch classes"]
 ) -> Float[Tensor, " batch"]:
     """-sum_k target_k log softmax(logits)_k, in float32."""
-    return -(target * F.log_softmax(logits.float(), dim=-1)).sum(-1)
+    return F.cross_entropy(logits.float(), target, reduction="none")
 
 
 def smooth_labels(label: Int[Tensor, " batch"], num_classes: int, smoothing: float) -> Float[Tensor, "batch classes"]:
@@ -61,13 +61,9 @@ def cross_view_entropy(
     6; DINO, arXiv:2104.14294, eq. 3).
     """
     logs = [F.log_softmax(s.float() / temperature, dim=1) for s in scores]
-    terms = [
-        -(target.detach() * log).sum(1).mean()
-        for number, target in enumerate(targets)
-        for other, log in enumerate(logs)
-        if other != number
-    ]
-    return torch.stack(terms).mean()
+    every = torch.stack(logs).sum(0)  # a target meets all views but its own at once: their logarithms add up
+    terms = [-(target.detach() * (every - own)).sum(1).mean() for target, own in zip(targets, logs, strict=False)]
+    return torch.stack(terms).mean() / (len(logs) - 1)
 
 
 def warm_temperature(first: float, last: float, warmup_epochs: float, epoch: float) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sslscale import distributed
+from sslscale.losses import in_float32
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
+@in_float32
 def sinkhorn(
     scores: Float[Tensor, "batch prototypes"], epsilon: float, num_iterations: int
 ) -> Float[Tensor, "batch prototypes"]:
@@ -21,14 +23,15 @@ def sinkhorn(
 
     Q = diag(u) exp(scores / epsilon) diag(v), every prototype with an equal share of the rows of all workers.
     """
-    scores = scores.float() / epsilon
+    scores = scores.float()
     highest = distributed.all_max(scores.max()) if len(scores) else distributed.all_max(scores.new_full((), -1e30))
-    q = torch.exp(scores - highest)  # the constant cancels
-    for _ in range(num_iterations):
-        share = distributed.all_sum(q.sum(0))
-        q = q / share.clamp(min=1e-30)
-        q = q / q.sum(1, keepdim=True).clamp(min=1e-30)
-    return q
+    kernel = (scores - highest).div_(epsilon).exp_()  # the constant cancels
+    u, v = kernel.new_ones(kernel.shape[0]), kernel.new_ones(kernel.shape[1])
+    even = distributed.all_sum(u.sum()) / len(v)  # rows of all workers for each prototype
+    for _ in range(num_iterations):  # u and v alone change: each reads the matrix once
+        v = even / distributed.all_sum(u @ kernel).clamp(min=1e-30)
+        u = 1 / (kernel @ v).clamp(min=1e-30)
+    return kernel.mul_(u[:, None]).mul_(v)
 
 
 def usage_entropy(assignments: Float[Tensor, "batch prototypes"]) -> Float[Tensor, ""]:
