@@ -63,7 +63,7 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
         )
         return network, network.num_features
     if kind == "wrn":
-        network = WideResNet(int(depth), float(width[0]), survival=config.survival)
+        network = WideResNet(int(depth), float(width[0]), survival=config.survival, stem_stride=config.stem_stride)
     else:
         network = ResNet(int(depth), width=float(width[0]) if width else 1.0, small_images=config.small_images)
     return network, network.num_features

@@ -45,13 +45,16 @@ class _Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Three stages of (depth - 4) / 6 blocks with 16, 32 and 64 times `width` channels; mean-pooled features."""
+    """Three stages of (depth - 4) / 6 blocks with 16, 32 and 64 times `width` channels; mean-pooled features.
 
-    def __init__(self, depth: int, width: float, *, survival: float = 1.0):
+    The stem is a convolution of 3 x 3, or of 4 x 4 with a `stem_stride` of 2.
+    """
+
+    def __init__(self, depth: int, width: float, *, survival: float = 1.0, stem_stride: int = 1):
         super().__init__()
         blocks = (depth - 4) // 6
         channels = [max(round(c * width), 4) for c in (16, 32, 64)]
-        self.stem = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.stem = nn.Conv2d(3, 16, 2 + stem_stride, stem_stride, 1, bias=False)
         layers: list[nn.Module] = []
         inputs = 16
         for stage, outputs in enumerate(channels):

@@ -40,11 +40,12 @@ class ImageConfig:
 class ModelConfig:
     """A network by name, with the noise that lies inside it.
 
-    `wrn_DEPTH_WIDTH` is a wide residual network for small images (WIDTH may be broken: wrn_10_0.5); `resnet_DEPTH` is a
-    ResNet of depth 18, 34, 50, 101 or 152, `resnet_DEPTH_WIDTH` one with all channels times WIDTH, and `small_images`
-    gives it a stem for 32 pixels; `timm:NAME` is any model of timm. `vit_SIZE_PATCH` is a vision transformer of size
-    tiny, small, base, large or WIDTHxDEPTH; its positions are learned for a `grid` of patches (image side / PATCH) and
-    resized for others; its features are the class token or the mean of the patches (`pool`).
+    `wrn_DEPTH_WIDTH` is a wide residual network for small images (WIDTH may be broken: wrn_10_0.5); with `stem_stride`
+    2 its first layer halves the image's side, for about a quarter of the time. `resnet_DEPTH` is a ResNet of depth 18,
+    34, 50, 101 or 152, `resnet_DEPTH_WIDTH` one with all channels times WIDTH, and `small_images` gives it a stem for
+    32 pixels; `timm:NAME` is any model of timm. `vit_SIZE_PATCH` is a vision transformer of size tiny, small, base,
+    large or WIDTHxDEPTH; its positions are learned for a `grid` of patches (image side / PATCH) and resized for others;
+    its features are the class token or the mean of the patches (`pool`).
 
     `dropout` acts on the features before the classifier; `survival` is the chance that the last residual block is kept,
     falling to it linearly from 1 at the first (Huang et al. 2016, arXiv:1603.09382).
@@ -54,6 +55,7 @@ class ModelConfig:
     dropout: float = 0.0
     survival: float = 1.0
     small_images: bool = False
+    stem_stride: Literal[1, 2] = 1
     grid: int = 14  # of a ViT, as the next four
     registers: int = 0
     layer_scale: float | None = None
@@ -65,6 +67,8 @@ class ModelConfig:
         require(0 < self.survival <= 1, "survival", "must lie in (0, 1]")
         resnet = re.fullmatch(r"resnet_(18|34|50|101|152)(_\d+(\.\d+)?)?", self.name)
         require(resnet is not None or not self.small_images, "small_images", "is for resnet_DEPTH alone")
+        halved = self.stem_stride != 1 and not self.name.startswith("wrn_")
+        require(not halved, "stem_stride", "is for wrn_DEPTH_WIDTH alone")
         require(resnet is None or self.survival == 1, "survival", "is not for resnet_DEPTH: take timm:resnet...")
         require(self.grid > 0, "grid", "must be positive")
         require(self.registers >= 0, "registers", "must be 0 or more")

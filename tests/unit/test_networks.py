@@ -44,6 +44,16 @@ def test_width_multiplies_channels_and_small_images_keep_their_size() -> None:
         assert stem.shape == (1, 64, 32, 32)
 
 
+def test_a_stem_of_stride_2_halves_the_side() -> None:
+    x = torch.randn(2, 3, 32, 32)
+    for stride in (1, 2):
+        network, _ = build_backbone(ModelConfig(name="wrn_10_2", stem_stride=stride))
+        assert network.stem(x).shape[2:] == (32 // stride, 32 // stride)  # type: ignore[operator]
+        assert network(x).shape == (2, 128)
+    with pytest.raises(ValueError, match="is for wrn_DEPTH_WIDTH alone"):
+        ModelConfig(name="resnet_18", stem_stride=2)
+
+
 @pytest.mark.parametrize("name", ["resnet_19", "resnet_50_", "resnet50", "wrn_11_2", "wrn_10_0"])
 def test_names_that_are_none(name: str) -> None:
     with pytest.raises(ValueError, match="is none of wrn_DEPTH_WIDTH"):
