@@ -60,7 +60,14 @@ def engine_of(kind: str, method: Method) -> Engine:
     name, _, offload = kind.partition("+")
     strategy: Any = "fsdp" if name == "parts" else name
     resources = Resources(strategy=strategy, sharded_checkpoints=name == "parts", offload=bool(offload))
-    return build_engine(method, ADAM, LAST, CPU, resources)
+    engine: Any = build_engine(method, ADAM, LAST, CPU, resources)
+    if name == "fsdp":  # each library is asked whether it heard
+        heard = engine.method._get_fsdp_state()._fsdp_param_group.fsdp_params[0].offload_to_cpu
+        assert heard == bool(offload)
+    elif name.startswith("zero"):
+        assert engine._engine.zero_cpu_offload() == bool(offload)
+        assert bool(engine._engine.zero_offload_param()) == (bool(offload) and name == "zero3")
+    return engine
 
 
 def go_on(kind: str, folder: Path, first: int, last: int) -> dict[str, Any]:
