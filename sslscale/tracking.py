@@ -118,14 +118,14 @@ class Tracker:
         pipeline: str,
         source: str,
         overrides: Sequence[str],
-        parent: str | None = None,
+        part_of: tuple[str, str] | None = None,  # the run of a search, and which of its trials this is
     ):
         self.warnings: list[str] = []
         self._root, self._store = root.absolute(), store(root)
         self._config, self._pipeline, self._source, self._overrides = config, pipeline, source, overrides
         read = {key for entry in planned for key in entry.input_keys.values()}
         self._final = {entry.stage.name for entry in planned if entry.key not in read}
-        self._above = parent
+        self._part_of = part_of
         self._children: dict[str, str] = {}
         self._forwarded: dict[str, tuple[int, int]] = {}  # stage -> bytes read, last step sent
         self._curves: dict[str, set[str]] = {}
@@ -190,6 +190,13 @@ class Tracker:
         name = self._pipeline
         self._client, self._experiment_id = _client(self._root, name)
         found_id = self._experiment_id
+        if self._part_of is not None:
+            above, trial = self._part_of
+            same = f"tags.`mlflow.parentRunId` = '{above}' AND tags.trial = '{trial}'"
+            for seen in self._client.search_runs([found_id], same):  # it was killed, and goes on
+                self._parent = seen.info.run_id
+                self._client.update_run(self._parent, status="RUNNING")
+                return
         commit = git_commit()
         tags = {
             "mlflow.runName": " ".join([Path(self._source).stem, *self._overrides]),
@@ -197,7 +204,7 @@ class Tracker:
             "mlflow.note.content": "`sslscale run " + " ".join([self._source, *self._overrides]) + "`",
             "mlflow.source.git.commit": commit,
             "pipeline": name,
-            **({"mlflow.parentRunId": self._above} if self._above else {}),
+            **({"mlflow.parentRunId": self._part_of[0], "trial": self._part_of[1]} if self._part_of else {}),
         }
         self._parent = self._client.create_run(found_id, tags=tags).info.run_id
         self._log_params(self._parent, jsonio.flat(self._config))

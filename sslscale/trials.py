@@ -25,10 +25,10 @@ class Report(Protocol):
 
 
 def search(
-    config: TuneConfig, trial: Callable[[dict[str, Any], Report, str | None], None], folder: Path
+    config: TuneConfig, trial: Callable[[str, dict[str, Any], Report, str | None], None], folder: Path
 ) -> list[tuple[dict[str, Any], dict[str, float] | str]]:
-    """Call `trial(values, report, state)` for values drawn from the space, and a state that a member of a population
-    goes on from; returns each trial's values, in the order of their names, with its last report or why it failed.
+    """Call `trial(name, values, report, state)` for values drawn from the space, and a state that a member of a
+    population goes on from; returns each trial's values, in the order of names, with its last report or why it failed.
 
     A search that was killed goes on: trials that ended stay, the others start again.
     """
@@ -52,7 +52,7 @@ def search(
         if begun is not None:
             with begun.as_directory() as name:
                 state = (Path(name) / "state").read_text()
-        trial(values, report, state)
+        trial(str(tune.get_context().get_trial_id()), values, report, state)  # which it keeps in a search that goes on
 
     # a trial only waits for its stages; it needs some resource, and every cluster's head has this one
     trainable: Any = tune.with_resources(run, {"node:__internal_head__": 0.001})

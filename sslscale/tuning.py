@@ -140,7 +140,7 @@ class _Trial:
         store = mirror.of(search.root)
         self.store = store.url if store else ""
 
-    def __call__(self, values: dict[str, Any], report: trials.Report, state: str | None) -> None:
+    def __call__(self, name: str, values: dict[str, Any], report: trials.Report, state: str | None) -> None:
         from sslscale.cluster import RayRunner
         from sslscale.tracking import Tracker
 
@@ -152,9 +152,8 @@ class _Trial:
         loaded = search.load({**values, **laid})
         planned = dag.plan(loaded.targets, search.root)
         shown = tuple(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in values.items())
-        tracker = Tracker(
-            search.root, planned, loaded.config, loaded.pipeline, search.source, shown, parent=self.parent
-        )
+        part_of = (self.parent, digest([name, values, laid])) if self.parent else None
+        tracker = Tracker(search.root, planned, loaded.config, loaded.pipeline, search.source, shown, part_of=part_of)
         status = "KILLED"  # by the scheduler, if nothing else
         try:
             runner = RayRunner(self.logs / digest(values))
