@@ -84,6 +84,24 @@ def test_a_search_that_was_killed_goes_on_and_its_best_is_a_run(tmp_path: Path) 
     assert len([run for run in below if run.info.status == "FINISHED"]) == 3
 
 
+def test_a_trial_that_begins_again_goes_on_in_its_run(tmp_path: Path) -> None:
+    folder = tmp_path / "tune"
+    folder.mkdir()
+    parent = tracking.open_parent(tmp_path, folder, "short", "tune short")
+    assert parent is not None
+    for trial in ("one", "one", "other"):  # the first was killed when its run had ended
+        tracker = tracking.Tracker(tmp_path, [], {"lr": 0.1}, "short", "short.yaml", (), part_of=(parent, trial))
+        tracker.close("FINISHED")
+        assert tracker.warnings == []
+    client = MlflowClient(tracking.store(tmp_path))
+    (own,) = [e for e in client.search_experiments() if e.name == "short"]
+    below = client.search_runs([own.experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'")
+    assert sorted((run.data.tags["trial"], run.info.status) for run in below) == [
+        ("one", "FINISHED"),
+        ("other", "FINISHED"),
+    ]
+
+
 @pytest.mark.slow
 def test_hopeless_trials_are_stopped_early(tmp_path: Path) -> None:
     config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
