@@ -93,14 +93,14 @@ class DINOv2Method(Method):
             recipe.teacher_temperature, recipe.final_teacher_temperature, recipe.warmup_epochs, self.now.epoch
         )
         with torch.no_grad():
-            cls, patches = self.teacher.tokens(both)
+            cls, patches = self.teacher.masked_tokens(both, masked)
             targets = sinkhorn(self.teacher_heads[0](cls), temperature, recipe.iterations)
-            patch_targets = sinkhorn(self.teacher_heads[1](patches[masked]), temperature, recipe.iterations)
-        cls, patches = self.backbone.tokens(both, masked, self.mask_token)
+            patch_targets = sinkhorn(self.teacher_heads[1](patches), temperature, recipe.iterations)
+        cls, patches = self.backbone.masked_tokens(both, masked, self.mask_token)
         features = [*cls.chunk(2), *encode_views(self.backbone, views[2:])]
         student = self.heads[0](torch.cat(features)).chunk(len(views))
         global_loss = cross_view_entropy(student, targets.chunk(2), recipe.student_temperature)
-        ibot = ibot_loss(self.heads[1](patches[masked]), patch_targets, masked, recipe.student_temperature)
+        ibot = ibot_loss(self.heads[1](patches), patch_targets, masked, recipe.student_temperature)
         koleo = koleo_loss(features[0]) + koleo_loss(features[1])
         loss = global_loss + recipe.ibot * ibot + recipe.koleo * koleo
         parts = {"loss": loss, "dino": global_loss, "ibot": ibot, "koleo": koleo}

@@ -19,7 +19,7 @@ from sslscale.recipes.mae import MAE
 from sslscale.recipes.model import ModelConfig
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 
@@ -29,28 +29,26 @@ def patch_pixels(images: Float[Tensor, "batch 3 h w"], patch: int) -> Float[Tens
 
 
 def mae_loss(
-    predicted: Float[Tensor, "batch patches pixels"],
-    pixels: Float[Tensor, "batch patches pixels"],
-    masked: Bool[Tensor, "batch patches"],
-    normalize: bool,
+    predicted: Float[Tensor, "*masked pixels"], pixels: Float[Tensor, "*masked pixels"], normalize: bool
 ) -> Float[Tensor, ""]:
     """Section 3: the mean squared error of the masked patches' pixels; with `normalize` each patch's pixels are scaled
     to mean 0 and variance 1 first (of n - 1, plus 1e-6, as in the authors' code)."""
     target = pixels.float()
     if normalize:
-        target = (target - target.mean(2, keepdim=True)) / (target.var(2, keepdim=True) + 1e-6).sqrt()
-    error = (predicted.float() - target).square().mean(2)
-    return (error * masked).sum() / masked.sum()
+        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+    return F.mse_loss(predicted.float(), target)
 
 
 class Decoder(nn.Module):
-    """Light blocks that make the pixels of every patch from those of a few; positions are fixed (section 3)."""
+    """Light blocks that make the pixels of the masked patches from the others; positions are fixed (section 3).
+
+    The tokens stand in the order of the draw, the masked ones last: attention knows places by their positions alone.
+    """
 
     positions: Tensor
 
     def __init__(self, features: int, width: int, depth: int, grid: int, pixels: int):
         super().__init__()
-        self.grid = grid
         self.embed = nn.Linear(features, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.blocks = nn.ModuleList(Block(width, max(width // 32, 1), 0.0, None) for _ in range(depth))
@@ -61,18 +59,17 @@ class Decoder(nn.Module):
         self.register_buffer("positions", sincos_positions(width, grid), persistent=False)
 
     def forward(
-        self,
-        cls: Float[Tensor, "batch width"],
-        seen: Float[Tensor, "batch seen width"],
-        kept: Int[Tensor, "batch seen"],
-    ) -> Float[Tensor, "batch patches pixels"]:
-        own = self.embed(torch.cat([cls[:, None], seen], 1))
-        whole = self.mask_token.to(own.dtype).expand(len(own), self.grid**2, -1)
-        whole = whole.scatter(1, _wide(kept, own.shape[2]), own[:, 1:])
-        x = torch.cat([own[:, :1], whole], 1) + self.positions
-        for block in self.blocks:
+        self, tokens: Float[Tensor, "batch seen width"], order: Int[Tensor, "batch patches"]
+    ) -> Float[Tensor, "batch masked pixels"]:
+        """Pixels of the last patches of `order`; `tokens` are the class token and the first ones."""
+        own = self.embed(tokens)
+        seen = own.shape[1]
+        hidden = self.mask_token.to(own.dtype).expand(len(own), 1 + order.shape[1] - seen, -1)
+        x = torch.cat([own, hidden], 1) + self.positions[0, F.pad(order + 1, (1, 0))]
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x)
-        return self.pixels(self.norm(x))[:, 1:]
+        return self.pixels(self.norm(last(x, slice(seen, None))))
 
 
 class MAEMethod(Method):
@@ -100,17 +97,14 @@ class MAEMethod(Method):
         index = images.index.cpu()
         draws = rng.uniforms(rng.stream_seed(0, "masks"), torch.full_like(index, self.now.step), index, side * side)
         order = draws.argsort(1).to(view.device)  # all orders alike (appendix A.1)
-        kept = order[:, : max(round(side * side * (1 - self.recipe.masked)), 1)]
-        cls, seen = self.backbone(view, kept)
-        predicted = self.decoder(cls, seen, kept)
-        masked = torch.ones_like(order, dtype=torch.bool).scatter(1, kept, False)
-        loss = mae_loss(predicted, patch_pixels(view, self.backbone.patch), masked, self.recipe.normalize)
-        return Losses(loss, {"loss": loss.detach()}, (cls if self.backbone.pool == "cls" else seen.mean(1)).detach())
+        count = max(round(side * side * (1 - self.recipe.masked)), 1)
+        tokens = self.backbone(view, order[:, :count])
+        pixels = patch_pixels(view, self.backbone.patch)
+        pixels = pixels.gather(1, order[:, count:, None].expand(-1, -1, pixels.shape[2]))
+        loss = mae_loss(self.decoder(tokens, order), pixels, self.recipe.normalize)
+        features = (tokens[:, 0] if self.backbone.pool == "cls" else tokens[:, 1:].mean(1)).detach()
+        return Losses(loss, {"loss": loss.detach()}, features)
 
     @property
     def result(self) -> nn.Module:
         return self.backbone
-
-
-def _wide(index: Tensor, width: int) -> Tensor:
-    return index[..., None].expand(-1, -1, width)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
     Tokens = Float[Tensor, "batch tokens width"]
+    Wanted = slice | Int[Tensor, " rows"] | None
 
 SIZES = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12), "large": (1024, 24)}  # width, depth
 
@@ -32,12 +33,20 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         return q, k, v
 
-    def forward(self, x: Tokens) -> Tokens:
-        return self.proj(F.scaled_dot_product_attention(*self.split(x)).transpose(1, 2).flatten(2))
+    def forward(self, x: Tokens, wanted: Wanted = None) -> Tensor:
+        """What all tokens attend to, or those that are `wanted` (see `Block`)."""
+        q, k, v = self.split(x)
+        if isinstance(wanted, slice):
+            q, wanted = q[:, :, wanted], None
+        return self.proj(_pick(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2), wanted))
 
 
 class Block(nn.Module):
-    """Attention, then a perceptron, each normed before, each left out of some images with chance `drop`."""
+    """Attention, then a perceptron, each normed before, each left out of some images with chance `drop`.
+
+    With `wanted` it computes these tokens alone, of all as ever: a slice of every image's tokens, or rows of the whole
+    batch's, one image after the other, which are then (rows, width). So a last block costs what is read of it.
+    """
 
     def __init__(self, width: int, heads: int, drop: float, layer_scale: float | None):
         super().__init__()
@@ -48,16 +57,26 @@ class Block(nn.Module):
         self.scale2 = nn.Parameter(torch.full((width,), layer_scale)) if layer_scale else None
         self.drop = drop
 
-    def forward(self, x: Tokens) -> Tokens:
-        for norm, layer, scale in ((self.norm1, self.attn, self.scale1), (self.norm2, self.mlp, self.scale2)):
-            added = layer(norm(x))
-            if scale is not None:
-                added = added * scale
-            if self.drop and self.training:
-                kept = torch.rand(len(x), 1, 1, device=x.device) >= self.drop
-                added = added * kept / (1 - self.drop)
-            x = x + added
-        return x
+    def forward(self, x: Tokens, wanted: Wanted = None) -> Tensor:
+        size = x.shape
+        x = _pick(x, wanted) + self._weighed(self.attn(self.norm1(x), wanted), self.scale1, size, wanted)
+        return x + self._weighed(self.mlp(self.norm2(x)), self.scale2, size, wanted)
+
+    def _weighed(self, added: Tensor, scale: Tensor | None, size: torch.Size, wanted: Wanted) -> Tensor:
+        if scale is not None:
+            added = added * scale
+        if self.drop and self.training:
+            kept = torch.rand(size[0], 1, 1, device=added.device) >= self.drop
+            if isinstance(wanted, Tensor):
+                kept = kept[wanted // size[1], 0]
+            added = added * kept / (1 - self.drop)
+        return added
+
+
+def _pick(x: Tokens, wanted: Wanted) -> Tensor:
+    if isinstance(wanted, Tensor):
+        return x.flatten(0, 1).index_select(0, wanted)
+    return x if wanted is None else x[:, wanted]
 
 
 class VisionTransformer(nn.Module):
@@ -102,30 +121,35 @@ class VisionTransformer(nn.Module):
         nn.init.uniform_(self.patch_embed.weight, -scale, scale)  # as a linear layer's
 
     def forward(self, x: Float[Tensor, "batch 3 h w"], kept: Int[Tensor, "batch seen"] | None = None) -> Any:
-        """The features, (batch, width); of `kept` patches alone the class token and those patches (see `encode`)."""
+        """The features, (batch, width); of `kept` patches alone the class token and those, (batch, 1 + seen, width)."""
         if kept is not None:
             patches, _ = self.patches(x)
             rows = (patches + self.positions[:, 1:]).gather(1, kept[..., None].expand(-1, -1, patches.shape[2]))
-            return self.encode(rows, self.positions[:, :1])
-        if self.distillation_token is not None:
-            patches, side = self.patches(x)
-            positions = resize_positions(self.positions, side)
-            return self._encoded(patches + positions[:, 1:], positions[:, :1])[:, :2].flatten(1)
-        cls, patches = self.tokens(x)
-        return cls if self.pool == "cls" else patches.mean(1)
+            tokens = self._encoded(rows, self.positions[:, :1])
+            return torch.cat([tokens[:, :1], tokens[:, 1 + self._extra :]], 1) if self._extra else tokens
+        if self.distillation_token is None and self.pool == "mean":
+            return self.tokens(x)[1].mean(1)
+        return self._encoded(*self._placed(x), slice(0, 1 if self.distillation_token is None else 2)).flatten(1)
 
-    def tokens(
+    def tokens(self, x: Float[Tensor, "batch 3 h w"]) -> tuple[Float[Tensor, "batch width"], Tokens]:
+        """The class token and the patches, normed."""
+        tokens = self._encoded(*self._placed(x))
+        return tokens[:, 0], tokens[:, 1 + self._extra :]
+
+    def masked_tokens(
         self,
         x: Float[Tensor, "batch 3 h w"],
-        masked: Bool[Tensor, "batch patches"] | None = None,
+        masked: Bool[Tensor, "batch patches"],
         mask_token: Float[Tensor, " width"] | None = None,
-    ) -> tuple[Float[Tensor, "batch width"], Tokens]:
-        """The class token and the patches, normed; masked patches enter as the mask token, in their place."""
-        patches, side = self.patches(x)
-        if masked is not None and mask_token is not None:
-            patches = torch.where(masked[..., None], mask_token.to(patches.dtype), patches)
-        positions = resize_positions(self.positions, side)
-        return self.encode(patches + positions[:, 1:], positions[:, :1])
+    ) -> tuple[Float[Tensor, "batch width"], Float[Tensor, "masked width"]]:
+        """The class tokens and, row by row, the masked patches alone, normed. Masked patches enter as the mask token,
+        in their place, or as they are if there is none."""
+        patches, cls_position = self._placed(x, masked, mask_token)
+        before = 1 + self._extra
+        places = F.pad(masked, (before, 0)).flatten().nonzero()[:, 0]
+        first = torch.arange(len(x), device=places.device) * (before + masked.shape[1])
+        tokens = self._encoded(patches, cls_position, torch.cat([first, places]))
+        return tokens[: len(x)], tokens[len(x) :]
 
     def patches(self, x: Float[Tensor, "batch 3 h w"]) -> tuple[Tokens, int]:
         """Embedded patches, row by row, without positions; and how many stand side by side."""
@@ -135,13 +159,20 @@ class VisionTransformer(nn.Module):
             )
         return self.patch_embed(x).flatten(2).transpose(1, 2), x.shape[-1] // self.patch
 
-    def encode(self, patches: Tokens, cls_position: Tensor) -> tuple[Float[Tensor, "batch width"], Tokens]:
-        """Class token and patches after all blocks, normed; the patches have their positions."""
-        x = self._encoded(patches, cls_position)
-        return x[:, 0], x[:, 1 + self._extra :]
+    def _placed(
+        self, x: Tensor, masked: Tensor | None = None, mask_token: Tensor | None = None
+    ) -> tuple[Tokens, Tensor]:
+        """Embedded patches with their positions, and the class token's position."""
+        patches, side = self.patches(x)
+        if masked is not None and mask_token is not None:
+            patches = torch.where(masked[..., None], mask_token.to(patches.dtype), patches)
+        positions = resize_positions(self.positions, side)
+        return patches + positions[:, 1:], positions[:, :1]
 
-    def _encoded(self, patches: Tokens, cls_position: Tensor) -> Tokens:
-        return self.norm(self._run(self._assemble(patches, cls_position), len(self.blocks)))
+    def _encoded(self, patches: Tokens, cls_position: Tensor, wanted: Wanted = None) -> Tensor:
+        """The `wanted` tokens after all blocks, normed."""
+        x = self._run(self._assemble(patches, cls_position), len(self.blocks) - 1)
+        return self.norm(self.blocks[-1](x, wanted))
 
     @property
     def _extra(self) -> int:
@@ -161,9 +192,8 @@ class VisionTransformer(nn.Module):
     @torch.no_grad()
     def attention(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch heads side side"]:
         """How much the class token attends to each patch in the last block (DINO, arXiv:2104.14294, figure 1)."""
-        patches, side = self.patches(x)
-        positions = resize_positions(self.positions, side)
-        tokens = self._run(self._assemble(patches + positions[:, 1:], positions[:, :1]), len(self.blocks) - 1)
+        side = x.shape[-1] // self.patch
+        tokens = self._run(self._assemble(*self._placed(x)), len(self.blocks) - 1)
         last: Any = self.blocks[-1]
         q, k, _ = last.attn.split(last.norm1(tokens))
         weights = (q[:, :, :1] @ k.transpose(2, 3) / math.sqrt(q.shape[-1])).softmax(-1)

@@ -13,7 +13,7 @@ import torch
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
 from sslscale.methods.emp_ssl import coding_rate, patch_invariance
-from sslscale.methods.mae import MAEMethod, mae_loss, patch_pixels
+from sslscale.methods.mae import Decoder, MAEMethod, mae_loss, patch_pixels
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.vit import VisionTransformer, resize_positions, sincos_positions
 from sslscale.recipes.mae import MAE
@@ -77,7 +77,7 @@ def test_mae_is_the_mean_squared_error_of_masked_patches(normalize: bool) -> Non
             if masked[i, p]:
                 told = predicted[i, p].double().tolist()
                 errors.append(sum((a - b) ** 2 for a, b in zip(told, pixels, strict=True)) / 12)
-    loss = mae_loss(predicted, patch_pixels(images, 2), masked, normalize)
+    loss = mae_loss(predicted[masked], patch_pixels(images, 2)[masked], normalize)
     assert float(loss) == pytest.approx(sum(errors) / len(errors), rel=1e-5)
 
 
@@ -93,6 +93,25 @@ def test_mae_sees_only_what_is_not_masked() -> None:
     touched = patch_pixels(gradient, 4).abs().sum(2) > 0
     assert touched.sum(1).tolist() == [4, 4]
     assert method.backbone.positions.grad is None and not method.backbone.positions.requires_grad
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_decoder_is_the_published_one_whatever_the_order(depth: int) -> None:
+    """As the authors do: mask tokens where patches are missing, all tokens decoded, the masked ones read."""
+    torch.manual_seed(0)
+    decoder = Decoder(24, 32, depth, 3, 12).double()
+    tokens = torch.randn(2, 1 + 4, 24, dtype=torch.float64)
+    order = torch.stack([torch.randperm(9) for _ in range(2)])
+    whole = decoder.mask_token.expand(2, 9, 32).clone()
+    for i in range(2):
+        for n in range(4):
+            whole[i, order[i, n]] = decoder.embed(tokens[i, 1 + n])
+    x = torch.cat([decoder.embed(tokens[:, :1]), whole], 1) + decoder.positions
+    for block in decoder.blocks:
+        x = block(x)
+    pixels = decoder.pixels(decoder.norm(x))[:, 1:]
+    expected = torch.stack([pixels[i, order[i, 4:]] for i in range(2)])
+    torch.testing.assert_close(decoder(tokens, order), expected)
 
 
 def test_every_patch_is_masked_alike_often() -> None:
@@ -139,6 +158,43 @@ def test_a_vit_is_timms_with_its_weights() -> None:
         attention = ours.attention(x)
     assert attention.shape == (2, 3, 14, 14)
     assert 0 < float(attention.sum((2, 3)).max()) < 1  # the rest goes to the class token itself
+
+
+@pytest.mark.parametrize("survival", [1.0, 0.5])
+@pytest.mark.parametrize("registers", [0, 2])
+def test_a_last_block_computes_what_is_read_of_it_and_nothing_else_changes(registers: int, survival: float) -> None:
+    torch.manual_seed(0)
+    model = ModelConfig(name="vit_32x3_4", grid=4, registers=registers, survival=survival, layer_scale=0.1)
+    network, _ = build_backbone(model)
+    assert isinstance(network, VisionTransformer)
+    network.double()
+    x = torch.randn(8, 3, 16, 16, dtype=torch.float64)
+    masked = torch.rand(8, 16) < 0.4
+    masked[0] = False
+    sizes: list[torch.Size] = []
+    network.blocks[-1].mlp.register_forward_hook(lambda m, i, o: sizes.append(o.shape))  # type: ignore[union-attr, operator, arg-type]
+
+    def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
+        return list(torch.autograd.grad(loss, [p for p in network.parameters()], allow_unused=True))
+
+    torch.manual_seed(1)
+    cls, patches = network.tokens(x)
+    torch.manual_seed(1)
+    some, rows = network.masked_tokens(x, masked)
+    torch.manual_seed(1)
+    features = network(x)
+    count = int(masked.sum())
+    assert sizes == [(8, 17 + registers, 32), (8 + count, 32), (8, 1, 32)]
+    torch.testing.assert_close(some, cls)
+    torch.testing.assert_close(features, cls)
+    torch.testing.assert_close(rows, patches[masked])
+    weight = torch.randn_like(rows)
+    full = gradients(cls.square().sum() + (patches[masked] * weight).sum())
+    for own, other in zip(gradients(some.square().sum() + (rows * weight).sum()), full, strict=True):
+        torch.testing.assert_close(own, other)
+    everything = torch.zeros(32, dtype=torch.float64)
+    hidden, _ = network.eval().masked_tokens(x, torch.ones_like(masked), everything)
+    torch.testing.assert_close(hidden, hidden[:1].expand_as(hidden))  # no image is left to tell apart
 
 
 def test_positions_are_resized_bicubically() -> None:
