@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from sslscale.data import rng
 from sslscale.data.loader import Batch
+from sslscale.losses import linear_rise
 from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.nn.batch_norm import statistics_kept
 from sslscale.recipes.model import ModelConfig
@@ -80,7 +81,8 @@ class VATMethod(ClassifierMethod):
             )
             distance = divergence(guessed.detach(), self.network(images + recipe.epsilon * direction).float())
         entropy = -(guessed.softmax(1) * F.log_softmax(guessed, 1)).sum(1).mean()
-        terms = recipe.unlabeled_weight * distance
+        rise = linear_rise(self.now.progress, 0.0, recipe.ramp) if recipe.ramp else 1.0
+        terms = recipe.unlabeled_weight * rise * distance
         if recipe.entropy_weight:
             terms = terms + recipe.entropy_weight * entropy
         parts = {"divergence": distance, "entropy": entropy}

@@ -146,6 +146,21 @@ def test_vat_adds_divergence_and_entropy_and_leaves_no_trace_in_batch_norm() -> 
         assert vat.divergence(network(images), random) < parts["divergence"]
 
 
+def test_the_weight_of_vats_change_rises_and_that_of_the_entropy_does_not() -> None:
+    images = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    batch = {
+        "labeled": Batch((images[0],), torch.arange(4), torch.arange(4)),
+        "unlabeled": Batch((images[1],), torch.arange(4)),
+    }
+    recipe = VAT(unlabeled_weight=3.0, entropy_weight=0.5, ramp=0.4)
+    method = made(recipe, nn.Sequential(nn.Flatten(), nn.Linear(192, K)))
+    for progress, share in ((0.0, 0.0), (0.1, 0.25), (0.2, 0.5), (0.4, 1.0), (0.9, 1.0)):
+        losses = run(method, batch, progress)
+        parts = losses.parts
+        expected = parts["labeled_loss"] + share * 3.0 * parts["divergence"] + 0.5 * parts["entropy"]
+        torch.testing.assert_close(losses.total.detach(), expected)
+
+
 def test_ramps() -> None:
     assert gaussian_rise(0.0, 0.4) == pytest.approx(math.exp(-5))
     assert gaussian_rise(0.4, 0.4) == gaussian_rise(0.9, 0.4) == 1
