@@ -47,7 +47,7 @@ DIGITS: dict[str, dict[str, Any]] = {
     "pi_model": {"unlabeled_weight": 30.0, "ramp": 80 / 300},
     "temporal_ensembling": {"unlabeled_weight": 30.0},
     "mixmatch": {"unlabeled_ratio": 2},
-    "vat": {"unlabeled_ratio": 2},
+    "vat": {"unlabeled_ratio": 2, "unlabeled_weight": 1.0, "ramp": 0.0, "entropy_weight": 0.1},
     "remixmatch": {"unlabeled_ratio": 1},
 }
 CPU = torch.device("cpu")
