@@ -14,7 +14,7 @@ class VAT(SemiSupervised):
     """Virtual adversarial training (Miyato et al. 2018, arXiv:1704.03976): predictions shall stand the change of
     `epsilon` (L2, of normalised images) that changes them most. `entropy_weight` above 0 adds the entropy of the
     predictions. Published with weight 1 from the first step, epsilon 8 and entropy weight 1 for CIFAR-10 with
-    augmentation. FixMatch's authors and USB let the weight of .3 rise over .4 of the training, epsilon 6, entropy .06.
+    augmentation. FixMatch's authors let a weight of .3 rise over .4 of the training, with epsilon 6 and entropy .06.
     """
 
     name: Literal["vat"] = "vat"  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -12,10 +12,12 @@ import torch
 
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
+from sslscale.methods.dinov2 import DINOv2Method
 from sslscale.methods.emp_ssl import coding_rate, patch_invariance
 from sslscale.methods.mae import Decoder, MAEMethod, mae_loss, patch_pixels
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.vit import VisionTransformer, resize_positions, sincos_positions
+from sslscale.recipes.dinov2 import DINOv2
 from sslscale.recipes.mae import MAE
 from sslscale.recipes.model import ModelConfig
 
@@ -95,6 +97,38 @@ def test_mae_sees_only_what_is_not_masked() -> None:
     assert method.backbone.positions.grad is None and not method.backbone.positions.requires_grad
 
 
+def test_mae_compares_each_masked_patch_with_its_own_pixels() -> None:
+    """A decoder that knows the image is right everywhere, and asked for all patches that were not seen."""
+    torch.manual_seed(0)
+    method = MAEMethod(MAE(masked=0.75, normalize=False, width=32, depth=1), ModelConfig(name="vit_32x1_4", grid=4), 10)
+    x = torch.randn(3, 3, 16, 16)
+    asked: list[set[int]] = []
+
+    class Knows(torch.nn.Module):
+        def forward(self, tokens: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+            places = order[:, tokens.shape[1] - 1 :].tolist()
+            asked.extend(set(row) for row in places)
+            rows = []
+            for image, row in zip(x, places, strict=True):
+                corners = [(4 * (p // 4), 4 * (p % 4)) for p in row]
+                rows.append(torch.stack([image[:, y : y + 4, z : z + 4].flatten() for y, z in corners]))
+            return torch.stack(rows) + shift
+
+    shift = 0.0
+    method.decoder = Knows()  # type: ignore[assignment]
+    batch = {"images": Batch((x,), torch.arange(3))}
+    assert float(method(batch).total) == pytest.approx(0, abs=1e-12)
+    shift = 0.5
+    assert float(method(batch).total) == pytest.approx(0.25)
+    images = x.clone().requires_grad_()
+    seen: list[Any] = []
+    method.backbone.register_forward_hook(lambda m, i, o: seen.append(o))
+    method({"images": Batch((images,), torch.arange(3))})
+    (gradient,) = torch.autograd.grad(seen[0].square().sum(), images)
+    for touched, hidden in zip(patch_pixels(gradient, 4).abs().sum(2) > 0, asked, strict=False):
+        assert set(touched.nonzero()[:, 0].tolist()) == set(range(16)) - hidden
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_the_decoder_is_the_published_one_whatever_the_order(depth: int) -> None:
     """As the authors do: mask tokens where patches are missing, all tokens decoded, the masked ones read."""
@@ -129,10 +163,27 @@ def test_every_patch_is_masked_alike_often() -> None:
     torch.testing.assert_close(kept.mean(0), torch.full((16,), 0.25), atol=0.03, rtol=0)
 
 
-def test_methods_of_patches_want_a_vit() -> None:
-    from sslscale.methods.dinov2 import DINOv2Method
-    from sslscale.recipes.dinov2 import DINOv2
+def test_dinov2s_student_does_not_see_masked_patches_and_its_teacher_sees_all() -> None:
+    torch.manual_seed(0)
+    recipe = DINOv2(prototypes=16, hidden=16, bottleneck=8)
+    method = DINOv2Method(recipe, ModelConfig(name="vit_32x1_4", grid=4), 10)
+    torch.nn.init.normal_(method.mask_token)
+    images = Batch((*torch.randn(2, 8, 3, 16, 16), *torch.randn(2, 8, 3, 8, 8)), torch.arange(8))
+    entered: dict[str, list[torch.Tensor]] = {"student": [], "teacher": []}
+    for name, network in (("student", method.backbone), ("teacher", method.teacher)):
+        network.blocks[0].register_forward_pre_hook(lambda m, i, name=name: entered[name].append(i[0][:, 1:]))  # type: ignore[arg-type]
+    method({"images": images})
+    masked = method._masks(images, 4)
+    assert 0 < int(masked.sum()) < masked.numel()
+    both, positions = torch.cat(images.views[:2]), method.backbone.positions[:, 1:]
+    whole = method.backbone.patches(both)[0] + positions  # the teacher starts as the student
+    hidden = torch.where(masked[..., None], method.mask_token, method.backbone.patches(both)[0]) + positions
+    assert [len(entered[name]) for name in ("teacher", "student")] == [1, 2]  # small crops are the student's alone
+    torch.testing.assert_close(entered["teacher"][0], whole)
+    torch.testing.assert_close(entered["student"][0], hidden)
 
+
+def test_methods_of_patches_want_a_vit() -> None:
     for method, recipe in ((MAEMethod, MAE()), (DINOv2Method, DINOv2(prototypes=16))):
         with pytest.raises(ConfigError, match="take a vit_SIZE_PATCH"):
             method(recipe, ModelConfig(name="wrn_10_1"), 10)  # type: ignore[arg-type]
