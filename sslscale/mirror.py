@@ -27,7 +27,7 @@ from sslscale.errors import ConfigError, ResourceError
 T = TypeVar("T")
 NOTE = ".mirror.json"
 RECORD = "record.json"
-_INDEX = "index.json"
+_WHOLE = ("index.json", "commit.json")  # shards are a whole set by the one, a state to go on from is by the other
 LAZY = (".tar",)  # fetched when they are opened
 _OWN = {NOTE, "writer.lock", "progress.json", "progress.tmp", "mlflow.json"}  # of this machine's run alone
 _STATE = "state/"  # the one part of an artifact that shrinks as it is made
@@ -157,8 +157,9 @@ class Mirror:
                     self._sent.setdefault(str(path / name), (-1, -1))
             self._listed.add(path)
         changed = [file for file in files.values() if self._sent.get(str(file)) != _stamp(file)]
-        self.put((file for file in changed if file.name != _INDEX), known=False)
-        self.put(file for file in changed if file.name == _INDEX)  # it makes shards a whole set
+        # lost half way, the store has no state without its files, nor one that is ahead of the log
+        self.put((file for file in changed if file.name not in _WHOLE), known=False)
+        self.put(file for file in changed if file.name in _WHOLE)
         state = f"{path}/{_STATE}"
         for name in [name for name in self._sent if name.startswith(state) and not os.path.exists(name)]:
             self._call(self._remove, self._remote(Path(name)))

@@ -78,7 +78,7 @@ def test_a_run_that_is_killed_goes_on_elsewhere(server: dict[str, str], tmp_path
             patch.setenv(name, value)
         seen = mirror.at(root, tmp_path / "seen")
         process = runs.start("run", config, "--root", root, env=first)
-        runs.kill_when(process, lambda: any("/state/step-" in name for name in seen.sizes(seen.folder)))
+        runs.kill_when(process, lambda: any(name.endswith("/commit.json") for name in seen.sizes(seen.folder)))
         time.sleep(2)  # its workers end with it
         records = {name for name in seen.sizes(seen.folder) if name.startswith("records/")}
     assert {name.split(".")[0] for name in records} == {"records/pack"}

@@ -110,6 +110,29 @@ def test_only_a_record_makes_an_artifact(flaky: str, tmp_path: Path) -> None:
     assert not (theirs.folder / "artifacts/score/k1/record.json").exists()
 
 
+def test_a_state_is_whole_only_when_its_files_and_the_log_are_there(
+    flaky: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = mirror.at(flaky, tmp_path / "ours")
+    made, there = ours.folder / "artifacts/train/k", Path(tmp_path / "store/artifacts/train/k")
+    put, seen = Flaky.put_file, []
+
+    def watched(self: Flaky, lpath: Any, rpath: Any, *words: Any, **options: Any) -> Any:
+        if str(rpath).endswith("commit.json"):
+            seen.append({str(f.relative_to(there)): f.stat().st_size for f in there.rglob("*") if f.is_file()})
+        return put(self, lpath, rpath, *words, **options)
+
+    monkeypatch.setattr(Flaky, "put_file", watched)
+    for step in (10, 20):
+        fill(made / f"state/step-{step}", 2)
+        (made / f"state/step-{step}/commit.json").write_text("{}")
+        (made / "metrics.jsonl").write_text("row\n" * step)
+        ours.push(made)
+        state = {f"state/step-{step}/part-{n:03d}.parquet" for n in range(2)}
+        assert seen and all(state <= now.keys() and now["metrics.jsonl"] == 4 * step for now in seen)
+        seen.clear()
+
+
 def test_what_several_go_on_from_is_the_same(flaky: str, tmp_path: Path) -> None:
     ours, theirs = mirror.at(flaky, tmp_path / "ours"), mirror.at(flaky, tmp_path / "theirs")
     for one, steps in ((ours, (10, 20)), (theirs, (20, 30))):
