@@ -215,9 +215,9 @@ class Recipe:
         """How many views an image of this stream has: by `augment`, and after these by `augment_strong`."""
         return self.num_views, 0
 
-    def objection(self, model: Any) -> str | None:
-        """Why the method cannot train this network (a ModelConfig), if it cannot."""
-        del model
+    def objection(self, model: Any, size: int) -> str | None:
+        """Why the method cannot train this network (a ModelConfig) on views of `size` pixels a side, if it cannot."""
+        del model, size
         return None
 
     @property
@@ -269,18 +269,21 @@ def _build(hint: Any, data: Any, key: str, lines: dict[str, int], problems: list
     if origin is tuple:
         if not isinstance(data, list | tuple):
             wrong(f"expected a list, not {data!r}")
-            return ()
+            return None
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             kinds = [arguments[0]] * len(data)
         else:
             kinds = list(arguments)
             if len(kinds) != len(data):
                 wrong(f"expected {len(kinds)} values, not {len(data)}")
-                return ()
-        return tuple(
+                return None
+        before = len(problems)
+        items = tuple(
             _build(kind, item, f"{key}.{i}", lines, problems)
             for i, (kind, item) in enumerate(zip(kinds, data, strict=True))
         )
+        spoilt = len(problems) > before and any(item is None for item in items)
+        return None if spoilt else items
     if origin is dict:
         if not isinstance(data, dict):
             wrong(f"expected key: value pairs, not {data!r}")
@@ -325,18 +328,19 @@ def _build_dataclass(cls: Any, data: Any, key: str, lines: dict[str, int], probl
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             problems.append(Problem(dotted, f"is required ({describe(hints[name])}) and missing", _line(lines, key)))
     reported = {problem.key.removeprefix(f"{key}." if key else "").split(".")[0] for problem in problems[before:]}
-    broken = {name for name in fields if name not in values or (name in reported and values[name] is None)}
+    broken = {name for name in fields if name in reported and values.get(name) is None}
     while True:  # a value out of range is noted and replaced by its default, so that the next one is found too
         try:
             made = cls(**{name: value for name, value in values.items() if name not in broken})
         except ValueError as error:
             name, separator, text = str(error).partition(": ")
             dotted = f"{key}.{name}" if key else name
-            if separator and name in fields and name not in broken:
+            field = name.split(".")[0]
+            if separator and field in fields and field not in broken:
                 problems.append(Problem(dotted, text, _line(lines, dotted)))
-                broken.add(name)
+                broken.add(field)
                 continue
-            if not broken:
+            if not broken:  # else it may come of what stands in for that
                 problems.append(Problem(key, str(error), _line(lines, key)))
         except (TypeError, AttributeError):  # what is missing or broken has no default, and is reported already
             assert broken

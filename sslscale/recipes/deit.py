@@ -30,8 +30,9 @@ class DeiT(Recipe):
         require(0 <= self.label_smoothing < 1, "label_smoothing", "must lie in [0, 1)")
         require(0 <= self.ema < 1, "ema", "must lie in [0, 1)")
 
-    def objection(self, model: ModelConfig) -> str | None:
+    def objection(self, model: ModelConfig, size: int) -> str | None:
         """DeiT's second token must be there."""
+        del size
         return None if model.distillation_token else f"{model.name} needs distillation_token: true for deit"
 
     @property

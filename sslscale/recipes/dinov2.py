@@ -53,10 +53,11 @@ class DINOv2(Recipe):
         require(self.hidden > 0, "hidden", "must be positive")
         require(self.bottleneck > 0, "bottleneck", "must be positive")
 
-    def objection(self, model: ModelConfig) -> str | None:
+    def objection(self, model: ModelConfig, size: int) -> str | None:
         """Patches are masked, so there must be some."""
-        vit = model.name.startswith("vit_")
-        return None if vit else f"{self.name} masks patches, which {model.name} has not: take a vit_SIZE_PATCH"
+        del size
+        wrong = f"{self.name} masks patches, which {model.name} has not: take a vit_SIZE_PATCH"
+        return wrong if model.patch is None else None
 
     def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
         """Images of each stream in one global batch."""

@@ -29,10 +29,13 @@ class MAE(Recipe):
         require(self.width > 0, "width", "must be positive")
         require(self.depth > 0, "depth", "must be positive")
 
-    def objection(self, model: ModelConfig) -> str | None:
-        """Patches are masked, so there must be some."""
-        vit = model.name.startswith("vit_")
-        return None if vit else f"{self.name} masks patches, which {model.name} has not: take a vit_SIZE_PATCH"
+    def objection(self, model: ModelConfig, size: int) -> str | None:
+        """Patches are masked, so there must be some, and in the places that the positions are for."""
+        if model.patch is None:
+            return f"{self.name} masks patches, which {model.name} has not: take a vit_SIZE_PATCH"
+        side = size // model.patch
+        wrong = f"grid: is {model.grid}, but images of {size} pixels have {side} patches side by side"
+        return wrong if side != model.grid else None
 
     def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
         """Images of each stream in one global batch."""

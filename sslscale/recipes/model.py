@@ -86,6 +86,11 @@ class ModelConfig:
             known = "wrn_DEPTH_WIDTH (depth 10, 16, 22, 28, ...), resnet_DEPTH (18, 34, ...), vit_SIZE_PATCH, timm:NAME"
             require(valid, "name", f"{self.name!r} is none of {known}")
 
+    @property
+    def patch(self) -> int | None:
+        """Pixels on a side of a vision transformer's patches; None of another network."""
+        return int(self.name.rpartition("_")[2]) if self.name.startswith("vit_") else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:

@@ -108,7 +108,9 @@ class TrainConfig:
     version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
-        objection = self.method.objection(self.model)
+        size = self.augment.size or self.image.size
+        self._require_whole_patches()
+        objection = self.method.objection(self.model, size)
         require(objection is None, "model", objection or "")
         require(self.augment_second is None or self.method.num_views == 2, "augment_second", "needs two views")
         require(self.augment_local is None or self.method.multi_crop, "augment_local", "this method has no small crops")
@@ -131,6 +133,18 @@ class TrainConfig:
         require(self.save_every > 0, "save_every", "must be positive")
         require(self.monitor_every >= 0, "monitor_every", "must be 0 (never) or more")
         require(self.monitor_images >= 10, "monitor_images", "must be 10 or more")
+
+    def _require_whole_patches(self) -> None:
+        patch = self.model.patch or 1
+        sides = {"image.size": self.image.size}
+        for name in ("augment", "augment_second", "augment_local", "augment_strong"):
+            views = getattr(self, name)
+            if views is not None and views.size is not None:
+                sides[f"{name}.size"] = views.size
+        for name, side in sides.items():
+            require(
+                side % patch == 0, name, f"is {side}, but must be a multiple of {patch}: {self.model.name}'s patches"
+            )
 
     def steps(self, num_images: int) -> int:
         """The number of optimiser steps, with so many images in the method's first stream."""
