@@ -13,6 +13,7 @@ from sslscale.allocator import keep_freed_memory
 from sslscale.data.augment import normalize
 from sslscale.data.images import Images
 from sslscale.data.threads import pool
+from sslscale.errors import DataError
 from sslscale.recipes.model import ImageConfig
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ def network_outputs(
     device: torch.device,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Float[Tensor, "samples outputs"]:
-    """Outputs for the images asked for, float32 on the CPU; the network is put into eval mode."""
+    """Outputs for the images asked for, float32 on the CPU; the network is put into eval mode.
+
+    Raises DataError for outputs that are not finite: as scores they would be nobody's classes, silently.
+    """
     if device.type == "cpu":
         keep_freed_memory()
     network = network.to(device).eval()
@@ -52,5 +56,11 @@ def network_outputs(
         if start == 0:
             outputs = torch.empty(len(row), part.shape[1])
         outputs[start : start + len(part)] = part
+        wrong = (~outputs[start : start + len(part)].isfinite()).any(1).sum().item()
+        if wrong:
+            raise DataError(
+                f"the network's outputs are not finite for {wrong} of the first {start + len(part)} images: did its "
+                "training diverge, or is image.std of the configuration far from the images' own?"
+            )
         on_progress(min(start + batch_size, len(row)))
     return outputs

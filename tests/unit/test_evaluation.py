@@ -165,6 +165,17 @@ def test_a_test_set_with_some_of_the_classes(digits: Path, context: Callable[...
     assert found.metrics["test_samples"] == 450
 
 
+def test_outputs_that_are_not_finite_are_told(digits: Path) -> None:
+    samples = open_samples(digits / "test")
+    images = Images(samples.shards, 8, cache=None, cache_bytes=0, threads=1, evaluation_crop=1.0)
+    network = build_classifier(ModelConfig(name="wrn_10_0.5"), 10)
+    network.get_parameter("head.weight").data[3, 0] = torch.nan
+    from sslscale.evaluate.outputs import network_outputs
+
+    with pytest.raises(DataError, match="outputs are not finite for 100 of the first 100 images"):
+        network_outputs(network, ImageConfig(size=8), images, *samples.places(), batch_size=100, device=CPU)
+
+
 def test_shares_of_the_labels_are_balanced_nested_and_drawn_by_the_seed(digits: Path) -> None:
     samples = open_samples(digits / "labeled")
     tenth, half = samples.share(0.1, 3), samples.share(0.5, 3)
