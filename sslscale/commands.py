@@ -324,14 +324,17 @@ def _artifacts(root: Path) -> list[dict[str, Any]]:
         raise UserError(f"{root}: there is no such root; --root names the folder that runs were made in")
     rows = []
     store = mirror.of(root.absolute())
-    sizes = store.sizes(root.absolute() / "artifacts") if store else {}
+    sizes: dict[str, int] = {}
+    for name, size in (store.sizes(root.absolute() / "artifacts") if store else {}).items():
+        artifact = "/".join(name.split("/")[:2])
+        sizes[artifact] = sizes.get(artifact, 0) + size
     for path in (root / "artifacts").glob("*/*"):
         try:
             record = read_json(path / dag.RECORD)
             metrics, state = record["fields"]["metrics"], "finished"
-            name = record["name"]
+            name = str(record["name"])
             made = calendar.timegm(time.strptime(record["created"], "%Y-%m-%dT%H:%M:%SZ"))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):  # not there, or not what a run wrote
             metrics, state, name, made = {}, "unfinished", "", path.stat().st_mtime
         rows.append(
             {
@@ -340,11 +343,7 @@ def _artifacts(root: Path) -> list[dict[str, Any]]:
                 "key": path.name,
                 "state": state,
                 "age_s": round(time.time() - made),
-                "bytes": sum(
-                    size for name, size in sizes.items() if name.startswith(f"{path.parent.name}/{path.name}/")
-                )
-                if store
-                else collect.tree_bytes(path),
+                "bytes": sizes.get(f"{path.parent.name}/{path.name}", 0) if store else collect.tree_bytes(path),
                 "metrics": metrics,
             }
         )
