@@ -170,7 +170,8 @@ def main() -> None:
     if labels % 10:
         parser.error("--labels must be a multiple of 10, the number of classes")
     if digits:
-        print(f"{options.data} is not there (--data DIR): scikit-learn's 1,797 digits instead", file=sys.stderr)
+        instead = f"scikit-learn's 1,797 digits instead, {labels} of them labelled"
+        print(f"{options.data} is not there (--data DIR): {instead}", file=sys.stderr)
     changes: dict[str, Any] = {} if options.steps is None else {"num_steps": options.steps, "epochs": None}
     if options.precision is not None:
         changes["precision"] = options.precision
