@@ -73,10 +73,29 @@ class Block(nn.Module):
         return added
 
 
+def patch_pixels(images: Float[Tensor, "batch 3 h w"], patch: int) -> Float[Tensor, "batch patches pixels"]:
+    """The pixels of each patch, row by row; of a patch those of one colour after another."""
+    batch, colours, height, width = images.shape
+    cut = images.reshape(batch, colours, height // patch, patch, width // patch, patch)
+    return cut.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, colours * patch * patch)
+
+
 def _pick(x: Tokens, wanted: Wanted) -> Tensor:
     if isinstance(wanted, Tensor):
         return x.flatten(0, 1).index_select(0, wanted)
     return x if wanted is None else x[:, wanted]
+
+
+class PatchEmbed(nn.Conv2d):
+    """One linear layer for all patches: of images, or of the pixels of some patches."""
+
+    def __init__(self, width: int, patch: int):
+        super().__init__(3, width, patch, patch)
+
+    def forward(self, input: Float[Tensor, "batch 3 h w"] | Float[Tensor, "batch seen pixels"]) -> Tokens:
+        if input.dim() == 3:
+            return F.linear(input, self.weight.flatten(1), self.bias)
+        return super().forward(input).flatten(2).transpose(1, 2)
 
 
 class VisionTransformer(nn.Module):
@@ -109,7 +128,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, 1 + grid * grid, width))
         self.registers = nn.Parameter(torch.empty(1, registers, width)) if registers else None
-        self.patch_embed = nn.Conv2d(3, width, patch, patch)
+        self.patch_embed = PatchEmbed(width, patch)
         drops = [(1 - survival) * n / max(depth - 1, 1) for n in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, drop, layer_scale) for drop in drops)
         self.norm = nn.LayerNorm(width, eps=1e-6)
@@ -120,11 +139,14 @@ class VisionTransformer(nn.Module):
         scale = 1 / math.sqrt(3 * patch * patch)
         nn.init.uniform_(self.patch_embed.weight, -scale, scale)  # as a linear layer's
 
-    def forward(self, x: Float[Tensor, "batch 3 h w"], kept: Int[Tensor, "batch seen"] | None = None) -> Any:
-        """The features, (batch, width); of `kept` patches alone the class token and those, (batch, 1 + seen, width)."""
+    def forward(self, x: Tensor, kept: Int[Tensor, "batch seen"] | None = None) -> Any:
+        """The features of images (batch, 3, h, w), as (batch, width).
+
+        With `kept` an image is some of its patches, those in these places: `x` are their pixels, (batch, seen, pixels)
+        as `patch_pixels` has them, and the result the class token and these patches, (batch, 1 + seen, width).
+        """
         if kept is not None:
-            patches, _ = self.patches(x)
-            rows = (patches + self.positions[:, 1:]).gather(1, kept[..., None].expand(-1, -1, patches.shape[2]))
+            rows = self.patch_embed(x) + self.positions[0, 1 + kept]
             tokens = self._encoded(rows, self.positions[:, :1])
             return torch.cat([tokens[:, :1], tokens[:, 1 + self._extra :]], 1) if self._extra else tokens
         if self.distillation_token is None and self.pool == "mean":
@@ -157,7 +179,7 @@ class VisionTransformer(nn.Module):
             raise ValueError(
                 f"images of {x.shape[-2]} x {x.shape[-1]} are not squares of patches of {self.patch} pixels"
             )
-        return self.patch_embed(x).flatten(2).transpose(1, 2), x.shape[-1] // self.patch
+        return self.patch_embed(x), x.shape[-1] // self.patch
 
     def _placed(
         self, x: Tensor, masked: Tensor | None = None, mask_token: Tensor | None = None

@@ -14,9 +14,9 @@ from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
 from sslscale.methods.dinov2 import DINOv2Method
 from sslscale.methods.emp_ssl import coding_rate, patch_invariance
-from sslscale.methods.mae import Decoder, MAEMethod, mae_loss, patch_pixels
+from sslscale.methods.mae import Decoder, MAEMethod, mae_loss
 from sslscale.nn.classifier import build_backbone
-from sslscale.nn.vit import VisionTransformer, resize_positions, sincos_positions
+from sslscale.nn.vit import VisionTransformer, patch_pixels, resize_positions, sincos_positions
 from sslscale.recipes.dinov2 import DINOv2
 from sslscale.recipes.mae import MAE
 from sslscale.recipes.model import ModelConfig
