@@ -28,6 +28,12 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}\n(see: {self.prog} --help)")
 
 
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = _Parser(
@@ -67,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     tuning.add_argument("config", metavar="CONFIG", help="a YAML file that `sslscale run` takes")
     tuning.add_argument("overrides", nargs="*", metavar="key.path=value", help="values to set in it")
     tuning.add_argument("--space", required=True, help="a YAML file: metric, space, search (see configs/tune)")
-    tuning.add_argument("--samples", type=int, help="trials, if not as many as the space says")
+    tuning.add_argument("--samples", type=_count, help="trials, if not as many as the space says")
     add_root(tuning)
     tuning.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
@@ -119,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
     predict = add(named, "predict", commands.predict, "Class and probability for image files, from any checkpoint.")
     predict.add_argument("model", metavar="MODEL", help="the folder of a checkpoint")
     predict.add_argument("paths", metavar="PATHS", nargs="+", type=Path, help="images, or folders of images")
-    predict.add_argument("--top", type=int, default=1, help="classes to show for each image (1)")
+    predict.add_argument("--top", type=_count, default=1, help="classes to show for each image (1)")
     predict.add_argument("--json", action="store_true", help="one JSON line for each image")
 
     judge = add(named, "eval", commands.evaluate, "What a checkpoint is worth on shards of labelled images.")
@@ -135,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
     )
     judge.add_argument("--labels", default="1%,10%,100%", help="shares of the labels to fine-tune on (1%%,10%%,100%%)")
     judge.add_argument("--split", default="test", help="the split to measure on (test)")
-    judge.add_argument("--seeds", type=int, default=1, help="fine-tunings of each share (1)")
+    judge.add_argument("--seeds", type=_count, default=1, help="fine-tunings of each share (1)")
     add_root(judge)
     judge.add_argument("--plan", action="store_true", help="show what would run, and why; run nothing")
     judge.add_argument("--json", action="store_true", help="end with one JSON line on stdout")

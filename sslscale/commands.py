@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sslscale import mirror
-from sslscale.errors import ConfigError, UserError
+from sslscale.errors import ConfigError, ResourceError, UserError
 from sslscale.recipes.model import FILES
 
 
@@ -259,14 +259,17 @@ def pack(options: argparse.Namespace) -> int:
     out = mirror.local(options.out, ["labeled/index.json"])
     if mirror.is_url(options.out):
         if (out / "labeled" / "index.json").exists():
-            raise UserError(f"{options.out}: is there already; choose another address or remove it")
+            raise ConfigError(f"{options.out}: is there already; choose another address or remove it")
         shutil.rmtree(out)
         out = mirror.local(options.out, [])
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is there already; choose another folder or remove it")
+        raise ConfigError(f"{out}: is there already; choose another folder or remove it")
     from sslscale.data.pack import pack
 
-    indexes = pack(config, out, threads=os.cpu_count() or 1)
+    try:
+        indexes = pack(config, out, threads=os.cpu_count() or 1)
+    except OSError as error:
+        raise ResourceError(f"{error.filename or out}: {error.strerror or error}; is {options.out} writable?") from None
     if (store := mirror.of(out.absolute())) is not None and mirror.is_url(options.out):
         store.push(out)
     for name, index in indexes.items():
@@ -307,7 +310,7 @@ def ui(options: argparse.Namespace) -> int:
 
     uri = store(options.root)
     if uri.startswith("sqlite:") and not (options.root / "mlflow.db").exists():
-        raise UserError(f"{options.root}: no run has been tracked there yet")
+        raise ConfigError(f"{options.root}: no run has been tracked there yet")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     for name, place in pages(options.root).items():
         print(f"{name}: http://127.0.0.1:{options.port}/#/experiments/{place}/runs")
@@ -321,7 +324,7 @@ def _artifacts(root: Path) -> list[dict[str, Any]]:
     from sslscale.jsonio import read_json
 
     if not root.is_dir():
-        raise UserError(f"{root}: there is no such root; --root names the folder that runs were made in")
+        raise ConfigError(f"{root}: there is no such root; --root names the folder that runs were made in")
     rows = []
     store = mirror.of(root.absolute())
     sizes: dict[str, int] = {}
@@ -374,7 +377,7 @@ def collect_garbage(options: argparse.Namespace) -> int:
     from sslscale import collect
 
     if not options.root.is_dir():
-        raise UserError(f"{options.root}: there is no such root")
+        raise ConfigError(f"{options.root}: there is no such root")
     removed = collect.collect(options.root, dry_run=options.dry_run)
     for path, size in removed:
         print(f"{path.parent.name}/{path.name}  {_size(size)}")

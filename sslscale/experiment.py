@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from sslscale import collect, dag, execution
 from sslscale import config as configuration
-from sslscale.errors import ConfigError, DataError, UserError
+from sslscale.errors import ConfigError, DataError, ResourceError, UserError
 
 _PACKAGE = Path(__file__).parent
 
@@ -68,6 +69,8 @@ def _build(document: configuration.Document, path: str, file: Path, overrides: t
         raise ConfigError(f"{file}: pipeline: is required, the name of a pipeline ({', '.join(pipelines())})")
     module = _load_pipeline(name, file)
     settings = configuration.build(module.Config, document)
+    if not 0 <= getattr(settings, "seed", 0) < 2**40:  # numpy's and torch's take no less, and rounds multiply it
+        raise ConfigError(f"{file}: seed: must lie between 0 and 2^40")
     try:
         targets = module.build(settings)
     except UserError:
@@ -100,7 +103,17 @@ def _load_pipeline(name: str, config: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        if path.parent == share() / "pipelines":
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
+        line, text = (error.lineno, error.msg) if isinstance(error, SyntaxError) else ([1, *lines][-1], error)
+        raise ConfigError(f"{path}:{line}: {type(error).__name__}: {text}") from error
     for needed in ("Config", "build"):
         if not hasattr(module, needed):
             raise ConfigError(f"{path}: a pipeline needs {needed}")
@@ -203,7 +216,7 @@ def _check_root(root: Path) -> None:
         probe.write_bytes(b"ok")
         probe.unlink()
     except OSError as error:
-        raise UserError(f"{root}: cannot be written: {error.strerror}; choose another --root") from None
+        raise ResourceError(f"{root}: cannot be written: {error.strerror}; choose another --root") from None
 
 
 @contextlib.contextmanager

@@ -21,12 +21,17 @@ BATCH = 64
 def predict(
     model: Path, paths: Sequence[Path], *, top: int, threads: int
 ) -> Iterator[tuple[Path, list[tuple[str, float]] | str]]:
-    """Yield each image's `top` most probable classes, or why it could not be read. Folders stand for their images."""
+    """Yield each image's `top` most probable classes, or why it could not be read. Folders stand for their images.
+
+    Raises DataError if there is none, or no checkpoint.
+    """
     network, info = load_model(model)
     device = best_device()
     network = network.to(device)
     torch.set_num_threads(threads)
     files = [file for path in paths for file in (_below(path) if path.is_dir() else [path])]
+    if not files:
+        raise DataError(f"{', '.join(map(str, paths))}: no images there ({', '.join(SUFFIXES)})")
     for start in range(0, len(files), BATCH):
         chunk = files[start : start + BATCH]
         views = [_view(file, info.image.size, info.image.crop) for file in chunk]

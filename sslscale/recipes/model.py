@@ -108,7 +108,7 @@ def read_info(folder: Path) -> ModelInfo:
     try:
         data = jsonio.read_json(folder / "model.json")
         return build(ModelInfo, Document(str(folder / "model.json"), {k: v for k, v in data.items() if k != "format"}))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{folder}: no checkpoint there (it has no model.json)") from None
     except (ConfigError, AttributeError, ValueError) as error:
         raise DataError(f"{folder / 'model.json'}: unreadable ({error})") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sslscale import jsonio
-from sslscale.errors import DataError, UserError
+from sslscale.errors import ConfigError, DataError
 from sslscale.train.checkpoint import load_backbone
 
 
@@ -13,13 +13,13 @@ def export_backbone(checkpoint: Path, out: Path) -> str:
     """Write the weights without a classifier to OUT (.safetensors or .pth) and OUT.json; returns how to load them.
 
     ResNets have the names that torchvision and timm share, timm's models have timm's. Raises DataError for a network
-    that neither has, UserError for another kind of file.
+    that neither has, ConfigError for another kind of file.
     """
     import torch
     from safetensors.torch import save_file
 
     if out.suffix not in (".safetensors", ".pth"):
-        raise UserError(f"{out}: name a .safetensors or a .pth file")
+        raise ConfigError(f"{out}: name a .safetensors or a .pth file")
     backbone, info = load_backbone(checkpoint)
     kind, _, rest = info.model.name.partition(":" if info.model.name.startswith("timm:") else "_")
     if kind in ("wrn", "vit"):

@@ -190,6 +190,11 @@ def test_predict_agrees_with_the_evaluation(finished: Finished, tmp_path: Path) 
     out, err = runs.sslscale("predict", model, tmp_path / "no.png", tmp_path / "none.png", rows[0]["path"], code=3)
     assert "no.png: undecodable image" in err and "none.png: cannot be read" in err
     assert len(out.splitlines()) == 1
+    (tmp_path / "empty").mkdir()
+    _, err = runs.sslscale("predict", model, tmp_path / "empty", code=3)
+    assert "no images there" in err
+    _, err = runs.sslscale("predict", rows[0]["path"], rows[0]["path"], code=3)
+    assert "no checkpoint there" in err
     _, err = runs.sslscale("predict", tmp_path, tmp_path, code=3)
     assert "no checkpoint there" in err
 
@@ -206,7 +211,7 @@ def test_ls_and_gc(finished: Finished) -> None:
     runs.sslscale("gc", "--root", finished.root)
     assert not stray.exists()
     assert all(finished.folder(n).exists() for n in ORDER)
-    _, err = runs.sslscale("ls", "--root", finished.root / "none", code=1)
+    _, err = runs.sslscale("ls", "--root", finished.root / "none", code=2)
     assert "there is no such root" in err
 
 
@@ -215,7 +220,7 @@ def test_pack_and_check_by_the_command(image_folder: Path, tmp_path: Path) -> No
     assert "labeled            50 images" in out
     out, _ = runs.sslscale("data", "check", tmp_path / "s")
     assert "no problems" in out
-    _, err = runs.sslscale("data", "pack", image_folder, tmp_path / "s", code=1)
+    _, err = runs.sslscale("data", "pack", image_folder, tmp_path / "s", code=2)
     assert "is there already" in err
     file = next((tmp_path / "s" / "labeled").glob("*.tar"))
     file.write_bytes(file.read_bytes()[:-512])

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,27 @@ def test_seed_sets_every_seed_and_cannot_be_set_below() -> None:
     assert stages["student_2"].config.seed == 3002
     with pytest.raises(ConfigError, match=r"teacher\.seed: there is no such key"):
         experiment.load(str(ROOT / DIGITS), ["teacher.seed=1"])
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import os\n\ndef twice():\n    raise ValueError('no')\n\ntwice()\n", "my.py:4: ValueError: no"),
+        ("x = 1\ndef (\n", "my.py:2: SyntaxError: invalid syntax"),
+        ("x = 1\n", "my.py: a pipeline needs Config"),
+    ],
+)
+def test_a_pipeline_of_the_users_own_that_fails_is_told_by_its_line(tmp_path: Path, code: str, expected: str) -> None:
+    (tmp_path / "my.py").write_text(code)
+    (tmp_path / "c.yaml").write_text("pipeline: my.py\n")
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        experiment.load(str(tmp_path / "c.yaml"))
+
+
+def test_seeds_that_no_generator_takes_are_told() -> None:
+    for seed in ("-1", "1e30"):
+        with pytest.raises(ConfigError, match=r"seed: must lie between 0 and 2\^40"):
+            experiment.load(str(ROOT / DIGITS), [f"seed={seed}"])
 
 
 def test_unknown_pipeline_and_method_are_named_with_the_nearest(tmp_path: Path) -> None:

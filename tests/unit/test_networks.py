@@ -11,7 +11,7 @@ import torch
 import torchvision
 
 from sslscale.dag import RunContext
-from sslscale.errors import ConfigError, DataError, UserError
+from sslscale.errors import ConfigError, DataError
 from sslscale.nn.classifier import build_backbone, build_classifier, num_parameters
 from sslscale.nn.resnet import ResNet
 from sslscale.recipes.model import ImageConfig, ModelConfig
@@ -141,5 +141,5 @@ def test_what_cannot_be_exported_says_so(tmp_path: Path, context: Callable[..., 
         export_backbone(vit, tmp_path / "x.pth")
     small, _ = save(context("small"), "resnet_18", small_images=True)
     assert "its stem or its width is another" in export_backbone(small, tmp_path / "b.pth")
-    with pytest.raises(UserError, match="name a"):
+    with pytest.raises(ConfigError, match="name a"):
         export_backbone(small, tmp_path / "b.bin")
