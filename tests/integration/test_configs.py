@@ -85,12 +85,12 @@ def test_every_semi_supervised_method_has_its_configurations(method: str) -> Non
 @pytest.mark.parametrize("method", SELF_SUPERVISED)
 def test_every_method_is_a_first_stage_of_either_graph(method: str, digits: Path, tmp_path: Path) -> None:
     model = "{name: vit_64x4_4, grid: 6}" if method in ("dinov2", "mae") else "{name: wrn_10_1}"
-    words = [f"pretrain.method={{name: {method}}}", f"pretrain.model={model}"]
+    words = [f"pretrain.method={{name: {method}}}", f"pretrain.model={model}", "pretrain.image={size: 24}"]
     same = [f"{part}.model={model}" for part in ("clusterfit", "finetune")]
     loaded = experiment.load("configs/simclr_clusterfit/digits.yaml", [*words, *same])
     planned = {p.stage.name: p.stage for p in dag.plan(loaded.targets, tmp_path)}
     assert planned["pretrain"].config.method.name == method and planned["clusters"]
-    more = ["pretrain.image={size: 24}", "pretrain.num_steps=5", f"teacher.model={model}", "rounds=[{}]"]
+    more = ["pretrain.num_steps=5", f"teacher.model={model}", "rounds=[{}]"]
     loaded = experiment.load("configs/noisy_student/digits.yaml", [*words, *more, f"student.model={model}"])
     planned = {p.stage.name: p.stage for p in dag.plan(loaded.targets, tmp_path)}
     assert planned["teacher"].inputs["init"] is planned["pretrain"]

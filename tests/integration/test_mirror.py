@@ -151,7 +151,7 @@ def test_data_and_checkpoints_in_a_store(
     elsewhere()
     assert main(["data", "check", "s3://lab/digits"]) == 0
     assert "1,347" in capsys.readouterr().out
-    assert main(["data", "pack", "digits", "s3://lab/digits"]) == 1
+    assert main(["data", "pack", "digits", "s3://lab/digits"]) == 2
     assert "s3://lab/digits: is there already" in capsys.readouterr().err
     model = mirror.at("s3://lab/model", tmp_path / "model")
     for name in ("model.json", "model.safetensors"):
