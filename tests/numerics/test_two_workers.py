@@ -147,11 +147,12 @@ CONFIGS = {
     **{
         name: semi(recipe)
         for name, recipe in {
-            "pseudo_label": PseudoLabel(threshold=0.1, ramp=(0.0, 0.5)),
+            # with a ratio of 1 one image is as near to two classes as two processors' roundings
+            "pseudo_label": PseudoLabel(unlabeled_ratio=2, threshold=0.1, ramp=(0.0, 0.5)),
             "pi_model": PiModel(),
             "temporal_ensembling": TemporalEnsembling(unlabeled_ratio=4),
             "mean_teacher": MeanTeacher(ema=0.9),
-            "vat": VAT(epsilon=1.0, ema=0.9),
+            "vat": VAT(epsilon=1.0, ema=0.9, xi=1.0),  # a small difference divides rounding by itself
             "mixmatch": MixMatch(),
             "remixmatch": ReMixMatch(strong=2, batches=4),
             "remixmatch_ctaugment": ReMixMatch(strong=1, batches=4, ctaugment=True),
