@@ -16,6 +16,7 @@ from sslscale import locks, mirror
 from sslscale.artifacts import Artifact, to_fields
 from sslscale.dag import DESCRIPTION, RECORD, Planned, RunContext, describe, load
 from sslscale.jsonio import read_json, to_bytes, write_json
+from sslscale.warned import warned
 
 _HEAVY = (".tar", ".npy", ".parquet", ".pt", "method.safetensors")  # what the driver of a run never reads
 
@@ -51,7 +52,8 @@ def execute(job: Job) -> dict[str, Any]:
         threads = resources.cpus_per_worker or max((os.cpu_count() or 1) // resources.num_workers, 1)
         context = dataclasses.replace(job.context, threads=threads)  # the CPUs of this machine, not the driver's
         inputs = {name: load(Path(where)) for name, where in job.inputs.items()}
-        artifact = job.fn(context, job.config, **inputs)
+        with warned(path):
+            artifact = job.fn(context, job.config, **inputs)
         assert artifact.path == str(path), (artifact.path, path)
         (path / "progress.json").unlink(missing_ok=True)
         record = {

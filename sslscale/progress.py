@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from sslscale.dag import Planned
+from sslscale.warned import Warnings
 
 _MARKS = {"planned": " ", "waiting": "…", "running": "▶", "ran": "✓", "cached": "=", "failed": "✗"}
 _STYLES = {"running": "bold", "ran": "green", "cached": "dim", "failed": "bold red", "waiting": "yellow"}
@@ -46,6 +47,7 @@ class Progress:
         self._since: dict[str, float] = {}
         self._first: dict[str, tuple[float, float]] = {}
         self._records: dict[str, Mapping[str, Any]] = {}
+        self._warnings: dict[str, Warnings] = {}
         self._said = time.monotonic()
         self._console = console
         self._live: Live | None = None
@@ -61,6 +63,9 @@ class Progress:
         self._states[name] = state
         if state == "running":
             self._since[name] = time.monotonic()
+            self._warnings[name] = Warnings(planned.path)
+        elif name in self._warnings:
+            self._warn(name)
         if record is not None:
             self._records[name] = record
         if not self._live:
@@ -74,7 +79,10 @@ class Progress:
         self.tick()
 
     def tick(self) -> None:
-        """Show how far the running stages are."""
+        """Show how far the running stages are, and what they warn of."""
+        for name, state in self._states.items():
+            if state == "running":
+                self._warn(name)
         if self._live:
             self._live.update(self._table(), refresh=True)
         elif time.monotonic() - self._said > PLAIN_EVERY_S:
@@ -91,6 +99,10 @@ class Progress:
         if self._live:
             self._live.update(self._table(), refresh=True)
             self._live.stop()
+
+    def _warn(self, name: str) -> None:
+        for line in self._warnings[name].new():
+            self._console.print(f"{name}: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def _print(self, text: str) -> None:
         self._said = time.monotonic()

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from sslscale import mirror
 from sslscale.dag import RunContext
 from sslscale.errors import ConfigError, UserError
+from sslscale.warned import warned
 
 T = TypeVar("T")
 W = TypeVar("W")
@@ -87,7 +88,7 @@ class _TrainLoop:
 
         self.ctx.arrive(exact=True)
         rank = ray.train.get_context().get_world_rank()
-        with logged(self.ctx.root / "logs" / f"{self.ctx.path.name}-worker{rank}.log"):
+        with logged(self.ctx.root / "logs" / f"{self.ctx.path.name}-worker{rank}.log"), warned(self.ctx.path):
             return self.loop(config["work"])
 
 
@@ -196,7 +197,7 @@ class _Mapper:
 
     def __init__(self, make: Callable[[], Callable[..., Any]], ctx: RunContext, log: str):
         self._log, self._ctx = Path(log), ctx
-        with logged(self._log):
+        with logged(self._log), warned(ctx.path):
             ctx.arrive()
             self._function = make()
 
@@ -204,7 +205,7 @@ class _Mapper:
         """Answered once `make` is done."""
 
     def call(self, item: Any, *shared: Any) -> Any:
-        with logged(self._log):
+        with logged(self._log), warned(self._ctx.path):
             result = self._function(item, *shared)
             self._ctx.keep()
             return result

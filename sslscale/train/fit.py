@@ -57,6 +57,8 @@ def fit(
         raise DataError(f"the workers would resume from steps {low} to {high}: is {folder} shared by all of them?")
     if distributed.is_main():
         on_resume(step)
+        if engine.device.type == "cpu" and config.precision != "fp32":
+            _warn_of_emulation(config.precision)
     engine.method.train()
     images = sum(size for size in config.method.batch_sizes(config.batch_size).values())
     since, since_step, shown = time.monotonic(), step, 0.0
@@ -125,6 +127,16 @@ def _require_finite(means: Mapping[str, float], step: int, folder: Path | None) 
         back = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
         values = ", ".join(f"{name} {value:g}" for name, value in means.items())
         raise DataError(f"{' and '.join(wrong)} not finite at step {step} ({values}); {back}; try a lower lr")
+
+
+def _warn_of_emulation(precision: str) -> None:
+    """Say that the processor does not know the numbers: its libraries compute them one by one."""
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        log.warning(
+            "precision: %s is emulated by this processor (AVX2) and takes many times as long as fp32, of a ViT up to "
+            "50 times; set precision: fp32",
+            precision,
+        )
 
 
 def _warns_of_collapse(means: Mapping[str, float], step: int) -> bool:

@@ -31,7 +31,7 @@ def test_the_driver_killed_in_scoring_and_in_training(finished: Finished, tmp_pa
     runs.kill_when(runs.start(*run), lambda: len(find(root, "train/*/state/step-*/commit.json")) >= 1)
     assert not find(root, "report/*/record.json")
 
-    out, _ = runs.sslscale(*run)
+    out, err = runs.sslscale(*run)
     found = runs.result(out)
     states = {name: s["state"] for name, s in runs.stages(found).items()}
     assert states["data"] == states["teacher"] == states["student_1/score"] == states["student_1/shard"] == "cached"
@@ -53,7 +53,7 @@ def test_the_driver_killed_in_scoring_and_in_training(finished: Finished, tmp_pa
     assert (student / "model.safetensors").read_bytes() == (golden / "model.safetensors").read_bytes()
     assert not list(root.rglob("*.tmp*"))
     log = "".join(p.read_text() for p in root.glob("logs/*/student_1.log"))
-    assert "going on from step" in log
+    assert "going on from step" in log and "student_1: going on from step" in err
 
 
 def training_workers(driver: int) -> list[psutil.Process]:

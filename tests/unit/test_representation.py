@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from sslscale.recipes.train import OptimConfig, TrainConfig
 from sslscale.stages.attention import attention
 from sslscale.stages.extract import extract
 from sslscale.stages.train import train
+from sslscale.warned import Warnings, warned
 
 VIEW = AugmentConfig(crop="resized", scale=(0.4, 1.0))
 BASE = TrainConfig(
@@ -76,6 +78,43 @@ def test_a_collapse_is_told_by_step_500_and_health_is_not(
     train(context("collapsing"), config, data=data)
     (told,) = [r.getMessage() for r in caplog.records if "collapses" in r.getMessage()]
     assert told.startswith(("step 200", "step 250", "step 300"))
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "told"), [("AVX2", "bf16", 1), ("AVX2", "fp32", 0), ("AVX512", "bf16", 0)]
+)
+def test_numbers_that_the_processor_does_not_know_are_told(
+    context: Context,
+    data: Dataset,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: str,
+    precision: Literal["fp32", "bf16"],
+    told: int,
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    caplog.set_level(logging.WARNING, "sslscale")
+    train(context(precision), dataclasses.replace(BASE, precision=precision, num_steps=1), data=data)
+    assert len([r for r in caplog.records if "set precision: fp32" in r.getMessage()]) == told
+
+
+def test_warnings_are_shown_once_and_from_now_on(tmp_path: Path) -> None:
+    log = logging.getLogger("sslscale.train.fit")
+    with warned(tmp_path):
+        log.warning("of an attempt before")
+    shown = Warnings(tmp_path)
+    with warned(tmp_path), warned(tmp_path):  # as by two workers
+        log.warning("step %d", 200)
+        log.info("no warning")
+    with open(tmp_path / "warnings.log", "a") as file:
+        file.write("half a li")
+    assert shown.new() == ["step 200"]
+    with open(tmp_path / "warnings.log", "a") as file:
+        file.write("ne\nstep 200\n")
+    assert shown.new() == ["half a line"] and shown.new() == []
+    log.warning("to nobody")
+    assert "nobody" not in (tmp_path / "warnings.log").read_text()
+    assert Warnings(tmp_path / "not there").new() == []
 
 
 def test_patch_features_are_the_mean_over_crops() -> None:

@@ -1,0 +1,50 @@
+"""What a stage warns of: its workers write it beside the artifact, and the run's driver shows it as it comes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+FILE = "warnings.log"
+
+
+@contextlib.contextmanager
+def warned(folder: Path) -> Iterator[None]:
+    """Append what sslscale's loggers warn of to the file of a stage, and write it to stderr, which is its log."""
+    logger = logging.getLogger("sslscale")
+    handlers = [logging.FileHandler(folder / FILE, encoding="utf-8", delay=True), logging.StreamHandler()]
+    for handler in handlers:
+        handler.setLevel(logging.WARNING)
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+class Warnings:
+    """The lines that a stage's file gets from now on, each once: workers often warn of one thing together."""
+
+    def __init__(self, folder: Path):
+        self._file = folder / FILE
+        self._place = self._file.stat().st_size if self._file.exists() else 0
+        self._known: set[str] = set()
+
+    def new(self) -> list[str]:
+        """The whole lines since the last call."""
+        try:
+            with open(self._file, "rb") as file:
+                file.seek(self._place)
+                text = file.read()
+        except OSError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        self._place += len(whole)
+        lines = dict.fromkeys(whole.decode("utf-8", "replace").splitlines())
+        found = [line for line in lines if line not in self._known]
+        self._known.update(found)
+        return found
