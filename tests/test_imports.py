@@ -34,7 +34,7 @@ ONLY = {  # a library -> the one file that may import it
 # layers, lowest first; a file may import from its own layer and those below
 LAYERS = [
     {"errors", "jsonio"},
-    {"config", "locks", "distributed", "artifacts", "mirror", "allocator"},
+    {"config", "locks", "distributed", "artifacts", "mirror", "allocator", "warned"},
     {"recipes", "dag"},
     {"execution", "collect"},
     {"losses", "nn", "data"},
@@ -54,6 +54,7 @@ LIGHT = {
     "jsonio",
     "config",
     "locks",
+    "warned",
     "mirror",
     "artifacts",
     "recipes",
