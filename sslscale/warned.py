@@ -10,11 +10,23 @@ from pathlib import Path
 FILE = "warnings.log"
 
 
+class _Lossy(logging.FileHandler):
+    """A warning that cannot be written (the disk is full) fails nobody: it stands in the stage's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # opened at the first warning, where logging catches nothing
+            super().emit(record)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what could not be written is tried once more
+            super().close()
+
+
 @contextlib.contextmanager
 def warned(folder: Path) -> Iterator[None]:
     """Append what sslscale's loggers warn of to the file of a stage, and write it to stderr, which is its log."""
     logger = logging.getLogger("sslscale")
-    handlers = [logging.FileHandler(folder / FILE, encoding="utf-8", delay=True), logging.StreamHandler()]
+    handlers = [_Lossy(folder / FILE, encoding="utf-8", delay=True), logging.StreamHandler()]
     for handler in handlers:
         handler.setLevel(logging.WARNING)
         logger.addHandler(handler)

@@ -117,6 +117,14 @@ def test_warnings_are_shown_once_and_from_now_on(tmp_path: Path) -> None:
     assert Warnings(tmp_path / "not there").new() == []
 
 
+def test_a_warning_that_cannot_be_written_fails_nobody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "warnings.log").symlink_to("/dev/full")
+    for folder in (tmp_path, tmp_path / "gone"):
+        with warned(folder):
+            logging.getLogger("sslscale.data.images").warning("the cache cannot be written")
+    assert capfd.readouterr().err.count("the cache cannot be written\n") >= 2
+
+
 def test_patch_features_are_the_mean_over_crops() -> None:
     x = torch.randn(3, 3, 8, 8)
     found = PatchMean(torch.nn.Flatten(), 4, 0.25, 4)(x)
