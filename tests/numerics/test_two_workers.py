@@ -148,7 +148,7 @@ CONFIGS = {
         name: semi(recipe)
         for name, recipe in {
             # with a ratio of 1 one image is as near to two classes as two processors' roundings
-            "pseudo_label": PseudoLabel(unlabeled_ratio=2, threshold=0.1, ramp=(0.0, 0.5)),
+            "pseudo_label": PseudoLabel(unlabeled_ratio=2, threshold=0.15, ramp=(0.0, 0.5)),
             "pi_model": PiModel(),
             "temporal_ensembling": TemporalEnsembling(unlabeled_ratio=4),
             "mean_teacher": MeanTeacher(ema=0.9),
