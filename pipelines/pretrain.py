@@ -5,6 +5,8 @@
 3. The same for the network before training: what is above it was learned.
 4. Fine-tune the whole network on the labels, if the file says so.
 5. Draw where a vision transformer looks.
+
+Images without any label are pre-trained on; steps 2 to 5, which need labels, are left out then, and the plan says so.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from sslscale.stages.attention import attention
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.extract import extract
 from sslscale.stages.initialize import initialize
-from sslscale.stages.pack import content, pack
+from sslscale.stages.pack import content, is_labeled, pack
 from sslscale.stages.probe import probe
 from sslscale.stages.train import train
 
@@ -77,6 +79,14 @@ class Config:
             require(same, "finetune", f"its model must be {self.pretrain.model.name}, which is pre-trained")
 
 
+def notes(config: Config) -> list[str]:
+    """What the graph leaves out, and why."""
+    if is_labeled(config.data):
+        return []
+    parts = ["the probes", *(["fine-tuning"] if config.finetune is not None else [])]
+    return [f"{config.data.source} has no labels: {' and '.join(parts)} are left out; data.labels names a file of them"]
+
+
 def build(config: Config) -> list[Stage]:
     """The graph."""
     seed = config.seed
@@ -84,7 +94,6 @@ def build(config: Config) -> list[Stage]:
     settings = dataclasses.replace(config.pretrain, seed=seed)
     judged = dataclasses.replace(config.probe, seed=seed)
     data = stage(pack, source, name="data", content=partial(content, source))
-    random = stage(initialize, settings, name="random", data=data)
     if config.high_resolution is not None:
         settings = dataclasses.replace(settings, keep_method=True)
     trained = stage(train, settings, name="pretrain", resources=config.resources.train, data=data)
@@ -97,9 +106,12 @@ def build(config: Config) -> list[Stage]:
             data=data,
             init=trained,
         )
+    if not is_labeled(config.data):
+        return [trained]
     targets = []
     if config.pretrain.model.name.startswith("vit_"):
         targets.append(stage(attention, config.attention, name="pretrain/attention", model=trained, data=data))
+    random = stage(initialize, dataclasses.replace(config.pretrain, seed=seed), name="random", data=data)
     for name, model in (("random", random), ("pretrain", trained)):
         features = stage(
             extract,

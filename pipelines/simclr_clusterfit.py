@@ -7,6 +7,8 @@
 
 What the clusters do is told from what the second training does by two controls: pre-training that is twice as long, and
 a new network that learns the features themselves.
+
+Of images without any label step 4 and the report are left out, and the plan says so.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from sslscale.stages.evaluate import evaluate
 from sslscale.stages.extract import extract
 from sslscale.stages.initialize import initialize
 from sslscale.stages.kmeans import kmeans
-from sslscale.stages.pack import content, pack
+from sslscale.stages.pack import content, is_labeled, pack
 from sslscale.stages.probe import probe
 from sslscale.stages.train import train
 
@@ -80,6 +82,16 @@ class Config:
                 require(same, "finetune", f"its model must be {config.model.name}, that of {name}")
 
 
+def notes(config: Config) -> list[str]:
+    """What the graph leaves out, and why."""
+    if is_labeled(config.data):
+        return []
+    return [
+        f"{config.data.source} has no labels: the probes, fine-tuning and the report are left out; data.labels names a "
+        "file of them"
+    ]
+
+
 def build(config: Config) -> list[Stage]:
     """The graph. The last target is the report."""
     seed, workers = config.seed, config.resources
@@ -112,6 +124,8 @@ def build(config: Config) -> list[Stage]:
         settings = config.distill or dataclasses.replace(config.clusterfit, method=FeatureDistillation())
         networks["distill"] = training(settings, "distill", features=features)
 
+    if not is_labeled(config.data):
+        return [network for name, network in networks.items() if name != "random"]
     reports: dict[str, Any] = {}
     for name, network in networks.items():
         found = features if name == "pretrain" else described(name, network)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sslscale import __version__, commands, mirror
-from sslscale.errors import ConfigError, UserError
+from sslscale.errors import ConfigError, DataError, ResourceError, UserError
 
 _EPILOG = """examples:
   sslscale run configs/noisy_student/digits.yaml
@@ -19,6 +20,9 @@ _EPILOG = """examples:
   sslscale predict runs/artifacts/train/KEY photo.jpg
   sslscale eval runs/artifacts/train/KEY shards/ --protocol knn,linear,finetune --labels 1%,10%
 """
+
+
+_PATHS = (errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR)  # of a path that is not usable
 
 
 class _Parser(argparse.ArgumentParser):
@@ -179,6 +183,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if debug:
+            raise
+        where = f"{str(error.filename)[:200]}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error} (--debug shows where)", file=sys.stderr)
+        return (DataError if error.errno in _PATHS else ResourceError).exit_code
     except Exception as error:
         if debug:
             raise

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import logging
+import math
 import os
+import secrets
+import shutil
 import socket
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from sslscale import mirror
 from sslscale.errors import ResourceError, UserError
 from sslscale.execution import Job, execute
+from sslscale.warned import warned
 from sslscale.workers import gpus_per_worker, logged, unwrap
+
+log = logging.getLogger(__name__)
 
 # Set before ray is imported, in the driver; workers inherit them.
 _ENVIRONMENT = {
@@ -36,29 +46,31 @@ class RayRunner:
 
         self._joined = ray.is_initialized()  # a trial's process is in the cluster already
         self._ray = ray if self._joined else connect()
+        self._own = os.environ.get(_OWN) == "1"
         self._logs = logs
-        self.cpus = int(ray.cluster_resources().get("CPU", 1))
-        self.gpus = int(ray.cluster_resources().get("GPU", 0))
         self._jobs: dict[Any, Job] = {}
+        self._waiting: list[tuple[Job, float]] = []  # for nodes; until when
 
     def start(self, job: Job) -> None:
-        """Submit a job. One worker: the stage's task does the work. More: the task only waits for its workers."""
-        resources = job.context.resources
-        least = resources.min_workers or resources.num_workers
-        wanted = least * (resources.cpus_per_worker or 1)
-        if wanted > self.cpus:
-            raise ResourceError(
-                f"{job.context.name}: {least} workers of {resources.cpus_per_worker or 1} CPUs "
-                f"are more than the {self.cpus} CPUs there are; lower resources.num_workers or cpus_per_worker"
-            )
+        """Submit a job, or let it wait for nodes that may come; raises ResourceError where none can come."""
+        short = self._shortage(job)
+        if short is None:
+            self._submit(job)
+            return
+        patience = 0.0 if self._own else job.context.resources.wait_for_nodes_s
+        if not patience:
+            raise ResourceError(short)
+        text = f"waiting for nodes: {short}; gives up after {patience:g} s (resources.wait_for_nodes_s)"
+        job.context.path.mkdir(parents=True, exist_ok=True)
+        with warned(job.context.path):
+            log.warning("%s", text)
+        self._waiting.append((job, time.monotonic() + patience))
+        self._ask_for_nodes()
+
+    def _submit(self, job: Job) -> None:
+        """One worker: the stage's task does the work. More: the task only waits for its workers."""
+        resources, gpus = job.context.resources, self._gpus(job)
         alone = resources.num_workers == 1
-        gpus = gpus_per_worker(resources.gpus_per_worker, resources.num_workers, self.gpus)
-        if gpus * least > self.gpus:
-            raise ResourceError(
-                f"{job.context.name}: {least} workers of {gpus:g} GPUs are more than the "
-                f"{self.gpus} GPUs there are; lower resources.num_workers or gpus_per_worker"
-            )
-        self._require_node(job.context.name, resources.cpus_per_worker or 1, gpus)
         own = job.fn.__module__
         if not own.startswith("sslscale."):  # a stage of the user's own pipeline: workers cannot import its file
             from ray import cloudpickle
@@ -73,14 +85,67 @@ class RayRunner:
         )
         self._jobs[task.remote(job, str(self._logs))] = job
 
-    def _require_node(self, name: str, cpus: float, gpus: float) -> None:
-        """A worker that fits no node would wait for ever."""
+    def _gpus(self, job: Job) -> float:
+        if getattr(job.fn, "cpu_only", False):
+            return 0.0
+        available = int(self._ray.cluster_resources().get("GPU", 0))
+        return gpus_per_worker(job.context.resources.gpus_per_worker, available)
+
+    def _shortage(self, job: Job) -> str | None:
+        """Why the workers of a job do not fit the nodes there are; None if they do."""
+        resources, gpus = job.context.resources, self._gpus(job)
+        least, cpus = resources.min_workers or resources.num_workers, resources.cpus_per_worker or 1
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-            there = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-            raise ResourceError(
-                f"{name}: no node has the {cpus:g} CPUs and {gpus:g} GPUs of a worker; there are nodes of {there}"
+        fit = sum(
+            int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) // gpus if gpus else math.inf)) for node in nodes
+        )
+        if fit >= least:
+            return None
+        name = job.context.name
+        all_cpus, all_gpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
+        if gpus * least > all_gpus:
+            return (
+                f"{name}: {least} workers of {gpus:g} GPUs are more than the {all_gpus} GPUs there are; set "
+                f"num_workers to {max(int(all_gpus // gpus), 1)} at most, or gpus_per_worker to 0 to compute on CPUs"
             )
+        if least * cpus > all_cpus:
+            return (
+                f"{name}: {least} workers of {cpus} CPUs are more than the {all_cpus} CPUs there are; lower "
+                "resources.num_workers or cpus_per_worker"
+            )
+        there = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        return (
+            f"{name}: {least} workers of {cpus} CPUs and {gpus:g} GPUs fit no node, or not all of them do; there are "
+            f"nodes of {there}"
+        )
+
+    def _ask_for_nodes(self) -> None:
+        """Tell the cluster's autoscaler, if it has one, what the jobs that wait need."""
+        from ray.autoscaler.sdk import request_resources
+
+        wanted: list[dict[str, float]] = []
+        for job, _ in self._waiting:
+            resources, gpus = job.context.resources, self._gpus(job)
+            bundle = {"CPU": float(resources.cpus_per_worker or 1), **({"GPU": gpus} if gpus else {})}
+            wanted += [bundle] * (resources.min_workers or resources.num_workers)
+        request_resources(bundles=wanted)
+
+    def _look_for_nodes(self) -> list[tuple[Job, dict[str, Any] | BaseException]]:
+        """Submit jobs for which nodes have come; returns those that waited too long."""
+        late: list[tuple[Job, dict[str, Any] | BaseException]] = []
+        before, self._waiting = self._waiting, []
+        for job, until in before:
+            short = self._shortage(job)
+            if short is None:
+                self._submit(job)
+            elif time.monotonic() > until:
+                patience = job.context.resources.wait_for_nodes_s
+                late.append((job, ResourceError(f"{short}; no node came in {patience:g} s (wait_for_nodes_s)")))
+            else:
+                self._waiting.append((job, until))
+        if len(self._waiting) < len(before):
+            self._ask_for_nodes()
+        return late
 
     def require_root(self, root: Path) -> None:
         """Raise ResourceError unless every node sees what this process writes under the root."""
@@ -123,8 +188,11 @@ class RayRunner:
 
     def poll(self, timeout_s: float) -> list[tuple[Job, dict[str, Any] | BaseException]]:
         """Wait up to `timeout_s` and return the jobs that ended, each with its record or what it raised."""
+        ended = self._look_for_nodes() if self._waiting else []
+        if not self._jobs:
+            time.sleep(0 if ended else timeout_s)
+            return ended
         done, _ = self._ray.wait(list(self._jobs), num_returns=1, timeout=timeout_s, fetch_local=True)
-        ended = []
         for reference in done:
             job = self._jobs.pop(reference)
             try:
@@ -138,15 +206,27 @@ class RayRunner:
         for reference in self._jobs:
             with contextlib.suppress(Exception):
                 self._ray.cancel(reference, force=True)
+        if self._waiting:
+            self._waiting = []
+            with contextlib.suppress(Exception):
+                self._ask_for_nodes()
         if not self._joined:
-            self._ray.shutdown()
+            disconnect()
 
 
 def connect() -> Any:
-    """Join the cluster that RAY_ADDRESS names, or start one of this run alone; returns the module ray."""
+    """Join the cluster that RAY_ADDRESS names, or start one of this run alone; returns the module ray.
+
+    Ray's ports run whatever they are sent. Those of a cluster of its own are on the loopback, and answer those alone
+    who have its token, which this user alone can read.
+    """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if os.environ.get("RAY_ADDRESS") is None:
+        _lock_up()
     import ray
+
+    _read_environment()
 
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if os.environ.get("RAY_ADDRESS") is None:  # a bare init would join any cluster that happens to run here
@@ -172,6 +252,52 @@ def connect() -> Any:
         where = os.environ.get("RAY_ADDRESS")
         raise ResourceError(f"RAY_ADDRESS {where}: {text} Install the same Ray and Python on both sides") from None
     return ray
+
+
+_saved: dict[str, str | None] = {}  # variables as they were before a cluster of this process's own
+_OWN = "SSLSCALE_OWN_CLUSTER"  # 1 in all processes of a cluster of a run's own: no node joins it
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: Ray's address of this machine is 127.0.0.1, on Linux too
+
+
+def _lock_up() -> None:
+    """Set what Ray reads when it starts a cluster: its address, and a secret of this run's own."""
+    folder = Path(tempfile.mkdtemp(prefix="sslscale-ray-"))
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    own: dict[str, str | None] = {_OWN: "1", _LOOPBACK: "0", "RAY_AUTH_MODE": "token"}
+    own |= {"RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_TOKEN": None}
+    if sys.platform == "linux":
+        own["GLOO_SOCKET_IFNAME"] = "lo"
+    for name, value in own.items():
+        _saved.setdefault(name, os.environ.get(name))
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _read_environment() -> None:
+    """Make Ray see these variables in a process that had imported it before they were set."""
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
+
+    ray_constants.ENABLE_RAY_CLUSTER = os.environ.get(_LOOPBACK, "1").lower() not in ("0", "false")
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def disconnect() -> None:
+    """Leave the cluster, and stop it if it is this process's own."""
+    import ray
+
+    ray.shutdown()
+    for name, value in _saved.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    _saved.clear()
+    _read_environment()
 
 
 def _require_answer(address: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sslscale import locks, mirror
 from sslscale.dag import RECORD, Planned
+from sslscale.errors import DataError
 from sslscale.jsonio import digest, read_json, write_json
 
 
@@ -17,7 +19,7 @@ def remember(root: Path, run_name: str, planned: Sequence[Planned]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{digest(run_name)}.json"
     note = {"run": run_name, "keys": {p.stage.name: f"{p.stage.kind}/{p.key}" for p in planned}}
-    if not file.exists() or read_json(file) != note:
+    if _noted(file) != note:
         write_json(file, note)
         if store := mirror.of(root.absolute()):
             store.put([file.absolute()])
@@ -31,7 +33,10 @@ def collect(root: Path, *, dry_run: bool = False) -> list[tuple[Path, int]]:
     kept: set[str] = set()
     store = mirror.of(root.absolute())
     for file in (root / "refs").glob("*.json"):
-        kept.update(read_json(file)["keys"].values())
+        note = _noted(file)
+        if note is None:  # which artifacts it keeps is not known: removing any of them would be a guess
+            raise DataError(f"{file}: damaged; run the configurations of this root once more, or remove the file")
+        kept.update(note["keys"].values())
     removed = []
     for path in sorted((root / "artifacts").glob("*/*")):
         if f"{path.parent.name}/{path.name}" in kept or not path.is_dir():
@@ -61,6 +66,15 @@ def _collect_cache(root: Path, gone: set[Path], dry_run: bool) -> list[tuple[Pat
             if not dry_run:
                 file.unlink()
     return removed
+
+
+def _noted(file: Path) -> dict[str, Any] | None:
+    """A note of a run; None if it is not there or is damaged."""
+    try:
+        note = read_json(file)
+        return note if isinstance(note["keys"], dict) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def tree_bytes(path: Path) -> int:

@@ -7,6 +7,7 @@ import calendar
 import json
 import os
 import shutil
+import socket
 import sys
 import time
 from pathlib import Path
@@ -112,9 +113,10 @@ def _accounting(fields: dict[str, Any]) -> str:
 
 
 def _plan(loaded: Any, options: argparse.Namespace) -> int:
-    from sslscale import dag
+    from sslscale import dag, preflight
 
     planned = dag.plan(loaded.targets, options.root)
+    preflight.require(planned)
     found = {}
     if getattr(options, "estimate", False):
         from sslscale.estimate import estimate
@@ -126,12 +128,14 @@ def _plan(loaded: Any, options: argparse.Namespace) -> int:
             | ({"seconds": e.seconds, "bytes": e.bytes} if (e := found.get(p.stage.name)) else {})
             for p in planned
         ]
-        print(json.dumps({"stages": stages}))
+        print(json.dumps({"stages": stages, "notes": list(loaded.notes)}))
         return 0
     from rich.console import Console
 
     from sslscale.progress import plan_table
 
+    for note in loaded.notes:
+        Console().print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True, markup=False)
     missing = sum(p.state == "run" for p in planned)
     if not getattr(options, "estimate", False):
         Console().print(plan_table(planned))
@@ -266,16 +270,41 @@ def pack(options: argparse.Namespace) -> int:
         raise ConfigError(f"{out}: is there already; choose another folder or remove it")
     from sslscale.data.pack import pack
 
+    # a folder appears whole or not at all: it is written beside its place, and renamed when all of it is there
+    place = out if mirror.is_url(options.out) else _beside(out)
     try:
-        indexes = pack(config, out, threads=os.cpu_count() or 1)
+        indexes = pack(config, place, threads=os.cpu_count() or 1, say=print)
+        if place != out:
+            os.rename(place, out)
     except OSError as error:
         raise ResourceError(f"{error.filename or out}: {error.strerror or error}; is {options.out} writable?") from None
+    finally:
+        if place != out:
+            shutil.rmtree(place, ignore_errors=True)
     if (store := mirror.of(out.absolute())) is not None and mirror.is_url(options.out):
         store.push(out)
     for name, index in indexes.items():
         print(f"{name:10} {index.num_samples:>10,} images in {len(index.shards):,} shards")
-    print(f"{len(next(iter(indexes.values())).classes)} classes; wrote {options.out}")
+    classes = next(iter(indexes.values())).classes
+    shown = (
+        f" ({', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''})" if classes else ": no image has a label"
+    )
+    print(f"{len(classes)} classes{shown}; wrote {options.out}")
     return 0
+
+
+def _beside(out: Path) -> Path:
+    """A folder of this process beside `out`; those that processes left which were killed are removed."""
+    for left in out.absolute().parent.glob(f".{out.name}.packing-*"):
+        owner = left.name.rpartition("-")[2]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    place = out.absolute().with_name(f".{out.name}.packing-{os.getpid()}")
+    try:
+        place.mkdir(parents=True)
+    except OSError as error:
+        raise ResourceError(f"{out}: cannot be written: {error.strerror}") from None
+    return place
 
 
 def check(options: argparse.Namespace) -> int:
@@ -308,6 +337,7 @@ def predict(options: argparse.Namespace) -> int:
 def ui(options: argparse.Namespace) -> int:
     from sslscale.tracking import pages, store
 
+    _require_port(options.port)
     uri = store(options.root)
     if uri.startswith("sqlite:") and not (options.root / "mlflow.db").exists():
         raise ConfigError(f"{options.root}: no run has been tracked there yet")
@@ -319,9 +349,20 @@ def ui(options: argparse.Namespace) -> int:
     os.execv(sys.executable, [*command, "--port", str(options.port), "--workers", "1"])  # noqa: S606
 
 
+def _require_port(port: int) -> None:
+    """Raise ConfigError for a port that cannot be listened on, before a server takes ten seconds to say so."""
+    if not 0 < port < 65536:
+        raise ConfigError(f"--port {port}: a port is a number from 1 to 65535")
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(f"--port {port}: cannot be listened on ({error.strerror}); choose another") from None
+
+
 def _artifacts(root: Path) -> list[dict[str, Any]]:
-    from sslscale import collect, dag
-    from sslscale.jsonio import read_json
+    from sslscale import collect, dag, sums
 
     if not root.is_dir():
         raise ConfigError(f"{root}: there is no such root; --root names the folder that runs were made in")
@@ -333,7 +374,7 @@ def _artifacts(root: Path) -> list[dict[str, Any]]:
         sizes[artifact] = sizes.get(artifact, 0) + size
     for path in (root / "artifacts").glob("*/*"):
         try:
-            record = read_json(path / dag.RECORD)
+            record = sums.read_record(path / dag.RECORD)
             metrics, state = record["fields"]["metrics"], "finished"
             name = str(record["name"])
             made = calendar.timegm(time.strptime(record["created"], "%Y-%m-%dT%H:%M:%SZ"))

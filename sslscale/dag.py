@@ -14,16 +14,17 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from sslscale import mirror
+from sslscale import mirror, sums
 from sslscale.artifacts import Artifact, from_fields
 from sslscale.errors import DataError
-from sslscale.jsonio import canonical, digest, read_json
+from sslscale.jsonio import canonical, digest
 from sslscale.mirror import RECORD
 
 Strategy = Literal["ddp", "fsdp", "zero0", "zero1", "zero2", "zero3"]
 DESCRIPTION = "stage.json"
+F = TypeVar("F", bound=Callable[..., Artifact])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class Resources:
     """Where and how a stage runs; never part of its identity. None means all there is, shared among workers.
 
     With `min_workers` a training goes on with as few when nodes are lost, and takes up more as they come back.
+    `gpus_per_worker`: None is a GPU each if there are GPUs at all, 0 computes on CPUs. On a cluster that was joined, a
+    stage that does not fit the nodes there are waits `wait_for_nodes_s` seconds for nodes that may come.
     `cache_bytes` bounds the decoded images that a node keeps under the root for all stages; 0 decodes at each access.
     `strategy` is how training workers share the weights: whole on each (ddp), or in parts (fsdp; DeepSpeed's ZeRO:
     optimiser state 1, gradients 2, weights 3). `offload` keeps fsdp's and ZeRO's parts in the host's memory;
@@ -43,6 +46,7 @@ class Resources:
     cpus_per_worker: int | None = None
     gpus_per_worker: float | None = None
     max_failures: int = 3
+    wait_for_nodes_s: float = 900
     cache_bytes: int = 8 << 30
     strategy: Strategy = "ddp"
     offload: bool = False
@@ -56,6 +60,12 @@ class Resources:
             raise ValueError(f"min_workers: must lie between 1 and num_workers, not be {self.min_workers}")
         if self.max_failures < 0:
             raise ValueError(f"max_failures: must be 0 or more, not {self.max_failures}")
+        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
+            raise ValueError(f"gpus_per_worker: must be 0 or more, not {self.gpus_per_worker:g}")
+        if self.cpus_per_worker is not None and self.cpus_per_worker < 1:
+            raise ValueError(f"cpus_per_worker: must be 1 or more, not {self.cpus_per_worker}")
+        if self.wait_for_nodes_s < 0:
+            raise ValueError(f"wait_for_nodes_s: must be 0 or more, not {self.wait_for_nodes_s:g}")
         if self.cache_bytes < 0:
             raise ValueError(f"cache_bytes: must be 0 or more, not {self.cache_bytes}")
         if self.sharded_checkpoints and self.strategy != "fsdp":
@@ -80,6 +90,12 @@ class Stage:
         """The function's name; that of a user's own module with its module before it."""
         module = self.fn.__module__
         return self.fn.__name__ if module.startswith("sslscale.") else f"{module}.{self.fn.__name__}"
+
+
+def cpu_only(fn: F) -> F:
+    """Mark a stage's function that has nothing for a GPU to do, so that none is kept from others for it."""
+    fn.cpu_only = True  # pyright: ignore[reportFunctionMemberAccess]
+    return fn
 
 
 def stage(
@@ -183,8 +199,8 @@ def earlier(root: Path, kind: str) -> list[dict[str, Any]]:
     found = []
     for file in sorted((root / "artifacts" / kind).glob(f"*/{RECORD}")):
         try:
-            found.append(read_json(file))
-        except (OSError, json.JSONDecodeError):
+            found.append(sums.read_record(file))
+        except (OSError, ValueError):
             continue
     return found
 
@@ -231,11 +247,11 @@ def _short(value: Any) -> str:
 def load(path: Path) -> Artifact:
     """Load a finished artifact; raises DataError if its record is missing or unreadable."""
     try:
-        record = read_json(path / RECORD)
+        record: dict[str, Any] = sums.read_record(path / RECORD)
         return from_fields(record["kind"], path, record["fields"])
     except FileNotFoundError:
         raise DataError(f"{path}: not a finished artifact (it has no {RECORD})") from None
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path / RECORD}: unreadable record ({error}); remove the folder to redo it") from None
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sslscale import collect, dag
-from sslscale.jsonio import canonical, read_json
+from sslscale import collect, dag, sums
+from sslscale.jsonio import canonical
 
 EFFICIENCY = 0.9  # of each worker beside the first; measured: 0.94 for DDP, 0.95 and more for scoring
 _BY_IMAGES = {"score", "shard", "extract", "select"}
@@ -57,7 +57,7 @@ def _speed(workers: int) -> float:
 def _images(root: Path, key: str | None) -> int | None:
     """How many images a packed data set has, if it is there."""
     file = root / "artifacts" / "pack" / str(key) / dag.RECORD
-    return sum(read_json(file)["fields"]["num_samples"].values()) if file.exists() else None
+    return sum(sums.read_record(file)["fields"]["num_samples"].values()) if file.exists() else None
 
 
 def _ratio(entry: dag.Planned, near: Mapping[str, Any], root: Path) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import socket
 import subprocess
@@ -12,13 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sslscale import locks, mirror
+from sslscale import locks, mirror, sums
 from sslscale.artifacts import Artifact, to_fields
 from sslscale.dag import DESCRIPTION, RECORD, Planned, RunContext, describe, load
-from sslscale.jsonio import read_json, to_bytes, write_json
+from sslscale.errors import ResourceError
+from sslscale.jsonio import sealed, to_bytes, write_json
 from sslscale.warned import warned
 
 _HEAVY = (".tar", ".npy", ".parquet", ".pt", "method.safetensors")  # what the driver of a run never reads
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +50,32 @@ def execute(job: Job) -> dict[str, Any]:
         if (path / RECORD).exists():
             if store and not store.has_record(path):  # an attempt was stopped between the two
                 store.commit(path, (path / RECORD).read_bytes())
-            return read_json(path / RECORD)
+            return sums.read_record(path / RECORD)
         if not (path / DESCRIPTION).exists():
             write_json(path / DESCRIPTION, {**job.description, "key": job.key, "name": job.context.name})
         resources = job.context.resources
-        threads = resources.cpus_per_worker or max((os.cpu_count() or 1) // resources.num_workers, 1)
-        context = dataclasses.replace(job.context, threads=threads)  # the CPUs of this machine, not the driver's
+        # the CPUs of this machine, not the driver's; where several workers do the work, each knows its own share
+        threads = resources.cpus_per_worker or os.cpu_count() or 1
+        context = dataclasses.replace(job.context, threads=threads)
         inputs = {name: load(Path(where)) for name, where in job.inputs.items()}
-        with warned(path):
-            artifact = job.fn(context, job.config, **inputs)
+        for where in job.inputs.values():
+            sums.require_whole(Path(where))
+        try:
+            with warned(path):
+                artifact = job.fn(context, job.config, **inputs)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            where = error.filename or path
+            raise ResourceError(
+                f"{job.context.name}: {where}: cannot be written: {error.strerror}; what is finished is kept: make "
+                "room and run again"
+            ) from error
         assert artifact.path == str(path), (artifact.path, path)
         (path / "progress.json").unlink(missing_ok=True)
         record = {
             **job.description,
+            "sums": sums.take(path),
             "key": job.key,
             "name": job.context.name,
             "kind": type(artifact).__name__,
@@ -68,6 +86,7 @@ def execute(job: Job) -> dict[str, Any]:
             "host": socket.gethostname(),
             "git": job.git,
         }
+        record = sealed(record)
         job.context.keep()
         if store:
             store.commit(path, to_bytes(record))
@@ -162,7 +181,7 @@ def run(
                     if lock:
                         lock.release()
                     del waiting[entry.key]
-                    finish(entry, "cached", read_json(entry.path / RECORD))
+                    finish(entry, "cached", sums.read_record(entry.path / RECORD))
                     continue
                 assert lock is not None
                 del waiting[entry.key]

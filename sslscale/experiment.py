@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sslscale import collect, dag, execution
+from sslscale import collect, dag, execution, preflight
 from sslscale import config as configuration
 from sslscale.errors import ConfigError, DataError, ResourceError, UserError
 
@@ -37,6 +37,7 @@ class Experiment:
     config: Any
     targets: Sequence[dag.Stage]
     overrides: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what the graph leaves out, and why
 
     @property
     def run_name(self) -> str:
@@ -73,11 +74,12 @@ def _build(document: configuration.Document, path: str, file: Path, overrides: t
         raise ConfigError(f"{file}: seed: must lie between 0 and 2^40")
     try:
         targets = module.build(settings)
+        notes = tuple(module.notes(settings)) if hasattr(module, "notes") else ()
     except UserError:
         raise
     except ValueError as error:
         raise ConfigError(f"{file}: {error}") from None
-    return Experiment(path, name, settings, targets, overrides)
+    return Experiment(path, name, settings, targets, overrides, notes)
 
 
 def pipelines() -> list[str]:
@@ -157,6 +159,9 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
         with contextlib.suppress(OSError):
             collect.remember(root, experiment.run_name, planned)
         return records
+    preflight.require(planned)
+    for note in experiment.notes:
+        console.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True, markup=False)
     _check_root(root)
     collect.remember(root, experiment.run_name, planned)
     from sslscale.progress import Progress
@@ -201,10 +206,10 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
 
 
 def _record(entry: dag.Planned) -> dict[str, Any]:
-    from sslscale.jsonio import read_json
+    from sslscale import sums
 
     try:
-        return read_json(entry.path / dag.RECORD)
+        return sums.read_record(entry.path / dag.RECORD)
     except ValueError as error:
         raise DataError(f"{entry.path / dag.RECORD}: unreadable ({error}); remove the folder to redo it") from None
 

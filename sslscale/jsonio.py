@@ -53,6 +53,23 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
+SUM = "sha256"
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value` with the sum of its own content, which `unsealed` checks."""
+    return {**value, SUM: digest(value, 64)}
+
+
+def unsealed(value: Any) -> dict[str, Any]:
+    """The content of a sealed object without its sum; raises ValueError if it is not what was sealed."""
+    if not isinstance(value, dict) or value.get(SUM) != digest(
+        rest := {k: v for k, v in value.items() if k != SUM}, 64
+    ):
+        raise ValueError("its content does not match its own SHA-256: changed or damaged")
+    return rest
+
+
 def canonical(value: Any) -> Any:
     """Reduce `value` to plain JSON in one way only, or raise TypeError.
 

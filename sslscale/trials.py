@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sslscale import mirror
-from sslscale.cluster import connect
+from sslscale.cluster import connect, disconnect
 from sslscale.recipes.tune import Dimension, TuneConfig
 from sslscale.workers import unwrap
 
@@ -84,7 +84,7 @@ def search(
             )
         found = tuner.fit()
     finally:
-        ray.shutdown()
+        disconnect()
     rows: list[tuple[dict[str, Any], dict[str, float] | str]] = []
     results = [found[number] for number in range(len(found))]
     for result in sorted(results, key=lambda result: Path(result.path or "").name):  # not as they were restored

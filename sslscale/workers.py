@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 import os
 import sys
 import time
@@ -20,8 +22,8 @@ W = TypeVar("W")
 _AHEAD = 2  # one that a process works on, and one that waits there, so that it need not wait for its master
 
 
-def train_workers(loop: Callable[[W], T], work: W, ctx: RunContext) -> T:
-    """Call `loop(work)` on `num_workers` training workers with a process group; returns the main one's result.
+def train_workers(loop: Callable[[RunContext, W], T], work: W, ctx: RunContext) -> T:
+    """Call `loop(ctx, work)` on `num_workers` training workers with a process group; returns the main one's result.
 
     One worker is Ray Train's local mode, in this process. A worker that dies makes all of them start again, up to
     `max_failures` times; the loop goes on from its own checkpoints.
@@ -43,8 +45,11 @@ def train_workers(loop: Callable[[W], T], work: W, ctx: RunContext) -> T:
     if not alone:
         import ray
 
-        available = int(ray.cluster_resources().get("GPU", 0))
-        gpus = gpus_per_worker(resources.gpus_per_worker, resources.num_workers, available)
+        gpus = gpus_per_worker(resources.gpus_per_worker, int(ray.cluster_resources().get("GPU", 0)))
+        if 0 < gpus < 1:
+            raise ConfigError(
+                f"{ctx.name}: gpus_per_worker {gpus:g}: workers that train together need a whole GPU each, or 0"
+            )
     trainer = TorchTrainer(
         _TrainLoop(loop, ctx, alone),
         train_loop_config={"work": work},
@@ -77,29 +82,33 @@ def _ray_storage(ctx: RunContext) -> dict[str, Any]:
 class _TrainLoop:
     """The picklable loop that Ray Train runs on each worker."""
 
-    def __init__(self, loop: Callable[[Any], Any], ctx: RunContext, alone: bool):
+    def __init__(self, loop: Callable[[RunContext, Any], Any], ctx: RunContext, alone: bool):
         self.loop, self.ctx, self.alone = loop, ctx, alone
         self.__name__ = "train_loop"
 
     def __call__(self, config: dict[str, Any]) -> Any:
         if self.alone:
-            return self.loop(config["work"])
+            return self.loop(self.ctx, config["work"])
         import ray.train
 
         self.ctx.arrive(exact=True)
-        rank = ray.train.get_context().get_world_rank()
+        place = ray.train.get_context()
+        rank = place.get_world_rank()
+        threads = threads_per_worker(self.ctx.resources.cpus_per_worker, place.get_local_world_size())
+        ctx = dataclasses.replace(self.ctx, threads=threads)
         with logged(self.ctx.root / "logs" / f"{self.ctx.path.name}-worker{rank}.log"), warned(self.ctx.path):
-            return self.loop(config["work"])
+            return self.loop(ctx, config["work"])
 
 
 class Mappers:
     """Processes that keep what is dear to load, and are called with many items. Use it in a `with` statement.
 
-    `make()` runs once a process and returns the function. One worker works in this process; more are Ray actors, which
-    take the next item as they are free. The item of one that dies goes to another, up to `max_failures` times.
+    `make(ctx)` runs once a process and returns the function; its context has the threads of that process. One worker
+    works in this process; more are Ray actors, which take the next item as they are free. The item of one that dies
+    goes to another, up to `max_failures` times.
     """
 
-    def __init__(self, make: Callable[[], Callable[..., Any]], ctx: RunContext, most: int):
+    def __init__(self, make: Callable[[RunContext], Callable[..., Any]], ctx: RunContext, most: int):
         self._make, self._ctx = make, ctx
         self._num_workers = min(ctx.resources.num_workers, most)
         self._function: Callable[..., Any] | None = None
@@ -124,7 +133,7 @@ class Mappers:
             return []
         results: list[Any] = [None] * len(items)
         if self._num_workers == 1:
-            self._function = self._function or self._make()
+            self._function = self._function or self._make(self._ctx)
             for place, item in enumerate(items):
                 results[place] = self._function(item, *shared)
                 self._ctx.keep()
@@ -181,10 +190,10 @@ class Mappers:
         """Ask for one more process; it works as soon as the cluster has room for it."""
         import ray
 
-        resources, count = self._ctx.resources, self._num_workers
+        resources = self._ctx.resources
         actor: Any = ray.remote(_Mapper).options(
             num_cpus=resources.cpus_per_worker or 1,
-            num_gpus=gpus_per_worker(resources.gpus_per_worker, count, int(ray.cluster_resources().get("GPU", 0))),
+            num_gpus=gpus_per_worker(resources.gpus_per_worker, int(ray.cluster_resources().get("GPU", 0))),
         )
         self._started += 1
         log = self._ctx.root / "logs" / f"{self._ctx.path.name}-mapper{self._started - 1}.log"
@@ -195,11 +204,12 @@ class Mappers:
 class _Mapper:
     """A process that keeps what `make` loaded and is called with one item at a time."""
 
-    def __init__(self, make: Callable[[], Callable[..., Any]], ctx: RunContext, log: str):
+    def __init__(self, make: Callable[[RunContext], Callable[..., Any]], ctx: RunContext, log: str):
+        threads = threads_per_worker(ctx.resources.cpus_per_worker, _workers_here(ctx.resources.num_workers))
         self._log, self._ctx = Path(log), ctx
         with logged(self._log), warned(ctx.path):
             ctx.arrive()
-            self._function = make()
+            self._function = make(dataclasses.replace(ctx, threads=threads))
 
     def ready(self) -> None:
         """Answered once `make` is done."""
@@ -211,9 +221,23 @@ class _Mapper:
             return result
 
 
-def gpus_per_worker(asked: float | None, num_workers: int, available: int) -> float:
-    """What a worker gets if nothing was asked for: a GPU each where there are enough, else none."""
-    return asked if asked is not None else float(available >= num_workers)
+def gpus_per_worker(asked: float | None, available: int) -> float:
+    """What a worker gets: what was asked for, else a GPU each where there are any."""
+    return asked if asked is not None else float(available > 0)
+
+
+def threads_per_worker(cpus_per_worker: int | None, workers_here: int) -> int:
+    """The threads of one of a node's workers: what was asked for, else its share of the node's CPUs."""
+    return cpus_per_worker or max((os.cpu_count() or 1) // max(workers_here, 1), 1)
+
+
+def _workers_here(num_workers: int) -> int:
+    """How many of a stage's workers to expect on this node: by its share of the cluster's CPUs."""
+    import ray
+
+    own = ray.get_runtime_context().get_node_id()
+    cpus = {node["NodeID"]: node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]}
+    return math.ceil(num_workers * cpus.get(own, 0) / max(sum(cpus.values()), 1))
 
 
 def unwrap(error: BaseException) -> BaseException:

@@ -34,6 +34,7 @@ ONLY = {  # a library -> the one file that may import it
 # layers, lowest first; a file may import from its own layer and those below
 LAYERS = [
     {"errors", "jsonio"},
+    {"sums"},
     {"config", "locks", "distributed", "artifacts", "mirror", "allocator", "warned"},
     {"recipes", "dag"},
     {"execution", "collect"},
@@ -44,6 +45,7 @@ LAYERS = [
     {"cluster", "trials"},
     {"stages"},
     {"progress", "tracking"},
+    {"preflight"},
     {"experiment", "jobs", "tuning", "estimate"},
     {"commands"},
     {"cli"},
@@ -63,6 +65,8 @@ LIGHT = {
     "collect",
     "stages",
     "experiment",
+    "preflight",
+    "sums",
     "commands",
     "cli",
     "__init__",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from sslscale.errors import DataError
@@ -43,7 +43,8 @@ def decode(
             except (RuntimeError, OSError) as error:
                 raise DataError(f"undecodable JPEG ({str(error).split(chr(10))[0][:80]})") from None
     with _opened(data, max_pixels) as image:
-        if image.mode in ("I", "I;16", "I;16B", "I;16L"):  # 16-bit gray: PIL would clip it to white
+        _require_faithful(image)
+        if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):  # 16-bit gray: PIL would clip it to white
             image = image.point(lambda value: value / 257).convert("L")
         return _tensor(ImageOps.exif_transpose(image).convert("RGB"))
 
@@ -61,6 +62,44 @@ def dimensions(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS) -> tup
         return (width, height) if turned else (height, width)
 
 
+_ALPHA = (1, 2)  # of TIFF's extra samples: associated and unassociated alpha
+_EXTRA = 338  # TIFF's tag of them
+
+
+def _require_faithful(image: Image.Image) -> None:
+    """Raise DataError for pixels that 8-bit RGB cannot show: they would come out black, clipped or cut."""
+    if image.mode == "F":
+        raise DataError("its pixels are floating-point numbers, which 8-bit RGB cannot show: scale them to 0 .. 255")
+    tags = getattr(image, "tag_v2", {})
+    if any(kind not in _ALPHA for kind in tags.get(_EXTRA, ())):
+        raise DataError(
+            f"it has {tags.get(277, '?')} channels, and not all of them are colours or alpha, which 8-bit RGB cannot "
+            "show: keep three of them"
+        )
+    if image.mode == "I":
+        low, high = cast("tuple[int, int]", image.getextrema())
+        if low < 0 or high > 65535:
+            raise DataError(
+                f"its pixels are 32-bit numbers from {low:,} to {high:,}, which 8-bit RGB cannot show: scale them"
+            )
+
+
+def _unknown(data: bytes | memoryview) -> str:
+    """Why an image is of no known format; of a TIFF what its header says of its pixels."""
+    if bytes(data[:4]) in (b"II*\0", b"MM\0*"):
+        with suppress(Exception):  # a damaged header says nothing
+            tags = TiffImagePlugin.ImageFileDirectory_v2(bytes(data[:8]))
+            file = io.BytesIO(data)
+            file.seek(tags.next)
+            tags.load(file)
+            bits, count = tags.get(258, (1,)), tags.get(277, 1)
+            kind = {1: "unsigned", 2: "signed", 3: "floating-point", 6: "complex"}.get(
+                tags.get(339, (1,))[0], "unknown"
+            )
+            return f"a TIFF with {count} channels of {bits[0]} bits, {kind}, which 8-bit RGB cannot show"
+    return "undecodable image (of no known format)"
+
+
 @contextmanager
 def _opened(data: bytes | memoryview, max_pixels: int) -> Iterator[Image.Image]:
     try:
@@ -68,7 +107,7 @@ def _opened(data: bytes | memoryview, max_pixels: int) -> Iterator[Image.Image]:
             _check_size(image.size, max_pixels)
             yield image
     except UnidentifiedImageError:
-        raise DataError("undecodable image (of no known format)") from None
+        raise DataError(_unknown(data)) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"undecodable image ({str(error)[:80]})") from None
 

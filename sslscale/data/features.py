@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sslscale import jsonio
+from sslscale import jsonio, sums
 from sslscale.errors import DataError, ResourceError
 
 _OPEN = 64  # files mapped at a time
@@ -42,7 +42,7 @@ class Features:
 
     def _map(self, number: int) -> np.ndarray:
         try:
-            return np.load(self.files[number], mmap_mode="r", allow_pickle=False)
+            return np.load(sums.checked(self.files[number]), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise DataError(f"{self.files[number]}: unreadable features ({error})") from None
 
@@ -82,4 +82,4 @@ def write_array(file: Path, values: np.ndarray) -> None:
 def read_clusters(folder: Path, splits: Sequence[str]) -> np.ndarray:
     """The cluster of every image, int32, in the shards' order."""
     files = [file for split in splits for file in sorted((folder / split).glob("clusters-*.npy"))]
-    return np.concatenate([np.load(file, allow_pickle=False) for file in files])
+    return np.concatenate([np.load(sums.checked(file), allow_pickle=False) for file in files])

@@ -151,7 +151,8 @@ def resized_crop(
     if mirrored is not None:
         across = torch.where(mirrored.view(-1, 1, 1), across.flip(1), across)
     down = _resampling(boxes[:, 0], boxes[:, 2], height, size)
-    pixels = images.to(torch.float32).view(batch, channels * height, width)
+    # images that are cut from interleaved memory come permuted: their planes are made here
+    pixels = images.to(torch.float32).reshape(batch, channels * height, width)
     # the results are written transposed, so that each product reads its input along memory
     half = torch.bmm(across, pixels.transpose(1, 2)).view(batch, size, channels, height).transpose(1, 2)
     full = torch.bmm(down, half.reshape(batch, channels * size, height).transpose(1, 2))

@@ -78,7 +78,10 @@ class Stream:
         threads: int,
         device: torch.device = CPU,
         on_bad_sample: str = "error",
+        whole_batches: bool | None = None,
     ):
+        """`whole_batches` cuts random crops of whole batches, as a GPU does, or of one image after another; None: as
+        the device is faster. Only images of one shape can be cut as a batch."""
         world = distributed.world_size()
         if batch_size % world:
             raise ConfigError(
@@ -114,7 +117,9 @@ class Stream:
         fits = all(
             v.crop == "resized" or shape == (size, size) for v, size in zip(self.views, self._sizes, strict=True)
         )
-        self._batched = shape is not None and fits and (not whole or max(shape) <= SMALL or device.type != "cpu")
+        if whole_batches is None:
+            whole_batches = not whole or device.type != "cpu" or (shape is not None and max(shape) <= SMALL)
+        self._batched = shape is not None and fits and whole_batches
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -122,6 +127,11 @@ class Stream:
     def choose(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Sample numbers and epochs, int64, of this worker's part of batch `step`."""
         return self._order.take(step * self.batch_size + distributed.rank() * self._share, self._share)
+
+    def keys(self, step: int) -> list[str]:
+        """The keys of all images of the global batch `step`, on all workers."""
+        numbers, _ = self._order.take(step * self.batch_size, self.batch_size)
+        return [self.samples.key(number) for number in numbers.tolist()]
 
     def load(self, numbers: np.ndarray, epochs: np.ndarray) -> _Raw:
         """Fetch these samples as uint8 images on the CPU, and draw what shall happen to them."""

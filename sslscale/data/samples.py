@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sslscale import sums
 from sslscale.data.features import Features, read_clusters, usable
 from sslscale.data.shards import INDEX, Index, Shards, read_index
 from sslscale.data.sources import HIDDEN
@@ -143,7 +144,7 @@ def open_unlabeled(folder: Path, splits: Sequence[str], *, tables: Path | None =
             continue
         count, file = read_index(folder / split).num_samples, folder / split / HIDDEN
         if file.is_file():
-            found = np.load(file, allow_pickle=False)
+            found = np.load(sums.checked(file), allow_pickle=False)
             if len(found) != count:
                 raise DataError(f"{file}: holds {len(found):,} labels for {count:,} images")
             known[start : start + count] = found

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sslscale.data import parquet
 from sslscale.data.samples import Samples, open_samples
 from sslscale.errors import DataError
 
@@ -35,13 +36,11 @@ def open_selected(
 
     Their order and blocks are those of the shards that `stages.shard` writes of the same selection.
     """
-    import pyarrow.parquet as parquet
-
     every = open_samples(unlabeled, labels=False, tables=tables)
     shards, rows, found, copies = [], [], [], []
     for number, shard in enumerate(every.shards):
         file = selection / f"selection-{number:06d}.parquet"
-        table = parquet.read_table(file)
+        table = parquet.read(file)
         row = table["row"].to_numpy()
         keys = shard.keys
         if table["key"].to_pylist() != [keys[r] for r in row]:

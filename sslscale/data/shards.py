@@ -22,12 +22,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sslscale import jsonio, mirror
+from sslscale import jsonio, mirror, sums
 from sslscale.data import tar
 from sslscale.errors import DataError, ResourceError
 
 INDEX = "index.json"
-FORMAT = "sslscale-shards/1"
+FORMAT = "sslscale-shards/2"
+_UNSEALED = "sslscale-shards/1"  # of before the index had a sum of its own
 IMAGE_TYPES = ("jpg", "jpeg", "png", "webp")
 _IMAGE, _LABEL, _SOFT = range(3)
 log = logging.getLogger(__name__)
@@ -72,8 +73,10 @@ def read_index(folder: str | Path) -> Index:
     """Read a folder's index.json; raises DataError if it is not there or not ours."""
     folder = Path(folder)
     try:
-        data = jsonio.read_json(folder / INDEX)
-        if data["format"] != FORMAT:
+        data = jsonio.read_json(sums.checked(folder / INDEX))
+        if data["format"] != _UNSEALED or jsonio.SUM in data:
+            data = jsonio.unsealed(data)
+        if data["format"] not in (FORMAT, _UNSEALED):
             raise DataError(f"{folder / INDEX}: format {data['format']!r} is not {FORMAT!r}")
         shards = tuple(ShardInfo(**shard) for shard in data["shards"])
         if any(Path(shard.file).name != shard.file for shard in shards):
@@ -90,12 +93,14 @@ def write_index(folder: Path, shards: Iterable[ShardInfo], classes: Iterable[str
     index = Index(folder, tuple(shards), tuple(classes))
     jsonio.write_json(
         folder / INDEX,
-        {
-            "format": FORMAT,
-            "num_samples": index.num_samples,
-            "classes": list(index.classes),
-            "shards": [shard._asdict() for shard in index.shards],
-        },
+        jsonio.sealed(
+            {
+                "format": FORMAT,
+                "num_samples": index.num_samples,
+                "classes": list(index.classes),
+                "shards": [shard._asdict() for shard in index.shards],
+            }
+        ),
     )
     return index
 

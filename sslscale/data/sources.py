@@ -6,24 +6,30 @@ are the same for all. Nothing here decodes an image or knows torch.
 
 from __future__ import annotations
 
-import csv
+import gzip
 import hashlib
+import importlib.util
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
-from sslscale import jsonio, mirror
+from sslscale import mirror
+from sslscale.data import tables
 from sslscale.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SPLITS = ("labeled", "unlabeled", "val", "test")
 HIDDEN = "hidden_labels.npy"
 PACKED = ("index.json", HIDDEN)  # what a split has beside its shards
-HASHED_BYTES = 2 << 30  # a larger folder is identified by names, sizes and times instead of its content
+_HEIF = (".heic", ".heif", ".avif", ".jxl", ".jp2")
+_RAW = (".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f")
 
 
 class Item(NamedTuple):
@@ -37,10 +43,23 @@ class Item(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """Everything a source holds, with its classes in the order of their label."""
+    """Everything a source holds, with its classes in the order of their label.
+
+    `passed` counts the files that were passed over by their kind; `example` names one of each kind.
+    """
 
     items: list[Item]
     classes: tuple[str, ...]
+    passed: Mapping[str, int] = MappingProxyType({})
+    example: Mapping[str, str] = MappingProxyType({})
+    taken: str = ""  # how a CSV manifest was read, if it is not plain
+
+    def passed_over(self) -> list[str]:
+        """A line for each kind of file that was passed over."""
+        return [
+            f"passed over: {count:,} {kind} (for instance {self.example[kind]})"
+            for kind, count in sorted(self.passed.items())
+        ]
 
 
 def list_source(source: str) -> Listing:
@@ -64,6 +83,8 @@ def is_packed(source: str) -> bool:
 
 def here(source: str) -> Path:
     """A source's folder; of a URL one that mirrors its shards, of which only the indexes are here at first."""
+    if not mirror.is_url(source):
+        is_dir(Path(source))  # or a name that is too long fails where nobody expects it
     names = [f"{split}/{name}" for split in SPLITS for name in PACKED]
     return mirror.local(source, ["index.json", *names])
 
@@ -76,84 +97,98 @@ def beside(source: str, share: str) -> str:
 
 def folder(root: Path) -> Listing:
     """Images below a folder. With sub-folders and no loose images, each sub-folder is a class."""
-    if not root.is_dir():
+    if not is_dir(root):
         raise DataError(f"{root}: there is no such folder")
-    loose = any(entry.is_file() and entry.name.lower().endswith(SUFFIXES) for entry in os.scandir(root))
-    classes = [] if loose else sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    passed: Counter[str] = Counter()
+    example: dict[str, str] = {}
+
+    def pass_over(kind: str, path: Path) -> None:
+        passed[kind] += 1
+        example.setdefault(kind, str(path))
+
+    classes = class_folders(root)
     items = []
-    for path in _images(root):
+    for path in image_files(root, pass_over):
         relative = path.relative_to(root)
-        label = relative.parts[0] if classes else None
+        label = class_name(relative.parts[0]) if classes else None
         items.append(_file_item(path, relative, label))
+    listing = Listing(_unique(items), tuple(sorted(set(map(class_name, classes)))), passed, example)
+    more = "".join(f"; {line}" for line in listing.passed_over())
     if not items:
-        raise DataError(f"{root}: no images there ({', '.join(SUFFIXES)})")
-    empty = sorted(set(classes) - {item.label for item in items if item.label})
+        raise DataError(f"{root}: no images there ({', '.join(SUFFIXES)}){more}")
+    empty = sorted(set(listing.classes) - {item.label for item in items if item.label})
     if empty:
-        raise DataError(f"{root / empty[0]}: a class folder without images; remove it or fill it")
-    return Listing(_unique(items), tuple(classes))
+        raise DataError(f"{root / empty[0]}: a class folder without images; remove it or fill it{more}")
+    return listing
+
+
+def class_folders(root: Path) -> list[str]:
+    """The sub-folders of a folder that are classes: all of them, or none if an image lies beside them."""
+    with os.scandir(root) as entries:
+        found = [(entry.name, entry.is_dir()) for entry in entries if not _hidden(entry.name)]
+    if any(not is_folder and name.lower().endswith(SUFFIXES) for name, is_folder in found):
+        return []
+    return sorted(name for name, is_folder in found if is_folder)
+
+
+def class_name(folder_name: str) -> str:
+    """A folder's name as a class: in Unicode's composed form, which macOS does not give."""
+    return unicodedata.normalize("NFC", folder_name)
+
+
+def is_dir(path: Path) -> bool:
+    """Whether there is such a folder; raises DataError for a path that the system refuses."""
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise DataError(f"{str(path)[:80]}...: not a usable path: {error.strerror}") from None
 
 
 def manifest(path: Path) -> Listing:
-    """A CSV with the columns path (relative to the CSV) and label (empty for an unlabelled image)."""
+    """A CSV with a column of paths (relative to the CSV) and one of labels (empty for an unlabelled image).
+
+    Without a column of labels all images are unlabelled.
+    """
+    rows, taken = manifest_rows(path)
+    missing = [(line, file) for line, file, _ in rows if not file.is_file()]
+    if missing:
+        line, file = missing[0]
+        more = f", as are {len(missing) - 1:,} more of its {len(rows):,} images" if len(missing) > 1 else ""
+        raise DataError(f"{path}:{line}: there is no image {file}{more}")
     items = []
-    for number, file, label in _csv_rows(path):
-        if not file.is_file():
-            raise DataError(f"{path}:{number}: there is no image {file}")
+    for _, file, label in rows:
         relative = file.relative_to(path.parent) if file.is_relative_to(path.parent) else Path(*file.parts[1:])
         items.append(_file_item(file, relative, label or None))
-    if not items:
-        raise DataError(f"{path}: no rows below its header")
-    return Listing(_unique(items), tuple(sorted({item.label for item in items if item.label})))
+    return Listing(_unique(items), tuple(sorted({item.label for item in items if item.label})), taken=taken)
 
 
-def read_labels(path: Path, root: Path) -> dict[str, str]:
-    """Labels by image path from a CSV whose paths are relative to `root` (or to the CSV); raises DataError."""
-    labels: dict[str, str] = {}
-    for number, file, label in _csv_rows(path, root):
-        if not label:
-            raise DataError(f"{path}:{number}: {file} has no label")
-        name = str(file.resolve())
-        if labels.setdefault(name, label) != label:
-            raise DataError(f"{path}:{number}: {file} is labelled both {labels[name]!r} and {label!r}")
-    if not labels:
-        raise DataError(f"{path}: no rows below its header")
-    return labels
-
-
-def _csv_rows(path: Path, root: Path | None = None) -> Iterator[tuple[int, Path, str]]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            names = {name.strip().lower(): name for name in reader.fieldnames or ()}
-            if not {"path", "label"} <= names.keys():
-                raise DataError(f"{path}: the first line must name the columns path and label, not {list(names)}")
-            for row in reader:
-                name, label = row[names["path"]], row[names["label"]]
-                if not name:
-                    raise DataError(f"{path}:{reader.line_num}: an empty path")
-                candidates = [base / name for base in (root, path.parent) if base is not None]
-                found = next((c for c in candidates if c.is_file()), None)
-                if found is None:
-                    raise DataError(f"{path}:{reader.line_num}: there is no image {candidates[0]}")
-                yield reader.line_num, found, (label or "").strip()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason})") from None
+def manifest_rows(path: Path) -> tuple[list[tuple[int, Path, str]], str]:
+    """Line, image and label of each row of a manifest, and how it was read; raises DataError."""
+    table = tables.read_table(path, lambda name: (path.parent / name).is_file(), labels=False)
+    return [(row.line, path.parent / row.path, class_name(row.label)) for row in table.rows], table.taken
 
 
 def digits() -> Listing:
     """The 1,797 real handwritten digits, 8x8 gray, that scikit-learn carries in its package."""
-    from PIL import Image
-    from sklearn.datasets import load_digits
+    import numpy as np
 
-    data: Any = load_digits()
-    items = []
-    for number, (image, label) in enumerate(zip(data.images, data.target, strict=True)):
+    found = importlib.util.find_spec("sklearn")  # located, not imported: a plan must not wait for it
+    assert found is not None and found.origin is not None
+    with gzip.open(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.int64)
+
+    def encode(row: int) -> bytes:
+        from PIL import Image
+
         buffer = io.BytesIO()
-        Image.fromarray((image * (255 / 16)).round().astype("uint8")).save(buffer, "PNG")
+        image = table[row, :64].reshape(8, 8) * (255 / 16)
+        Image.fromarray(image.round().astype("uint8")).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    items = []
+    for number, label in enumerate(table[:, 64].tolist()):
         key = f"digits/{number:04d}"
-        items.append(Item(key, key, ".png", str(label), partial(bytes, buffer.getvalue())))
+        items.append(Item(key, key, ".png", str(label), partial(encode, number)))
     return Listing(items, tuple(str(digit) for digit in range(10)))
 
 
@@ -189,12 +224,38 @@ def torchvision_set(source: str) -> Listing:
     return Listing(items, classes)
 
 
-def _images(root: Path) -> Iterator[Path]:
+def image_files(root: Path, pass_over: Callable[[str, Path], None] = lambda kind, path: None) -> Iterator[Path]:
+    """The images below a folder in the order of their names; `pass_over` hears of all that is none."""
     for parent, folders, files in os.walk(root):
-        folders.sort()
+        for name in sorted(folders):
+            if _hidden(name):
+                pass_over("hidden folders", Path(parent, name))
+            elif os.path.islink(os.path.join(parent, name)):
+                pass_over("links to folders, which are not followed", Path(parent, name))
+        folders[:] = sorted(name for name in folders if not _hidden(name))
         for name in sorted(files):
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 yield Path(parent, name)
+            else:
+                pass_over(_kind(name), Path(parent, name))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+
+
+def _kind(name: str) -> str:
+    """What a file is that is no image that can be read."""
+    suffix = Path(name).suffix.lower()
+    if name.startswith("._"):
+        return "AppleDouble files (._*)"
+    if suffix in _HEIF:
+        return f"{suffix} images, which cannot be read: convert them to JPEG or PNG"
+    if suffix in _RAW:
+        return f"{suffix} raw images, which cannot be read: develop them to JPEG or TIFF"
+    if name.startswith(".") or name in ("Thumbs.db", "desktop.ini"):
+        return "hidden files"
+    return f"{suffix} files" if suffix else "files without a suffix"
 
 
 def _file_item(path: Path, relative: Path, label: str | None) -> Item:
@@ -216,53 +277,3 @@ def _unique(items: list[Item]) -> list[Item]:
         seen.add(key)
         result.append(item._replace(key=key))
     return result
-
-
-# --- identity of what lies outside the root ------------------------------------------------------------------
-
-
-def fingerprint(source: str, root: Path) -> str:
-    """Hash the content of a source. Contents are read once: sizes and times tell whether to read them again.
-
-    A folder over 2 GiB is identified by the names, sizes and times of its files.
-    """
-    if source == "digits":
-        return "digits"
-    if source.startswith("torchvision:"):
-        name, place, *rest = source.split(":")[1:]
-        return jsonio.digest(["torchvision", name, rest, fingerprint(place, root)])
-    path = here(source)
-    if is_packed(source):
-        indexes = sorted(path.glob("*/index.json"))
-        return jsonio.digest([[file.parent.name, file_hash(file)] for file in indexes])
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder")
-    if mirror.is_url(source):
-        list_source(source)
-    if path.is_file():
-        base, files = path.parent, [path]
-        if path.suffix == ".csv":
-            files += [file for _, file, _ in _csv_rows(path)]
-    else:
-        base, files = path, list(_images(path))
-    stats = [(os.path.relpath(file, base), file.stat()) for file in files]
-    signature = jsonio.digest([[name, s.st_size, s.st_mtime_ns] for name, s in stats], 32)
-    if sum(s.st_size for _, s in stats) > HASHED_BYTES:
-        return signature
-    store = root / "cache" / "fingerprints.json"
-    known = jsonio.read_json(store) if store.exists() else {}
-    if signature not in known:
-        names = [name for name, _ in stats]
-        known[signature] = jsonio.digest([[n, file_hash(f)] for n, f in zip(names, files, strict=True)], 32)
-        if root.is_dir():
-            store.parent.mkdir(parents=True, exist_ok=True)
-            jsonio.write_json(store, known)
-    return known[signature]
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of one file; raises DataError if it cannot be read."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None

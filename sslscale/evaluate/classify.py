@@ -38,9 +38,13 @@ def measure(
 
 def wilson(share: float, num: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's 95 % interval of a share of `num` trials."""
+    if num == 0:
+        return 0.0, 1.0  # nothing is known
     centre, denominator = share + z * z / (2 * num), 1 + z * z / num
     half = z * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
-    return (centre - half) / denominator, (centre + half) / denominator
+    # the interval holds the share itself, which rounding puts outside where none or all are right
+    low, high = (centre - half) / denominator, (centre + half) / denominator
+    return min(max(low, 0.0), share), max(min(high, 1.0), share)
 
 
 def calibration_error(confidence: Float[Tensor, " samples"], right: Tensor, num_bins: int = 15) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sslscale import jsonio
+from sslscale import jsonio, sums
 from sslscale.config import Document, build, require
 from sslscale.errors import ConfigError, DataError
 
@@ -106,7 +106,7 @@ class ModelInfo:
 def read_info(folder: Path) -> ModelInfo:
     """What a checkpoint folder holds; raises DataError."""
     try:
-        data = jsonio.read_json(folder / "model.json")
+        data = jsonio.read_json(sums.checked(folder / "model.json"))
         return build(ModelInfo, Document(str(folder / "model.json"), {k: v for k, v in data.items() if k != "format"}))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{folder}: no checkpoint there (it has no model.json)") from None

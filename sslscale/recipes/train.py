@@ -100,6 +100,8 @@ class TrainConfig:
     continues: str | None = None  # TUNE_FOLDER/states/KEY@STEP below the root: a state that this training takes up
     label_fraction: float = 1.0  # share of each class's labelled images that is used, one at least; drawn by the seed
     on_bad_sample: Literal["error", "skip"] = "error"
+    # steps whose gradients are not finite and that may be passed over; one more stops the training
+    max_skipped_steps: int = field(default=0, metadata={"identity": False})
     seed: int = field(default=0, metadata={"hidden": True})
     log_every: int = field(default=50, metadata={"identity": False})
     save_every: int = field(default=500, metadata={"identity": False})
@@ -129,6 +131,7 @@ class TrainConfig:
         outside = self.continues is not None and (self.continues.startswith("/") or ".." in self.continues)
         require(not outside, "continues", "is a folder below the root")
         require(0 < self.label_fraction <= 1, "label_fraction", "must lie in (0, 1]")
+        require(self.max_skipped_steps >= 0, "max_skipped_steps", "must be 0 or more")
         require(self.log_every > 0, "log_every", "must be positive")
         require(self.save_every > 0, "save_every", "must be positive")
         require(self.monitor_every >= 0, "monitor_every", "must be 0 (never) or more")

@@ -14,8 +14,10 @@ _MAX_NAMED = 30  # classes whose names still fit along an axis
 
 def new_figure(width: float = 6.4, height: float = 4.0) -> Any:
     """A figure without a display or global state."""
+    import matplotlib
     from matplotlib.figure import Figure
 
+    matplotlib.rcParams["text.parse_math"] = False  # the name of a class may hold any sign, dollars too
     return Figure(figsize=(width, height), layout="constrained")
 
 

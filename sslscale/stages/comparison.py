@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sslscale.artifacts import Artifact, Report
-from sslscale.dag import RunContext
+from sslscale.dag import RunContext, cpu_only
 from sslscale.jsonio import read_json, write_json
 
 
@@ -19,6 +19,7 @@ class ComparisonConfig:
     version: int = field(default=1, init=False)
 
 
+@cpu_only
 def comparison(ctx: RunContext, config: ComparisonConfig, **inputs: Artifact) -> Report:
     """Write report.html, comparison.png and summary.json. The metrics are each network's gain on the baseline."""
     from sslscale.report import page

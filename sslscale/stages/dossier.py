@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sslscale.artifacts import Artifact, Report
-from sslscale.dag import RunContext
+from sslscale.dag import RunContext, cpu_only
 from sslscale.jsonio import read_json, write_json
 
 
@@ -20,6 +20,7 @@ class DossierConfig:
     version: int = field(default=1, init=False)
 
 
+@cpu_only
 def dossier(ctx: RunContext, config: DossierConfig, **inputs: Artifact) -> Report:
     """Write report.html and summary.json from the reports of the protocols, whichever there are."""
     from sslscale.report import page

@@ -39,7 +39,7 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
         images,
         *samples.places(),
         batch_size=config.batch_size,
-        device=best_device(),
+        device=best_device(ctx.resources),
         on_progress=lambda done: ctx.progress(done, len(samples)),
     )
     if classes != info.classes:

@@ -35,7 +35,7 @@ def extract(ctx: RunContext, config: ExtractConfig, *, model: Checkpoint, data: 
         done[0] += 1
         ctx.progress(done[0], len(items))
 
-    with workers.Mappers(partial(make_extractor, model.dir, data.dir, ctx, config), ctx, len(waiting)) as mappers:
+    with workers.Mappers(partial(make_extractor, model.dir, data.dir, config), ctx, len(waiting)) as mappers:
         mappers.map(waiting, finished=finished)
     features = Features(ctx.path, splits)
     bad = sum(int(np.isnan(features.file(n)[:, 0]).sum()) for n in range(len(features.files)))
@@ -46,7 +46,7 @@ def extract(ctx: RunContext, config: ExtractConfig, *, model: Checkpoint, data: 
     return Embeddings(path=str(ctx.path), num_samples=counts, dim=features.dim, metrics=metrics)
 
 
-def make_extractor(model: Path, data: Path, ctx: RunContext, config: ExtractConfig) -> Callable[[tuple[str, int]], int]:
+def make_extractor(model: Path, data: Path, config: ExtractConfig, ctx: RunContext) -> Callable[[tuple[str, int]], int]:
     """Load the network once a process; returns the function that does one shard."""
     import numpy as np
     import torch
@@ -60,7 +60,7 @@ def make_extractor(model: Path, data: Path, ctx: RunContext, config: ExtractConf
     from sslscale.train.engine import best_device
 
     torch.set_num_threads(ctx.threads)
-    device = best_device()
+    device = best_device(ctx.resources)
     backbone, info = load_model(model) if config.output == "logits" else load_backbone(model)
     if config.patches:
         backbone = PatchMean(backbone, config.patches, config.patch_area, config.patch_size or info.image.size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sslscale.artifacts import Report
-from sslscale.dag import RunContext
+from sslscale.dag import RunContext, cpu_only
 from sslscale.jsonio import read_json, write_json
 
 
@@ -19,6 +19,7 @@ class GridConfig:
     version: int = field(default=1, init=False)
 
 
+@cpu_only
 def grid(ctx: RunContext, config: GridConfig, **inputs: Report) -> Report:
     """Write report.html, grid.png and summary.json. The metrics are each network's gain on the first of its column."""
     from sslscale.report import page

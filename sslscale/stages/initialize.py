@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from sslscale.artifacts import Checkpoint, Dataset
-from sslscale.dag import RunContext
+from sslscale.dag import RunContext, cpu_only
 from sslscale.recipes.train import TrainConfig
 
 
+@cpu_only
 def initialize(ctx: RunContext, config: TrainConfig, *, data: Dataset) -> Checkpoint:
     """Write the very network that training by `config` begins with, untrained."""
     import torch

@@ -44,7 +44,7 @@ def kmeans(ctx: RunContext, config: KMeansConfig, *, features: Embeddings) -> Cl
         state = {"step": 0, "centroids": first, "seen": np.zeros(config.k, np.int64), "inertia": np.inf, "done": False}
     ctx.rewind(int(state["step"]))
     minibatch = config.minibatch < 1
-    make = partial(make_worker, features.dir, splits, parts, ctx, config)
+    make = partial(make_worker, features.dir, splits, parts, config)
     with workers.Mappers(make, ctx, len(parts)) as mappers:
         while not state["done"] and state["step"] < config.num_iterations:
             step = int(state["step"]) + 1
@@ -90,7 +90,7 @@ def kmeans(ctx: RunContext, config: KMeansConfig, *, features: Embeddings) -> Cl
 
 
 def make_worker(
-    folder: Path, splits: tuple[str, ...], parts: list[range], ctx: RunContext, config: KMeansConfig
+    folder: Path, splits: tuple[str, ...], parts: list[range], config: KMeansConfig, ctx: RunContext
 ) -> Callable[[tuple[str, int], Any], Any]:
     """Find the files once a process; returns the function that sums or assigns one part of them."""
     import numpy as np
@@ -101,7 +101,7 @@ def make_worker(
     from sslscale.train.engine import best_device
 
     torch.set_num_threads(ctx.threads)
-    found, device = Features(folder, splits), best_device()
+    found, device = Features(folder, splits), best_device(ctx.resources)
 
     def work(item: tuple[str, int], centroids: Any) -> Any:
         task, part = item

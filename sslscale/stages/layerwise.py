@@ -32,7 +32,7 @@ def layerwise(ctx: RunContext, config: LayerwiseConfig, *, model: Checkpoint, da
     if config.split not in data.num_samples:
         raise DataError(f"there is no split {config.split!r} to probe on; splits: {', '.join(data.num_samples)}")
     torch.set_num_threads(ctx.threads)
-    device = best_device()
+    device = best_device(ctx.resources)
     backbone, info = load_backbone(model.dir)
     network = LayerFeatures(backbone, max_features=config.max_features)
 

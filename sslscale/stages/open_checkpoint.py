@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sslscale import mirror
 from sslscale.artifacts import Checkpoint
-from sslscale.dag import RunContext
-from sslscale.data.sources import file_hash
+from sslscale.dag import RunContext, cpu_only
+from sslscale.data.fingerprint import file_hash
 from sslscale.errors import DataError
 from sslscale.jsonio import digest
 from sslscale.recipes.model import FILES, read_info
@@ -32,6 +32,7 @@ def content(config: CheckpointConfig, root: Path) -> str:
     return digest([file_hash(folder / name) for name in FILES])
 
 
+@cpu_only
 def open_checkpoint(ctx: RunContext, config: CheckpointConfig) -> Checkpoint:
     """Copy the checkpoint's two files, so that it stays when its origin goes."""
     folder = mirror.local(config.path, FILES)

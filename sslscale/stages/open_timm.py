@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sslscale.artifacts import Checkpoint, Dataset
 from sslscale.dag import RunContext
-from sslscale.data.sources import file_hash
+from sslscale.data.fingerprint import file_hash
 from sslscale.errors import DataError
 from sslscale.jsonio import digest
 from sslscale.recipes.teacher import TimmConfig

@@ -2,63 +2,72 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
 
 from sslscale import mirror
 from sslscale.artifacts import Dataset
-from sslscale.dag import RunContext
-from sslscale.data import sources
+from sslscale.dag import RunContext, cpu_only
+from sslscale.data import fingerprint, sources, split
 from sslscale.errors import DataError
 from sslscale.jsonio import digest
 from sslscale.recipes.data import PackConfig
 
+log = logging.getLogger(__name__)
+
 
 def content(config: PackConfig, root: Path) -> str:
     """Identity of everything outside the root that packing reads."""
-    parts: dict[str, str | float | None] = {"source": sources.fingerprint(config.source, root)}
+    parts: dict[str, str | float | None] = {"source": fingerprint.fingerprint(config.source, root)}
     if config.labels is not None:
-        parts["labels"] = sources.file_hash(Path(config.labels))
+        parts["labels"] = fingerprint.file_hash(Path(config.labels))
     for name in ("val", "test"):
         share = getattr(config, name)
         if isinstance(share, str):
-            share = sources.fingerprint(sources.beside(config.source, share), root)
+            share = fingerprint.fingerprint(sources.beside(config.source, share), root)
         parts[name] = share
     return digest(parts)
 
 
+def is_labeled(config: PackConfig) -> bool:
+    """Whether there are labelled images to learn from, as far as a plan can tell at little cost; else True."""
+    return split.is_labeled(config)
+
+
+@cpu_only
 def pack(ctx: RunContext, config: PackConfig) -> Dataset:
     """Write the shards of every split; shards that exist already are taken as they are, without a copy."""
     from sslscale.data import pack as packing
     from sslscale.data.shards import read_index
 
-    for split in sources.SPLITS:  # of an attempt that was stopped
-        old = ctx.path / split
+    for name in sources.SPLITS:  # of an attempt that was stopped
+        old = ctx.path / name
         old.unlink() if old.is_symlink() else shutil.rmtree(old, ignore_errors=True)
     if sources.is_packed(config.source):
         if config.labels or config.labels_per_class or config.val or config.test or config.resize:
             raise DataError(f"{config.source}: is packed already; set labels and splits when packing")
         source = sources.here(config.source).absolute()
         indexes = {
-            split: read_index(source / split) for split in sources.SPLITS if (source / split / "index.json").exists()
+            name: read_index(source / name) for name in sources.SPLITS if (source / name / "index.json").exists()
         }
-        for split in indexes:
+        for name in indexes:
             if mirror.is_url(config.source):
-                _refer(f"{config.source}/{split}", source / split, ctx.path / split)
+                _refer(f"{config.source}/{name}", source / name, ctx.path / name)
             else:
-                os.symlink(source / split, ctx.path / split)
+                os.symlink(source / name, ctx.path / name)
     else:
-        indexes = packing.pack(config, ctx.path, threads=ctx.threads)
+        indexes = packing.pack(config, ctx.path, threads=ctx.threads, say=lambda line: log.warning("%s", line))
     classes = {index.classes for index in indexes.values()}
     if len(classes) > 1:
         raise DataError(f"{config.source}: its splits do not have the same classes")
-    counts = {split: index.num_samples for split, index in indexes.items()}
+    counts = {name: index.num_samples for name, index in indexes.items()}
     return Dataset(
         path=str(ctx.path),
         num_samples=counts,
         classes=next(iter(classes)),
-        metrics={f"{split}_images": count for split, count in counts.items()},
+        metrics={f"{name}_images": count for name, count in counts.items()},
     )
 
 

@@ -34,7 +34,7 @@ def probe(ctx: RunContext, config: ProbeConfig, *, features: Embeddings, data: D
         if split not in features.num_samples:
             raise DataError(f"{ctx.name}: there are no features of the split {split!r}; add it to extract.splits")
     torch.set_num_threads(ctx.threads)
-    device = best_device()
+    device = best_device(ctx.resources)
 
     def read(split: str) -> tuple[Any, torch.Tensor, torch.Tensor]:
         rows = Features(features.dir, (split,)).read()

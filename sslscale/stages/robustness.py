@@ -39,7 +39,7 @@ def robustness(
     if config.split not in data.num_samples:
         raise DataError(f"there is no split {config.split!r} to measure on; splits: {', '.join(data.num_samples)}")
     torch.set_num_threads(ctx.threads)
-    device = best_device()
+    device = best_device(ctx.resources)
     network, info = load_model(model.dir)
     network = network.to(device).requires_grad_(False)
     samples, images = open_split(ctx, data.split(config.split), info.image, config.on_bad_sample)

@@ -33,7 +33,7 @@ def score(ctx: RunContext, config: ScoreConfig, *, teacher: Checkpoint, data: Da
             waiting.append(number)
         else:
             total.update({**counts, "shards": 1})
-    make = partial(make_scorer, teacher.dir, data.split("unlabeled"), ctx, config)
+    make = partial(make_scorer, teacher.dir, data.split("unlabeled"), config)
 
     def finished(number: int, counts: dict[str, int]) -> None:
         total.update({**counts, "shards": 1})
@@ -53,14 +53,14 @@ def score(ctx: RunContext, config: ScoreConfig, *, teacher: Checkpoint, data: Da
 def _counts(file: Path) -> dict[str, int] | None:
     if not file.exists():
         return None
-    import pyarrow.parquet as parquet
+    from sslscale.data import parquet
 
-    status = parquet.read_table(file, columns=["status"])["status"]
+    status = parquet.read(file, ["status"])["status"]
     return {"samples": len(status), "failed": len(status) - status.null_count}
 
 
 def make_scorer(
-    teacher: Path, unlabeled: Path, ctx: RunContext, config: ScoreConfig
+    teacher: Path, unlabeled: Path, config: ScoreConfig, ctx: RunContext
 ) -> Callable[[int], dict[str, int]]:
     """Load the teacher once a process; returns the function that scores one shard."""
     import numpy as np
@@ -73,7 +73,7 @@ def make_scorer(
     from sslscale.train.engine import best_device
 
     torch.set_num_threads(ctx.threads)
-    device = best_device()
+    device = best_device(ctx.resources)
     network, info = load_model(teacher)
     index = read_index(unlabeled)
 
@@ -92,11 +92,10 @@ def make_scorer(
 
 def write_scores(file: Path, keys: list[str], probs: Any, bad: Any, top_k: int) -> None:
     """Write one table of scores, in one rename. `probs` is float32 (samples, classes)."""
-    import os
-
     import numpy as np
     import pyarrow as pa
-    import pyarrow.parquet as parquet
+
+    from sslscale.data import parquet
 
     num_classes = probs.shape[1]
     entropy = -(probs * np.log(np.clip(probs, 1e-30, None))).sum(1)
@@ -113,6 +112,4 @@ def write_scores(file: Path, keys: list[str], probs: Any, bad: Any, top_k: int) 
         probs = np.take_along_axis(probs, order, axis=1)
     flat = pa.array(np.ascontiguousarray(probs, np.float32).ravel())
     columns["probs"] = pa.FixedSizeListArray.from_arrays(flat, probs.shape[1])
-    temporary = file.with_suffix(".tmp")
-    parquet.write_table(pa.table(columns), temporary, compression="zstd")
-    os.replace(temporary, file)
+    parquet.write(file, pa.table(columns))

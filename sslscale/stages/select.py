@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from sslscale.artifacts import Dataset, Scores, Selection
-from sslscale.dag import RunContext
+from sslscale.dag import RunContext, cpu_only
 from sslscale.errors import DataError
 from sslscale.jsonio import write_json
 from sslscale.recipes.pseudo import SelectConfig
@@ -16,6 +15,7 @@ from sslscale.recipes.pseudo import SelectConfig
 HISTOGRAM_BINS = 50
 
 
+@cpu_only
 def select(ctx: RunContext, config: SelectConfig, *, scores: Scores, data: Dataset) -> Selection:
     """Apply the confidence threshold and balance the classes.
 
@@ -23,8 +23,8 @@ def select(ctx: RunContext, config: SelectConfig, *, scores: Scores, data: Datas
     stats.json. Raises DataError if a class is left without images, unless `on_empty_class` is `warn`.
     """
     import numpy as np
-    import pyarrow.parquet as parquet
 
+    from sslscale.data import parquet
     from sslscale.data.balance import Chunk, decide
     from sslscale.report.figures import selection_figures
 
@@ -42,7 +42,10 @@ def select(ctx: RunContext, config: SelectConfig, *, scores: Scores, data: Datas
 
     def chunks() -> Iterator[Chunk]:
         for number, file in enumerate(files):
-            yield read(number, parquet.read_table(file, columns=["label", "confidence", "status"]))
+            yield read(
+                number,
+                parquet.read(file, ["label", "confidence", "status"]),
+            )
 
     decision = decide(chunks, num_classes, config)
     empty = [name for name, count in zip(data.classes, decision.above, strict=True) if count == 0]
@@ -55,7 +58,7 @@ def select(ctx: RunContext, config: SelectConfig, *, scores: Scores, data: Datas
     before, after = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
     histogram = np.zeros(HISTOGRAM_BINS, np.int64)
     for number, file in enumerate(files):
-        light = parquet.read_table(file, columns=["key", "label", "confidence", "status"])
+        light = parquet.read(file, ["key", "label", "confidence", "status"])
         chunk = read(number, light)
         copies = decision.copies(chunk)
         above = chunk.usable & (chunk.confidence >= config.threshold)
@@ -107,15 +110,12 @@ def select(ctx: RunContext, config: SelectConfig, *, scores: Scores, data: Datas
 def _write(ctx: RunContext, number: int, file: Any, copies: Any) -> None:
     import numpy as np
     import pyarrow as pa
-    import pyarrow.parquet as parquet
+
+    from sslscale.data import parquet
 
     rows = np.flatnonzero(copies)
-    reader = parquet.ParquetFile(file)
-    names = ["key", "label", "confidence", "probs"] + (["classes"] if "classes" in reader.schema_arrow.names else [])
-    kept = reader.read(columns=names).take(pa.array(rows)).combine_chunks()
+    columns = ["key", "label", "confidence", "probs", *(n for n in parquet.names(file) if n == "classes")]
+    kept = parquet.read(file, columns).take(pa.array(rows)).combine_chunks()
     kept = kept.append_column("row", pa.array(rows.astype(np.int32)))
     kept = kept.append_column("copies", pa.array(copies[rows]))
-    target = ctx.path / f"selection-{number:06d}.parquet"
-    temporary = target.with_suffix(".tmp")
-    parquet.write_table(kept, temporary, compression="zstd")
-    os.replace(temporary, target)
+    parquet.write(ctx.path / f"selection-{number:06d}.parquet", kept)

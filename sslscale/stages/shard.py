@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from sslscale.artifacts import Dataset, Selection, ShardSet
-from sslscale.dag import RunContext
+from sslscale.dag import RunContext, cpu_only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,7 @@ class ShardConfig:
     version: int = field(default=1, init=False)
 
 
+@cpu_only
 def shard(ctx: RunContext, config: ShardConfig, *, selection: Selection, data: Dataset) -> ShardSet:
     """Write pseudo-%06d.tar with KEY.jpg|png|webp, KEY.cls and KEY.soft.npy; shards already written are kept."""
     from sslscale import jsonio, workers
@@ -26,7 +27,7 @@ def shard(ctx: RunContext, config: ShardConfig, *, selection: Selection, data: D
     count = -(-selection.num_samples // selection.shard_size)
     notes = [ctx.path / f"pseudo-{number:06d}.json" for number in range(count)]
     waiting = [number for number, note in enumerate(notes) if not note.exists()]
-    make = partial(make_writer, selection.dir, data.split("unlabeled"), selection.seed, selection.shard_size, ctx.path)
+    make = partial(make_writer, selection.dir, data.split("unlabeled"), selection.seed, selection.shard_size)
     done = [count - len(waiting)]
 
     def finished(number: int, samples: int) -> None:
@@ -41,7 +42,7 @@ def shard(ctx: RunContext, config: ShardConfig, *, selection: Selection, data: D
     return ShardSet(path=str(ctx.path), num_samples=index.num_samples, metrics=metrics)
 
 
-def make_writer(selection: Path, unlabeled: Path, seed: int, shard_size: int, folder: Path) -> Callable[[int], int]:
+def make_writer(selection: Path, unlabeled: Path, seed: int, shard_size: int, ctx: RunContext) -> Callable[[int], int]:
     """Open the selection once a process; returns the function that writes one shard."""
     import numpy as np
 
@@ -62,8 +63,8 @@ def make_writer(selection: Path, unlabeled: Path, seed: int, shard_size: int, fo
             source = samples.shards[int(shard[position])].sample(int(row[position]))
             return source._replace(key=samples.key(n), label=int(soft[position].argmax()), soft=soft[position])
 
-        info = write_shard(folder / f"pseudo-{number:06d}.tar", map(sample, range(len(numbers))))
-        jsonio.write_json(folder / f"pseudo-{number:06d}.json", info._asdict())
+        info = write_shard(ctx.path / f"pseudo-{number:06d}.tar", map(sample, range(len(numbers))))
+        jsonio.write_json(ctx.path / f"pseudo-{number:06d}.json", info._asdict())
         return len(numbers)
 
     return write

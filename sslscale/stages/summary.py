@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sslscale.artifacts import Artifact, Report
-from sslscale.dag import RunContext
+from sslscale.dag import RunContext, cpu_only
 from sslscale.jsonio import read_json, write_json
 
 
@@ -18,6 +18,7 @@ class SummaryConfig:
     version: int = field(default=1, init=False)
 
 
+@cpu_only
 def summary(ctx: RunContext, config: SummaryConfig, **inputs: Artifact) -> Report:
     """Write report.html, rounds.png and summary.json."""
     from sslscale.report import page

@@ -19,7 +19,6 @@ from sslscale.recipes.train import TrainConfig
 class TrainWork:
     """What each training worker is given: paths and settings, nothing heavy."""
 
-    context: RunContext
     config: TrainConfig
     data: Path
     pseudo: Path | None = None
@@ -58,7 +57,6 @@ def train(
     from sslscale.report.figures import learning_curves
 
     work = TrainWork(
-        context=ctx,
         config=config,
         data=data.dir,
         pseudo=pseudo.dir if pseudo else None,
@@ -84,7 +82,7 @@ def _splits(wanted: tuple[str, ...], clusters: Clusters | None, features: Embedd
     return tuple(s for s in wanted if features is None or s in features.num_samples)
 
 
-def train_worker(work: TrainWork) -> dict[str, Any]:
+def train_worker(ctx: RunContext, work: TrainWork) -> dict[str, Any]:
     """Train on this worker; all workers run this, the main one writes."""
     import torch
 
@@ -99,12 +97,12 @@ def train_worker(work: TrainWork) -> dict[str, Any]:
     from sslscale.train.fit import fit
     from sslscale.train.strategy import build_engine
 
-    ctx, config = work.context, work.config
+    config = work.config
     if config.method.needs_teacher != (work.teacher is not None or _logits_given(work)):
         missing = "a teacher, or its logits, which it has none of" if config.method.needs_teacher else "no teacher"
         raise ConfigError(f"{ctx.name}: {config.method.name} needs {missing}")
     torch.set_num_threads(ctx.threads)
-    cache, device = ctx.root / "cache", best_device()
+    cache, device = ctx.root / "cache", best_device(ctx.resources)
     sizes = config.method.batch_sizes(config.batch_size)
     samples = _open_streams(work, sizes, cache / "shards")
     if sizes.keys() != samples.keys():

@@ -6,7 +6,6 @@ A training keeps state/step-%08d folders to go on from; a finished one leaves mo
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -19,8 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from sslscale import distributed, jsonio
+from sslscale import distributed, jsonio, sums
 from sslscale.errors import ConfigError, DataError, ResourceError
 from sslscale.nn.classifier import Classifier, build_backbone, build_classifier, num_parameters
 from sslscale.recipes.model import FORMAT, ImageConfig, ModelConfig, ModelInfo, read_info
@@ -35,6 +35,7 @@ def save_state(folder: Path, step: int, state: Mapping[str, Any]) -> None:
     """Write state/step-N in one rename and drop all but the newest KEEP; raises ResourceError on a full disk."""
     from safetensors.torch import save_file
 
+    _require_finite(folder, step, state)
     temporary = folder / f"tmp-{uuid.uuid4().hex[:8]}"
     with _writing(folder, step, temporary):
         temporary.mkdir(parents=True)
@@ -45,6 +46,7 @@ def save_state(folder: Path, step: int, state: Mapping[str, Any]) -> None:
 
 def save_parts(folder: Path, step: int, state: Mapping[str, Any]) -> None:
     """The same from a state whose tensors are sharded: called on all workers, each of which writes its part."""
+    _require_finite(folder, step, state)
     temporary = folder / f"tmp-{step:08d}"
     with _writing(folder, step, temporary):
         if distributed.is_main():
@@ -54,6 +56,33 @@ def save_parts(folder: Path, step: int, state: Mapping[str, Any]) -> None:
         rest = sharded.write(temporary, state)
         if distributed.is_main():
             _commit(folder, step, temporary, {**rest, "loader": state["loader"]})
+
+
+def _require_finite(folder: Path, step: int, state: Mapping[str, Any]) -> None:
+    """Raise DataError for a state that nobody could go on from; of a sharded one each worker looks at its part."""
+    named = list(state["method"].items())
+    for place, own in state["optimizer"]["state"].items():
+        named += [(f"the optimiser's {name} of weight {place}", value) for name, value in own.items()]
+    tensors = {
+        name: value.to_local() if isinstance(value, DTensor) else value.detach()
+        for name, value in named
+        if isinstance(value, Tensor) and value.is_floating_point()
+    }
+    if not tensors:
+        return
+    finite = torch.stack([value.isfinite().all().cpu() for value in tensors.values()])
+    if not finite.all():
+        wrong = [name for name, good in zip(tensors, finite.tolist(), strict=True) if not good]
+        raise DataError(
+            f"{len(wrong)} of {len(tensors)} tensors not finite at step {step} ({', '.join(wrong[:2])}): the state is "
+            f"not saved; {last_good(folder)}; try a lower lr"
+        )
+
+
+def last_good(folder: Path | None) -> str:
+    """Which state a training can go back to, in words."""
+    saved = sorted(folder.glob("step-*")) if folder is not None else []
+    return f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
 
 
 @contextlib.contextmanager
@@ -71,10 +100,9 @@ def _writing(folder: Path, step: int, temporary: Path) -> Iterator[None]:
 def _commit(folder: Path, step: int, temporary: Path, state: Mapping[str, Any]) -> None:
     """Write what is not weights, the sums of all files, and give the folder its name."""
     torch.save({n: state[n] for n in ("optimizer", "scaler") if n in state}, temporary / "optimizer.pt")
-    files = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
-    jsonio.write_json(
-        temporary / "commit.json", {"format": FORMAT, "step": step, "loader": state["loader"], "files": files}
-    )
+    files = {file.name: sums.sha256(file) for file in sorted(temporary.iterdir())}
+    commit = {"format": FORMAT, "step": step, "loader": state["loader"], "files": files}
+    jsonio.write_json(temporary / "commit.json", jsonio.sealed(commit))
     final = folder / f"step-{step:08d}"
     if final.exists():
         shutil.rmtree(final)
@@ -97,9 +125,9 @@ def load_state(
 
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
-            commit = jsonio.read_json(path / "commit.json")
+            commit = jsonio.unsealed(jsonio.read_json(path / "commit.json"))
             for name, expected in commit["files"].items():
-                if _sha256(path / name) != expected:
+                if sums.sha256(path / name) != expected:
                     raise ValueError(f"{name} has changed")
             rest = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
             if (path / _METHOD).exists():
@@ -110,11 +138,6 @@ def load_state(
         except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
             log.warning("%s is damaged (%s): going back to the one before", path, error)
     return None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_model(folder: Path, network: nn.Module, info: ModelInfo) -> None:
@@ -199,7 +222,7 @@ def load_weights(module: nn.Module, file: Path, *, prefix: str = "") -> None:
     from safetensors.torch import load_file
 
     try:
-        weights = load_file(file)
+        weights = load_file(sums.checked(file))
     except (OSError, SafetensorError) as error:
         raise DataError(f"{file}: unreadable weights ({error})") from None
     weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}

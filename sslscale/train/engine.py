@@ -13,22 +13,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sslscale import distributed
 from sslscale.allocator import keep_freed_memory
+from sslscale.dag import Resources
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
 from sslscale.methods.method import Guess, Losses, Method, Moment
 from sslscale.nn.batch_norm import use_global
 from sslscale.recipes.train import TrainConfig
 from sslscale.train import checkpoint
-from sslscale.train.optim import build_optimizer, lr_share, weight_decay
+from sslscale.train.optim import build_optimizer, lr_share, step_if, weight_decay
 
 
-def best_device() -> torch.device:
-    """This worker's GPU if there is one, else the CPU."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+def best_device(resources: Resources | None = None) -> torch.device:
+    """This worker's GPU if there is one and its resources do not say 0, else the CPU."""
+    if (resources is not None and resources.gpus_per_worker == 0) or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 class Engine:
@@ -40,6 +44,8 @@ class Engine:
             keep_freed_memory()
         self.embedding: Tensor | None = None  # what the last step's images became
         self.guess: Guess | None = None  # what the last step took unlabelled images for
+        self.skipped = torch.zeros((), device=device)  # updates left out, as their gradients were not finite
+        self.first_skipped = torch.full((), -1, device=device, dtype=torch.int64)  # the step of the first of them
         if config.sync_batch_norm:
             use_global(method)
         if config.trainable == "last_stage":
@@ -59,7 +65,11 @@ class Engine:
         return DistributedDataParallel(self.method, device_ids=ids, broadcast_buffers=False)
 
     def train_step(self, batch: Mapping[str, Batch], now: Moment) -> tuple[dict[str, Tensor], float]:
-        """Forward, backward and update on this worker's part of a batch; returns the losses' parts and the lr used."""
+        """Forward, backward and update on this worker's part of a batch; returns the losses' parts and the lr used.
+
+        Gradients that are not finite change no weight: whether they are is known on the device, where nobody waits for
+        it, and counted in `skipped`. Where such steps may be passed over, the buffers are put back too.
+        """
         optim, step = self.config.optim, now.step
         lr = optim.lr * lr_share(optim.schedule, step, self.num_steps)
         for group in self.optimizer.param_groups:
@@ -67,6 +77,7 @@ class Engine:
             if group["decayed"]:
                 group["weight_decay"] = weight_decay(optim, step / self.num_steps)
         self._before_step(now)
+        kept = {n: b.clone() for n, b in self.method.named_buffers()} if self.config.max_skipped_steps else {}
         times = self.config.accumulate
         parts: dict[str, Tensor] = {}
         guesses: list[Guess] = []
@@ -80,9 +91,22 @@ class Engine:
         self.guess = None
         if guesses:
             self.guess = Guess(torch.cat([g.label for g in guesses]), torch.cat([g.kept for g in guesses]))
-        self._update()
+        finite = self._update()
         self._after_step(step + 1)
+        if finite is not None:
+            self._count(finite, step)
+            for name, buffer in self.method.named_buffers() if kept else ():
+                buffer.copy_(torch.where(finite, buffer, kept[name]))
+            if kept:
+                parts = {name: torch.where(finite, value, 0.0) for name, value in parts.items()}
         return parts, lr
+
+    @torch.no_grad()
+    def _count(self, finite: Tensor, step: int) -> None:
+        finite = finite.to(self.device, non_blocking=True)
+        self.skipped += (~finite).float()
+        first = (self.first_skipped < 0) & ~finite
+        self.first_skipped.masked_fill_(first, step)
 
     def _before_step(self, now: Moment) -> None:
         self.method.before_step(now)
@@ -95,14 +119,30 @@ class Engine:
             self._scaler.scale(losses.total / self.config.accumulate).backward()
         return losses
 
-    def _update(self) -> None:
+    def _update(self) -> Tensor | None:
+        """Step the optimiser unless the gradients are not finite; whether they are, bool (), where it is known.
+
+        With a loss scale (fp16) it is the scale that decides: gradients that overflow are of its everyday work.
+        """
         for weight in self.method.frozen:
             weight.grad = None
+        if self._scaler.is_enabled():
+            if self.config.optim.clip_norm is not None:
+                self._scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.method.parameters(), self.config.optim.clip_norm)
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+            return None
+        weights = [weight for weight in self.method.parameters() if weight.grad is not None]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         if self.config.optim.clip_norm is not None:
-            self._scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.method.parameters(), self.config.optim.clip_norm)
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
+            nn.utils.clip_grads_with_norm_(weights, self.config.optim.clip_norm, norm)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        finite = norm.isfinite()
+        step_if(self.optimizer, finite)
+        return finite
 
     def _after_step(self, step: int) -> None:
         self.method.after_step(step, step / self.num_steps)

@@ -6,19 +6,23 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
-from sslscale import distributed
+from sslscale import distributed, jsonio
 from sslscale.data.loader import Loader, Stream
 from sslscale.data.rng import stream_seed
 from sslscale.errors import DataError
 from sslscale.methods.method import Guess, Moment
 from sslscale.nn import collapse
+from sslscale.train import checkpoint
 from sslscale.train.engine import Engine
 
 log = logging.getLogger(__name__)
 _RIGHT, _KNOWN = "rightly kept", "kept and known"
+_SKIPPED, _ALL_SKIPPED = "skipped steps", "all skipped steps"
+BAD_BATCH = "bad_batch.json"  # the keys of the batch whose gradients were not finite
 _SETTLED = 200  # steps: before them a network may give all images one embedding because it is new
 
 
@@ -64,7 +68,7 @@ def fit(
     since, since_step, shown = time.monotonic(), step, 0.0
     monitored = step // config.monitor_every if config.monitor_every else 0
     sums: dict[str, torch.Tensor] = {}
-    counted, warned = 0, False
+    counted, warned, skipped_before = 0, False, engine.skipped.clone()
     hidden = streams["unlabeled"].samples.hidden if "unlabeled" in streams else None
     truth = None if hidden is None else torch.from_numpy(hidden).to(engine.device)
     for batch in loader:
@@ -80,13 +84,24 @@ def fit(
         counted += 1
         ending = step == num_steps
         if step % config.log_every == 0 or ending or step % config.save_every == 0:
-            means = {n: v / counted for n, v in distributed.mean_scalars(sums).items()}
+            skipped = engine.skipped - skipped_before
+            means = distributed.mean_scalars({**sums, _SKIPPED: skipped, _ALL_SKIPPED: engine.skipped})
+            skipped_now, skipped_in_all = means.pop(_SKIPPED), means.pop(_ALL_SKIPPED)
+            if skipped_in_all > config.max_skipped_steps or not config.max_skipped_steps:
+                good = counted
+            else:
+                good = max(counted - round(skipped_now), 1)
+            means = {name: value / good for name, value in means.items()}
             if _RIGHT in means:  # a share of shares would favour steps that keep few
                 right, known = means.pop(_RIGHT), means.pop(_KNOWN)
                 means |= {"pseudo_label_accuracy": right / known} if known else {}
+            if skipped_in_all > config.max_skipped_steps:
+                _stop(means, int(engine.first_skipped), streams, folder)
             _require_finite(means, step, folder)
             if step % config.log_every == 0 or ending:
-                sums, counted = {}, 0
+                sums, counted, skipped_before = {}, 0, engine.skipped.clone()
+                if skipped_in_all:
+                    means["skipped_steps"] = skipped_in_all
                 when = time.monotonic()
                 if engine.embedding is not None:
                     means |= collapse.statistics(engine.embedding)
@@ -120,13 +135,30 @@ def _rightly_kept(truth: torch.Tensor, index: torch.Tensor, guess: Guess) -> dic
     return {_RIGHT: (known * (guess.label == label)).sum(), _KNOWN: known.sum()}
 
 
+def _stop(means: Mapping[str, float], step: int, streams: Mapping[str, Stream], folder: Path | None) -> NoReturn:
+    """End a training whose gradients are not finite: which batch made them so is kept beside the state."""
+    wrong = [name for name, value in means.items() if not abs(value) < float("inf")] or ["gradients"]
+    keys = {name: stream.keys(step) for name, stream in streams.items()}
+    shown = "; ".join(f"{name} {', '.join(found[:3])}, ..." for name, found in keys.items())
+    where = ""
+    if folder is not None and distributed.is_main():
+        file = folder.parent / BAD_BATCH
+        jsonio.write_json(file, {"step": step, "keys": keys})
+        where = f", all of them in {file}"
+    raise DataError(
+        f"{' and '.join(wrong)} not finite at step {step} (its batch: {shown}{where}): the weights were not changed by "
+        f"it; {checkpoint.last_good(folder)}; try a lower lr, or max_skipped_steps"
+    )
+
+
 def _require_finite(means: Mapping[str, float], step: int, folder: Path | None) -> None:
     wrong = [name for name, value in means.items() if not abs(value) < float("inf")]
     if wrong:
-        saved = sorted(folder.glob("step-*")) if folder is not None else []
-        back = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
         values = ", ".join(f"{name} {value:g}" for name, value in means.items())
-        raise DataError(f"{' and '.join(wrong)} not finite at step {step} ({values}); {back}; try a lower lr")
+        raise DataError(
+            f"{' and '.join(wrong)} not finite at step {step} ({values}); {checkpoint.last_good(folder)}; try a "
+            "lower lr"
+        )
 
 
 def _warn_of_emulation(precision: str) -> None:

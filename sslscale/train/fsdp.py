@@ -67,10 +67,10 @@ class FSDPEngine(Engine):
         self.method.set_requires_gradient_sync(last)
         return super()._forward_backward(batch, last)
 
-    def _update(self) -> None:
+    def _update(self) -> Tensor | None:
         assert isinstance(self.method, FSDPModule)
         self.method.reshard()
-        super()._update()
+        return super()._update()
 
     def network(self) -> nn.Module:
         return self._whole_network(self._plain, self._whole_weights())

@@ -30,8 +30,9 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Update every weight that has a gradient."""
+        """Update every weight that has a gradient; none if the attribute `found_inf`, float (), is not 0."""
         del closure
+        found_inf: torch.Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
@@ -46,5 +47,10 @@ class LARS(torch.optim.Optimizer):
                 state = self.state[weight]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(weight)
-                state["momentum"].mul_(group["momentum"]).add_(gradient.mul_(rate))
-                weight.sub_(state["momentum"])
+                if found_inf is None:
+                    state["momentum"].mul_(group["momentum"]).add_(gradient.mul_(rate))
+                    weight.sub_(state["momentum"])
+                    continue
+                momentum = state["momentum"] * group["momentum"] + gradient.mul_(rate)
+                state["momentum"].copy_(torch.where(found_inf > 0, state["momentum"], momentum))
+                weight.sub_(torch.where(found_inf > 0, 0.0, momentum))

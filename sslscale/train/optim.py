@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sslscale.errors import ConfigError
 from sslscale.recipes.train import OptimConfig, ScheduleConfig
@@ -64,6 +64,29 @@ def _shares(module: nn.Module, config: OptimConfig) -> list[float]:
     first, top = next(i for i, block in enumerate(blocks) if block), max(numbers) + 1
     layers = [int(b[1]) + 1 if b else 0 if place < first else top for place, b in enumerate(blocks)]
     return [config.layer_decay ** (top - layer) for layer in layers]
+
+
+def step_if(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+    """Step if `finite`, bool (), is true. On a GPU the host does not wait for it: the kernels see it themselves.
+
+    RMSprop, whose kernels do not, takes a step of its momentum alone.
+    """
+    if finite.device.type == "cpu":
+        if finite:
+            optimizer.step()
+        return
+    if isinstance(optimizer, torch.optim.RMSprop):
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.grad = torch.where(finite, weight.grad, 0.0)
+        optimizer.step()
+        return
+    optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def lr_share(schedule: ScheduleConfig, step: int, num_steps: int) -> float:

@@ -93,6 +93,7 @@ class ZeroEngine(Engine):
         return losses
 
     def _update(self) -> None:
+        """DeepSpeed steps whatever the gradients are: what is not finite is found at the next log or save."""
         from deepspeed import utils
 
         whole: Any = utils.safe_get_full_fp32_param

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from sslscale.artifacts import Checkpoint, Dataset
-from sslscale.cluster import connect
+from sslscale.cluster import connect, disconnect
 from sslscale.dag import Resources, RunContext
 from sslscale.data.augment import normalize
 from sslscale.data.images import Images
@@ -85,10 +85,10 @@ def main() -> None:
         if len(samples.shards) < 40:
             parser.error(f"{len(samples.shards)} shards are too few: pack them with a smaller --shard-size")
         torch.set_num_threads(1)
-        ray = connect()
+        connect()
         with_workers(root, 1, teacher, data, -1)  # decodes
         found = [[with_workers(root, n, teacher, data, r) for n in (1, 2)] for r in range(options.repeats)]
-        ray.shutdown()
+        disconnect()
         times = statistics.median(two / one for one, two in found)
         print(f"1 worker {found[-1][0]:,.0f} images/s, 2 workers {found[-1][1]:,.0f}: {times:.2f} times")
         return

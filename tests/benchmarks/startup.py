@@ -21,7 +21,7 @@ from typing import Any
 
 from sslscale import dag, execution
 from sslscale.artifacts import Report
-from sslscale.cluster import RayRunner, connect
+from sslscale.cluster import RayRunner, connect, disconnect
 from sslscale.dag import Resources, RunContext, stage
 from sslscale.workers import train_workers
 
@@ -52,7 +52,11 @@ def bare(folder: Path) -> None:
 def ours(folder: Path) -> None:
     path = folder / f"stage-{time.time_ns()}"
     path.mkdir()
-    train_workers(meet, None, RunContext(path=path, root=folder, name="stage", resources=Resources(num_workers=2)))
+    train_workers(
+        lambda ctx, work: meet(work),
+        None,
+        RunContext(path=path, root=folder, name="stage", resources=Resources(num_workers=2)),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +80,13 @@ def main() -> None:
     found: dict[str, Any] = {"bare_s": [], "ours_s": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        ray = connect()
+        connect()
         for _ in range(options.repeats):
             for label, run in (("bare_s", bare), ("ours_s", ours)):
                 started = time.perf_counter()
                 run(folder)
                 found[label].append(time.perf_counter() - started)
-        ray.shutdown()
+        disconnect()
         stages = [stage(importing, Number(of=n), name=f"stage_{n}") for n in range(6)]
         runner = RayRunner(folder / "logs")
         pids, times = [], []

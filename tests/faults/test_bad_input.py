@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from sslscale import experiment
 from sslscale.artifacts import Checkpoint, Dataset, Scores
@@ -15,6 +16,7 @@ from sslscale.dag import RunContext
 from sslscale.data import shards, sources
 from sslscale.data.shards import Sample
 from sslscale.errors import ConfigError, DataError
+from sslscale.jsonio import read_json
 from sslscale.recipes.model import ImageConfig, ModelConfig
 from sslscale.recipes.pseudo import ScoreConfig, SelectConfig
 from sslscale.recipes.supervised import Supervised
@@ -162,10 +164,17 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(copied: Datase
     wild = dataclasses.replace(
         CONFIG, optim=OptimConfig(lr=1e9, weight_decay=1.0), num_steps=40, log_every=1, save_every=1
     )
-    with pytest.raises(DataError, match=r"loss not finite at step \d+ .*last good checkpoint is .*step-0000"):
+    with pytest.raises(
+        DataError, match=r"not finite at step \d+ \(its batch: labeled .*last good checkpoint is .*step-0000"
+    ):
         train(context("wild"), wild, data=copied)
     saved = sorted((context("wild").path / "state").glob("step-*"))
-    assert saved
+    bad = read_json(context("wild").path / "bad_batch.json")
+    assert saved and len(bad["keys"]["labeled"]) == 50 and bad["step"] == int(saved[-1].name.removeprefix("step-"))
+    for folder in saved:
+        assert all(
+            t.isfinite().all() for t in load_file(folder / "method.safetensors").values() if t.dtype.is_floating_point
+        )
 
 
 def test_a_batch_that_does_not_divide_over_the_workers_is_a_config_error() -> None:

@@ -96,7 +96,5 @@ def test_a_run_that_is_killed_goes_on_elsewhere(server: dict[str, str], tmp_path
 def test_a_store_that_is_not_there_is_one_line(server: dict[str, str], tmp_path: Path) -> None:
     config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
     nobody = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{runs.free_port()}"}
-    started = time.monotonic()
     _, err = runs.sslscale("plan", config, "--root", "gs://lab/x", code=4, env=machine(nobody, tmp_path / "scratch"))
     assert "error: gs://lab/x: the store does not answer as it should" in err and err.count("\n") == 1, err
-    assert time.monotonic() - started < 90

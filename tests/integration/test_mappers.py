@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sslscale.cluster import connect
+from sslscale.cluster import connect, disconnect
 from sslscale.dag import RunContext
 from sslscale.workers import Mappers
 
@@ -19,7 +19,7 @@ def test_the_items_of_a_process_that_dies_are_done_once(context: Callable[..., R
     done, died = tmp_path / "done", tmp_path / "died"
     (tmp_path / "logs").mkdir()
 
-    def make() -> Callable[[int], int]:
+    def make(ctx: RunContext) -> Callable[[int], int]:
         def double(item: int) -> int:
             if item == 17 and not died.exists():  # while another item waits in this process
                 died.touch()
@@ -32,14 +32,14 @@ def test_the_items_of_a_process_that_dies_are_done_once(context: Callable[..., R
 
         return double
 
-    ray = connect()
+    connect()
     try:
         heard: list[int] = []
         with Mappers(make, context("double", num_workers=2, cpus_per_worker=1), 60) as mappers:
             found = mappers.map(range(60), finished=lambda item, result: heard.append(item))
             again = mappers.map(range(100, 130))
     finally:
-        ray.shutdown()
+        disconnect()
     assert died.exists() and found == [2 * item for item in range(60)] and sorted(heard) == list(range(60))
     assert again == [2 * item for item in range(100, 130)]
     processes, items = zip(*(map(int, line.split()) for line in done.read_text().splitlines()), strict=True)

@@ -178,10 +178,8 @@ def test_errors_of_a_store_are_one_line(server: dict[str, str], tmp_path: Path) 
         ("nothing://lab/runs", 2, "Protocol not known", {}),
         ("simplecache::s3://lab/runs", 2, "not a chain", {}),
     ):
-        started = time.monotonic()
         _, err = runs.sslscale("run", config, "--root", root, code=code, env={**env, **more})
         assert err.startswith(f"error: {root}") and expected in err and err.count("\n") == 1, err
-        assert time.monotonic() - started < 60
     words = ("run", config, "data.source=s3://lab/none", "data.test=null", "data.labels_per_class=null")
     _, err = runs.sslscale(*words, "--root", tmp_path / "root", code=3, env=env)
     assert "s3://lab/none: no packed images there" in err

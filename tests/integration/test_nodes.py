@@ -112,10 +112,9 @@ def test_training_takes_in_a_node_that_comes(nodes: tuple[Any, list[Any]], tmp_p
 
 def test_the_drivers_memory_does_not_grow_with_the_number_of_shards(tmp_path: Path) -> None:
     """20,000 shards, which a manifest names and one file holds, through the scoring stage with two workers."""
-    import ray
 
     from sslscale.artifacts import Checkpoint, Dataset
-    from sslscale.cluster import connect
+    from sslscale.cluster import connect, disconnect
     from sslscale.dag import Resources, RunContext
     from sslscale.data.pack import pack
     from sslscale.data.shards import ShardInfo, read_index, write_index
@@ -161,6 +160,6 @@ def test_the_drivers_memory_does_not_grow_with_the_number_of_shards(tmp_path: Pa
             data=Dataset(path=str(tmp_path / "data"), num_samples={"unlabeled": count}, classes=described.classes),
         )
     finally:
-        ray.shutdown()
+        disconnect()
     assert found.num_samples == count and len(list(path.glob("*.parquet"))) == count
     assert seen[-1] - seen[2] < 32 << 20, [f"{rss >> 20} MiB" for rss in seen]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -27,35 +26,31 @@ def test_the_json_line(finished: Finished) -> None:
 
 def test_nothing_missing_answers_at_once_without_ray_or_torch(finished: Finished) -> None:
     code = (
-        "import sys, time; t = time.perf_counter(); from sslscale.cli import main\n"
+        "import sys; from sslscale.cli import main\n"
         f"code = main(['run', {str(finished.config)!r}, '--root', {str(finished.root)!r}, '--json'])\n"
         "heavy = {'ray', 'torch', 'mlflow', 'numpy', 'pyarrow'} & set(sys.modules)\n"
         "assert code == 0 and not heavy, heavy\n"
     )
-    started = time.monotonic()
     again = runs.result(runs.python(code))
-    assert time.monotonic() - started < 1.5
     assert {s["state"] for s in again["stages"]} == {"cached"}
     assert again["metrics"] == finished.result["metrics"]
 
 
-def test_help_is_quick() -> None:
-    best = 9.0
-    for _ in range(3):
-        started = time.monotonic()
-        out, _ = runs.sslscale("--help")
-        best = min(best, time.monotonic() - started)
-        assert "sslscale run" in out
-    assert best < 0.4
+def test_help_imports_no_library() -> None:
+    code = (
+        "import sys; from sslscale.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'ray', 'torch', 'mlflow', 'numpy', 'pyarrow', 'yaml', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    assert "sslscale run" in runs.python(code)
 
 
 def test_config_errors_come_at_once_and_start_nothing(tmp_path: Path) -> None:
     config = runs.write(
         tmp_path, runs.TINY.replace("dropout: 0.2", "dropuot: 0.2").replace("num_steps: 60", "num_steps: -1")
     )
-    started = time.monotonic()
     _, err = runs.sslscale("run", config, "--root", tmp_path / "runs", code=2)
-    assert time.monotonic() - started < 1.5
     assert "student.model.dropuot: there is no such key; did you mean 'dropout'?" in err
     assert "student.num_steps: must be positive" in err
     assert "Traceback" not in err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from pathlib import Path
 
@@ -11,10 +10,12 @@ import pytest
 import torch
 
 from sslscale.data import pack, rng, sources
+from sslscale.data.fingerprint import fingerprint
 from sslscale.data.loader import Loader, Stream
 from sslscale.data.order import Order
 from sslscale.data.samples import open_samples
 from sslscale.data.shards import Sample, read_index, write_shards
+from sslscale.data.split import is_labeled, split
 from sslscale.errors import ConfigError, DataError
 from sslscale.recipes.augment import AugmentConfig, RandAugmentConfig
 from sslscale.recipes.data import PackConfig
@@ -172,39 +173,152 @@ def test_an_image_folder_is_packed_without_a_change_of_its_bytes(image_folder: P
 
 
 def test_the_test_split_stays_when_the_seed_changes(image_folder: Path, tmp_path: Path) -> None:
-    def keys(seed: int, split: str) -> set[str]:
+    def keys(seed: int, name: str) -> set[str]:
         config = PackConfig(source=str(image_folder), labels_per_class=5, test=0.2, seed=seed)
-        return {item.key for item in pack.split(config, sources.list_source(config.source))[split]}
+        return {item.key for item in split(config, sources.list_source(config.source)).parts[name]}
 
     assert keys(0, "test") == keys(1, "test")
     assert keys(0, "labeled") != keys(1, "labeled")
 
 
-def test_a_labels_file_makes_all_else_unlabelled(image_folder: Path, tmp_path: Path) -> None:
-    flat = tmp_path / "flat"
+def flat_copy(image_folder: Path, flat: Path) -> list[str]:
+    """All digits in one folder, as 3_0013.png; returns their names."""
     flat.mkdir()
     for path in image_folder.rglob("*.png"):
         shutil.copy(path, flat / f"{path.parent.name}_{path.name}")
-    names = sorted(p.name for p in flat.iterdir())
-    rows = [n for n in names if n[0] in "01"][:20]
+    return sorted(p.name for p in flat.iterdir())
+
+
+def labels_of(folder: Path) -> dict[str, str]:
+    """The class of each labelled key, read from the shards themselves."""
+    index, samples = read_index(folder), open_samples(folder)
+    return {samples.key(n): index.classes[label] for n, label in enumerate(samples.labels.tolist())}
+
+
+def test_a_labels_file_gives_a_flat_folder_its_classes(image_folder: Path, tmp_path: Path) -> None:
+    flat, labels = tmp_path / "flat", tmp_path / "labels.csv"
+    rows = [name for name in flat_copy(image_folder, flat) if name[0] in "01"][::2][:20]
+    lines = [f"{name},{'zero' if name[0] == '0' else 'one'}" for name in rows]
+    labels.write_text("path,label\n" + "\n".join([*lines, "nowhere.png,zero", f"{rows[0]},zero", f"{rows[1]},"]))
+    said: list[str] = []
+    indexes = pack.pack(PackConfig(source=str(flat), labels=str(labels)), tmp_path / "out", say=said.append)
+    assert {name: index.num_samples for name, index in indexes.items()} == {"labeled": 20, "unlabeled": 180}
+    assert indexes["labeled"].classes == indexes["unlabeled"].classes == ("one", "zero")
+    found = labels_of(tmp_path / "out" / "labeled")
+    assert found == {Path(name).stem: "zero" if name[0] == "0" else "one" for name in rows}
+    assert said[0] == (
+        f"{labels}: 23 rows = 20 used + 1 not found + 2 ignored (1 a repeat of an earlier row, 1 without a label)"
+    )
+    assert f"{labels}:22: not found: nowhere.png" in said
+
+
+def test_the_classes_of_folders_and_of_the_labels_file_are_all_classes(image_folder: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
-    with open(labels, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label"])
-        writer.writerows([n, "zero" if n[0] == "0" else "one"] for n in rows)
-    parts = pack.split(PackConfig(source=str(flat), labels=str(labels)), sources.list_source(str(flat)))
-    assert {k: len(v) for k, v in parts.items()} == {"labeled": 20, "unlabeled": 180}
-    indexes = pack.pack(PackConfig(source=str(flat), labels=str(labels)), tmp_path / "out")
-    assert indexes["labeled"].classes == tuple(sorted({"zero", "one"} & set(indexes["labeled"].classes)))
-    labels.write_text(labels.read_text() + f"{rows[0]},other\n")
-    with pytest.raises(DataError, match=r"labels\.csv:22: .* is labelled both"):
-        pack.split(PackConfig(source=str(flat), labels=str(labels)), sources.list_source(str(flat)))
-    labels.write_text("path,label\nnowhere.png,a\n")
-    with pytest.raises(DataError, match=r"labels\.csv:2: there is no image .*nowhere\.png"):
-        pack.split(PackConfig(source=str(flat), labels=str(labels)), sources.list_source(str(flat)))
-    labels.write_text("file;class\n")
-    with pytest.raises(DataError, match="must name the columns path and label"):
-        pack.split(PackConfig(source=str(flat), labels=str(labels)), sources.list_source(str(flat)))
+    names = [path.relative_to(image_folder).as_posix() for path in sorted(image_folder.rglob("*.png"))]
+    first = [next(name for name in names if name.startswith(f"{digit}/")) for digit in range(10)]
+    labels.write_text("path,label\n" + "".join(f"{n},{n[0]}\n" for n in first) + f"{names[1]},blurred\n")
+    pack.pack(PackConfig(source=str(image_folder), labels=str(labels)), tmp_path / "out")
+    assert read_index(tmp_path / "out" / "labeled").classes == (*"0123456789", "blurred")
+    assert labels_of(tmp_path / "out" / "labeled")[names[1].removesuffix(".png")] == "blurred"
+    labels.write_text(f"path,label\n{names[0]},sharp\n{names[1]},blurred\n")  # folders that are albums, not classes
+    said: list[str] = []
+    pack.pack(PackConfig(source=str(image_folder), labels=str(labels)), tmp_path / "albums", say=said.append)
+    assert read_index(tmp_path / "albums" / "labeled").classes == ("blurred", "sharp")
+    assert any("names none of the folders" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("written", "taken"),
+    [
+        ("path;label\n{a};x\n{b};y\n", "semicolons"),
+        ("path\tlabel\n{a}\tx\n{b}\ty\n", "tabs"),
+        ("Filename,Class\n{a},x\n{b},y\n", "column 'Filename' as the path and 'Class' as the label"),
+        ("{a},x\n{b},y\n", "no header"),
+        ("x;{a}\ny;{b}\n", "no header; column 2 as the path and 1 as the label"),
+        ("id,breed,size\n{a_stem},x,3\n{b_stem},y,4\n", "column 'id' as the path and 'breed' as the label"),
+        ("\ufeffpath,label\r\n{a},x\r\n{b},y\r\n", None),
+    ],
+)
+def test_a_labels_file_is_read_as_it_is_plainly_meant(
+    written: str, taken: str | None, image_folder: Path, tmp_path: Path
+) -> None:
+    flat, labels = tmp_path / "flat", tmp_path / "labels.csv"
+    a, b = flat_copy(image_folder, flat)[:2]
+    text = written.format(a=a, b=b, a_stem=Path(a).stem, b_stem=Path(b).stem)
+    labels.write_bytes(text.encode())
+    done = split(PackConfig(source=str(flat), labels=str(labels)), sources.list_source(str(flat)))
+    assert {item.where: item.label for item in done.parts["labeled"]} == {str(flat / a): "x", str(flat / b): "y"}
+    assert not taken or any(taken in note for note in done.notes)
+    assert taken or len(done.notes) == 1
+
+
+def test_what_is_wrong_with_a_labels_file_is_named(image_folder: Path, tmp_path: Path) -> None:
+    flat, labels = tmp_path / "flat", tmp_path / "labels.csv"
+    a = flat_copy(image_folder, flat)[0]
+    config = PackConfig(source=str(flat), labels=str(labels))
+    for text, message in {
+        f"path,label\n{a},one\n{a},other\n": rf"labels\.csv:3: {a} is labelled both 'one' and 'other'",
+        "path,label\nnowhere.png,a\n": r"none of its 1 rows labels an image .* line 2: nowhere\.png is not found",
+        "width;height\n1;2\n": r"must name the columns path and label, .* it is: 'width;height'",
+        "path,label\n": "no rows below its header",
+        "": "its first line must name the columns",
+        f"path,label\n{image_folder / '0'},x\n": "is not below",
+        f"path,label\n,x\n{a},y\n": r"labels\.csv:2: an empty path",
+    }.items():
+        labels.write_text(text)
+        with pytest.raises(DataError, match=message):
+            split(config, sources.list_source(str(flat)))
+    labels.write_bytes(b"path,label\n\xff\xfe,x\n")
+    with pytest.raises(DataError, match="not UTF-8 text"):
+        split(config, sources.list_source(str(flat)))
+
+
+def test_a_folder_without_labels_is_packed(image_folder: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat_copy(image_folder, flat)
+    said: list[str] = []
+    indexes = pack.pack(PackConfig(source=str(flat), test=0.2), tmp_path / "out", say=said.append)
+    assert {name: index.num_samples for name, index in indexes.items()} == {"unlabeled": 200}
+    assert indexes["unlabeled"].classes == ()
+    assert said == ["no test split: there is no labelled image to hold out (test: 0.2)"]
+    assert not is_labeled(PackConfig(source=str(flat))) and not is_labeled(PackConfig(source=str(tmp_path / "out")))
+    assert is_labeled(PackConfig(source=str(image_folder)))
+    with pytest.raises(DataError, match="no labelled image to keep labels_per_class=3 of"):
+        pack.pack(PackConfig(source=str(flat), labels_per_class=3), tmp_path / "none")
+
+
+def test_what_is_passed_over_is_counted_by_kind(image_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(image_folder, folder)
+    for name in ("0/a.HEIC", "1/b.heic", "2/c.CR2", "3/._d.jpg", "4/notes.txt", ".DS_Store", ".thumbnails/x.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    (folder / "5" / "linked").symlink_to(image_folder)
+    listing = sources.list_source(str(folder))
+    assert len(listing.items) == 200 and listing.classes == tuple("0123456789")
+    assert sum(listing.passed.values()) == 8
+    text = "\n".join(listing.passed_over())
+    for part in ("2 .heic images, which cannot be read", "1 .cr2 raw images", "1 AppleDouble", "1 .txt files"):
+        assert part in text
+    for part in ("1 hidden files", "1 hidden folders", "1 links to folders"):
+        assert part in text
+    (tmp_path / "heic").mkdir()
+    (tmp_path / "heic" / "a.heic").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"no images there .*passed over: 1 \.heic images"):
+        sources.list_source(str(tmp_path / "heic"))
+
+
+def test_scikit_learns_digits_are_what_it_loads() -> None:
+    import io
+
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    data, items = load_digits(), sources.digits().items
+    assert [item.label for item in items] == [str(label) for label in data.target]  # type: ignore[union-attr]
+    for number in (0, 700, 1796):
+        pixels = np.asarray(Image.open(io.BytesIO(items[number].read())))
+        assert (pixels == (data.images[number] * (255 / 16)).round()).all()  # type: ignore[union-attr]
 
 
 def test_a_csv_manifest_is_a_source(image_folder: Path) -> None:
@@ -212,7 +326,7 @@ def test_a_csv_manifest_is_a_source(image_folder: Path) -> None:
     paths = sorted(image_folder.rglob("*.png"))
     lines = [f"{p.relative_to(manifest.parent)},{p.parent.name if i % 2 else ''}" for i, p in enumerate(paths)]
     manifest.write_text("path,label\n" + "\n".join(lines) + "\n")
-    parts = pack.split(PackConfig(source=str(manifest)), sources.list_source(str(manifest)))
+    parts = split(PackConfig(source=str(manifest)), sources.list_source(str(manifest))).parts
     assert len(parts["labeled"]) == len(parts["unlabeled"]) == 100
 
 
@@ -234,7 +348,7 @@ def test_a_torchvision_set_is_a_source(tmp_path: Path) -> None:
     indexes = pack.pack(config, tmp_path / "out")
     assert (indexes["labeled"].num_samples, indexes["unlabeled"].num_samples) == (20, 30)
     assert len(indexes["labeled"].classes) == 10
-    assert sources.fingerprint(config.source, tmp_path) != sources.fingerprint(config.source + ":test", tmp_path)
+    assert fingerprint(config.source, tmp_path) != fingerprint(config.source + ":test", tmp_path)
     with pytest.raises(DataError, match="torchvision:MNIST"):
         sources.list_source(f"torchvision:MNIST:{tmp_path / 'none'}")
     with pytest.raises(DataError, match="write torchvision:NAME:ROOT"):
@@ -255,10 +369,17 @@ def test_faults_of_a_source_are_named(image_folder: Path, tmp_path: Path) -> Non
     (copy / "zebra").rmdir()
     with pytest.raises(DataError, match=r"class '\d' has \d+ images, fewer than labels_per_class=50"):
         pack.pack(PackConfig(source=str(copy), labels_per_class=50), tmp_path / "o1")
-    victim = sorted((copy / "3").iterdir())[0]
-    victim.write_bytes(victim.read_bytes()[:40])
-    with pytest.raises(DataError, match=victim.name):
+    victim, second = sorted((copy / "3").iterdir())[:2]
+    whole = second.read_bytes()
+    for bad in (victim, second):
+        bad.write_bytes(bad.read_bytes()[:40])
+    with pytest.raises(DataError, match=rf"2 of 200 images cannot be used; .*\n.*{victim.name}.*\n.*{second.name}"):
         pack.pack(PackConfig(source=str(copy)), tmp_path / "o2")
+    second.write_bytes(whole)
+    with pytest.raises(DataError, match="not a usable path: File name too long"):
+        sources.list_source("x" * 300)
+    with pytest.raises(DataError, match="not a usable path: File name too long"):
+        fingerprint("x" * 300, tmp_path)
     indexes = pack.pack(PackConfig(source=str(copy), on_bad_sample="skip"), tmp_path / "o3")
     assert indexes["labeled"].num_samples == 199
     assert victim.name in (tmp_path / "o3" / "skipped.txt").read_text()
@@ -279,12 +400,12 @@ def test_a_fingerprint_follows_content_and_not_place(image_folder: Path, tmp_pat
     one, two = tmp_path / "one", tmp_path / "two"
     shutil.copytree(image_folder, one)
     shutil.copytree(image_folder, two, copy_function=shutil.copyfile)
-    assert sources.fingerprint(str(one), root) == sources.fingerprint(str(two), root)
+    assert fingerprint(str(one), root) == fingerprint(str(two), root)
     victim = next(two.rglob("*.png"))
     data = bytearray(victim.read_bytes())
     data[-20] ^= 1
     victim.write_bytes(data)
-    assert sources.fingerprint(str(one), root) != sources.fingerprint(str(two), root)
+    assert fingerprint(str(one), root) != fingerprint(str(two), root)
 
 
 def test_resizing_is_the_only_change_of_bytes(image_folder: Path, tmp_path: Path) -> None:

@@ -109,3 +109,59 @@ def test_fit_keeps_the_middle_and_the_scale() -> None:
     assert evaluation_view(image, 32, 0.8).shape == (3, 32, 32)
     one = torch.zeros(3, 1, 500, dtype=torch.uint8)
     assert decode.fit(one, 8).shape == (3, 8, 8)
+
+
+def tiff(array: np.ndarray, channels: int = 1, extra: int | None = None, bits: int | None = None) -> bytes:
+    """A plain TIFF of one strip, for forms that PIL does not write."""
+    height, width = array.shape[:2]
+    kind = 3 if array.dtype.kind == "f" else 2 if array.dtype.kind == "i" else 1
+    bits = bits or array.dtype.itemsize * 8
+    tags: list[tuple[int, int, list[int]]] = [
+        (256, 4, [width]),
+        (257, 4, [height]),
+        (258, 3, [bits] * channels),
+        (259, 3, [1]),
+        (262, 3, [2 if channels >= 3 else 1]),
+        (273, 4, [0]),  # where the pixels begin, set below
+        (277, 3, [channels]),
+        (278, 4, [height]),
+        (279, 4, [array.nbytes]),
+        *([(338, 3, [extra] * (channels - 3))] if extra is not None else []),
+        (339, 3, [kind] * channels),
+    ]
+    directory, more = b"", b""
+    start = 8 + 2 + 12 * len(tags) + 4
+    size = start + sum(len(v) * (2 if t == 3 else 4) for _, t, v in tags if len(v) * (2 if t == 3 else 4) > 4)
+    for tag, form, values in tags:
+        values = [size] if tag == 273 else values
+        data = struct.pack(f"<{len(values)}{'H' if form == 3 else 'I'}", *values)
+        if len(data) > 4:
+            data, more = struct.pack("<I", start + len(more)), more + data
+        directory += struct.pack("<HHI", tag, form, len(values)) + data.ljust(4, b"\0")
+    return (
+        b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + directory + b"\0" * 4 + more + array.tobytes()
+    )
+
+
+REFUSED = {
+    "float": (lambda: encode(Image.fromarray(PIXELS[..., 0] / np.float32(255)), "TIFF"), "floating-point numbers"),
+    "32 bits": (lambda: tiff(PIXELS[..., 0].astype(np.int32) * 100_000), r"32-bit numbers from \S+ to \S+"),
+    "infra-red": (lambda: tiff(np.concatenate([PIXELS, PIXELS[..., :1]], 2), 4, extra=0), "4 channels, and not all"),
+    "six bands": (lambda: tiff(np.concatenate([PIXELS, PIXELS], 2), 6, extra=0), "it has 6 channels, and not all"),
+    "three floats": (lambda: tiff(PIXELS / np.float32(255), 3), "a TIFF with 3 channels of 32 bits, floating-point"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_rgb_cannot_show_is_named_and_refused(name: str) -> None:
+    make, message = REFUSED[name]
+    with pytest.raises(DataError, match=message):
+        decode.decode(make())
+
+
+def test_tiffs_that_rgb_can_show_are_read() -> None:
+    assert np.array_equal(decode.decode(tiff(PIXELS, 3)).permute(1, 2, 0).numpy(), PIXELS)
+    alpha = np.concatenate([PIXELS, np.full((6, 9, 1), 255, np.uint8)], 2)
+    assert np.array_equal(decode.decode(tiff(alpha, 4, extra=2)).permute(1, 2, 0).numpy(), PIXELS)
+    deep = decode.decode(tiff(PIXELS[..., 0].astype(np.uint16) * 257))
+    assert np.abs(deep[0].numpy().astype(int) - PIXELS[..., 0]).max() <= 1

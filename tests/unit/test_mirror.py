@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +88,9 @@ def test_a_store_that_refuses_is_not_asked_again(flaky: str, tmp_path: Path) -> 
     ours = mirror.at(flaky, tmp_path / "ours")
     fill(ours.folder / "artifacts/score/k1", 1)
     Flaky.denied = True
-    started = time.monotonic()
     with pytest.raises(ResourceError, match=r"store: access is denied \(403 Forbidden\); give credentials"):
         ours.push(ours.folder / "artifacts/score/k1")
-    assert Flaky.refused == 1 and time.monotonic() - started < 1
+    assert Flaky.refused == 1
 
 
 def test_only_a_record_makes_an_artifact(flaky: str, tmp_path: Path) -> None:

@@ -109,15 +109,19 @@ def test_training_is_the_same_when_hidden_labels_are_scrambled_or_gone(
 
 
 def test_parts_of_a_batch_are_counted_together(packed: Path, context: Context) -> None:
-    """With gradient accumulation the guesses of all parts meet the truth of all of the batch."""
-    frozen = dataclasses.replace(BASE, optim=OptimConfig(lr=1e-9), num_steps=3, log_every=1)
+    """With gradient accumulation the guesses of all parts meet the truth of all of the batch.
+
+    The network has no batch norm, so each image's guess is the same in a part as in the whole batch.
+    """
+    vit = ModelConfig(name="vit_32x1_4", grid=2)
+    frozen = dataclasses.replace(BASE, model=vit, optim=OptimConfig(lr=1e-9), num_steps=6, log_every=1)
     found = []
     for accumulate in (1, 2):
         ctx = context(f"parts-{accumulate}")
         method = FixMatch(unlabeled_ratio=2, threshold=0.0)
         train(ctx, dataclasses.replace(frozen, accumulate=accumulate, method=method), data=dataset(packed))
         found.append([row["pseudo_label_accuracy"] for row in rows(ctx)])
-    assert found[0] == pytest.approx(found[1], abs=0.11)  # batch norm sees another batch
+    assert found[0] == found[1] and len(set(found[0])) > 1
 
 
 def test_what_is_remembered_of_images_survives_a_restart(packed: Path, context: Context) -> None:

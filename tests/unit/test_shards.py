@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import shutil
 import tarfile
 from pathlib import Path
@@ -211,3 +212,66 @@ def test_check_reports_every_fault_and_leaks_into_the_test_split(digits: Path, t
     assert any("broken" in p and "undecodable" in p for p in problems)
     assert any("the same image as labeled/" in p for p in problems)
     assert len(problems) == 3
+
+
+def problems(folder: Path) -> list[str]:
+    found = check.check(folder, threads=2, say=lambda line: None)
+    assert all(
+        "(no label)" not in split["classes"] and split["images"] >= split["unlabeled"]
+        for split in found["splits"].values()
+    )
+    return found["problems"]
+
+
+def test_check_finds_a_labelled_split_without_labels(digits: Path, tmp_path: Path) -> None:
+    assert problems(digits) == []
+    shutil.copytree(digits, tmp_path / "data")
+    folder = tmp_path / "data" / "labeled"
+    index = shards.read_index(folder)
+    shard = shards.open_shard(folder, index.shards[0])
+    bare = [shard.sample(row) for row in range(len(shard))]
+    shutil.rmtree(folder)
+    shards.write_shards(folder, "labeled", bare, index.classes, 100)
+    found = problems(tmp_path / "data")
+    assert len(found) == 2
+    assert "100 of 100 images of a labelled split have no label" in found[0] and "has no image" in found[1]
+    shutil.rmtree(folder)
+    shards.write_shards(folder, "labeled", bare, (), 100)
+    found = problems(tmp_path / "data")
+    assert any("without classes" in line for line in found) and any("same classes" in line for line in found)
+
+
+def test_check_finds_what_a_stopped_packing_left(digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits, tmp_path / "data")
+    (tmp_path / "data" / "unlabeled" / "index.json").unlink()
+    assert problems(tmp_path / "data") == [
+        f"{tmp_path / 'data' / 'unlabeled'}: half-written: 5 shards without an index.json; remove it and pack again"
+    ]
+    for split in ("labeled", "test"):
+        (tmp_path / "data" / split / "index.json").unlink()
+    assert len(problems(tmp_path / "data")) == 3
+    shutil.copytree(digits / "labeled", tmp_path / "alone")
+    shutil.copy(digits / "test" / "test-000000.tar", tmp_path / "alone" / "more-000000.tar")
+    (tmp_path / "alone" / "x.tar.tmp-12345678").write_bytes(b"half")
+    assert ["is not in index.json" in line or "left by a packing" in line for line in problems(tmp_path / "alone")] == [
+        True,
+        True,
+    ]
+
+
+def test_a_flipped_byte_of_an_index_is_an_error(digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits / "labeled", tmp_path / "data")
+    whole = (tmp_path / "data" / "index.json").read_bytes()
+    assert json.loads(whole)["format"] == "sslscale-shards/2"
+    for place in range(len(whole)):
+        flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        (tmp_path / "data" / "index.json").write_bytes(flipped)
+        try:
+            again = shards.read_index(tmp_path / "data")
+        except DataError:
+            continue
+        assert json.loads(flipped) == json.loads(whole), place  # white space alone
+        assert again.num_samples == 100
+    old = {key: value for key, value in json.loads(whole).items() if key != "sha256"} | {"format": "sslscale-shards/1"}
+    (tmp_path / "data" / "index.json").write_text(json.dumps(old))  # packed before the index had a sum
+    assert shards.read_index(tmp_path / "data").num_samples == 100

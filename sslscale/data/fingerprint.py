@@ -1,0 +1,70 @@
+"""The identity of what lies outside the root: a source by its content, not by its place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from sslscale import jsonio, mirror
+from sslscale.data import sources
+from sslscale.errors import DataError
+
+HASHED_BYTES = 2 << 30  # a larger folder is identified by names, sizes and times instead of its content
+
+
+def fingerprint(source: str, root: Path) -> str:
+    """Hash the content of a source. Contents are read once: sizes and times tell whether to read them again.
+
+    A folder over 2 GiB is identified by the names, sizes and times of its files.
+    """
+    if source == "digits":
+        return "digits"
+    if source.startswith("torchvision:"):
+        name, place, *rest = source.split(":")[1:]
+        if not sources.is_dir(Path(place)):
+            raise DataError(f"{place}: there is no such folder")
+        files = [file for file in sorted(Path(place).rglob("*")) if file.is_file()]
+        return jsonio.digest(["torchvision", name, rest, _content(Path(place), files, root)])
+    path = sources.here(source)
+    if sources.is_packed(source):
+        indexes = sorted(path.glob("*/index.json"))
+        return jsonio.digest([[file.parent.name, file_hash(file)] for file in indexes])
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder")
+    if mirror.is_url(source):
+        sources.list_source(source)
+    if path.is_file():
+        base, files = path.parent, [path]
+        if path.suffix == ".csv":
+            files += [file for _, file, _ in sources.manifest_rows(path)[0]]
+    else:
+        base, files = path, list(sources.image_files(path))
+    return _content(base, files, root)
+
+
+def _content(base: Path, files: list[Path], root: Path) -> str:
+    stats = [(os.path.relpath(file, base), file.stat()) for file in files]
+    signature = jsonio.digest([[name, s.st_size, s.st_mtime_ns] for name, s in stats], 32)
+    if sum(s.st_size for _, s in stats) > HASHED_BYTES:
+        return signature
+    store = root / "cache" / "fingerprints.json"
+    try:
+        known = jsonio.read_json(store)
+    except (OSError, ValueError):  # not there, or damaged: made again
+        known = {}
+    if signature not in known:
+        names = [name for name, _ in stats]
+        known[signature] = jsonio.digest([[n, file_hash(f)] for n, f in zip(names, files, strict=True)], 32)
+        if root.is_dir():
+            store.parent.mkdir(parents=True, exist_ok=True)
+            jsonio.write_json(store, known)
+    return known[signature]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of one file; raises DataError if it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None

@@ -1,0 +1,176 @@
+"""Which images of a source are labelled, unlabelled, held out for validation and for test. Knows no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from sslscale import jsonio
+from sslscale.data import sources, tables
+from sslscale.data.sources import Item, Listing
+from sslscale.errors import DataError
+from sslscale.recipes.data import PackConfig
+
+
+class Split(NamedTuple):
+    """The images of each split in the order of their shards, the classes, and what is to be told of them."""
+
+    parts: dict[str, list[Item]]
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+class Contents(NamedTuple):
+    """How many images each split has, and the classes."""
+
+    num_samples: dict[str, int]
+    classes: tuple[str, ...]
+
+    @property
+    def labeled(self) -> bool:
+        """Whether there is any labelled image to learn from."""
+        return self.num_samples.get("labeled", 0) > 0
+
+
+def split(config: PackConfig, listing: Listing) -> Split:
+    """Decide each image's split. The test and val splits do not depend on the seed; the labelled subset does.
+
+    The classes are those of the class folders and those of the labels file. A source without any label has
+    unlabelled images alone. Raises DataError.
+    """
+    items, classes = listing.items, listing.classes
+    notes = [f"{config.source}: {listing.taken}"] if listing.taken else []
+    notes += listing.passed_over()
+    if config.labels is not None:
+        items, classes, told = _label_by_file(config, listing)
+        notes += told
+    parts: dict[str, list[Item]] = {}
+    for name, share in (("test", config.test), ("val", config.val)):
+        if isinstance(share, str):
+            parts[name] = _held(config, name, share, classes)
+        elif share and not any(item.label is not None for item in items):
+            notes.append(f"no {name} split: there is no labelled image to hold out ({name}: {share:g})")
+        elif share:
+            items, parts[name] = _hold_out(items, share, name)
+    labeled = _choose(config, items, classes)
+    chosen = {item.key for item in labeled}
+    parts["labeled"] = labeled
+    parts["unlabeled"] = [item for item in items if item.key not in chosen]
+    if not labeled and config.labels_per_class is not None:
+        raise DataError(
+            f"{config.source}: no labelled image to keep labels_per_class={config.labels_per_class} of; give class "
+            "folders or a labels file, or leave labels_per_class out"
+        )
+    if labeled:
+        named = {item.label for item in labeled}
+        for label in classes:
+            if label not in named:
+                raise DataError(
+                    f"{config.source}: class {label!r} has no labelled image left for training; label one, or leave "
+                    "the class out"
+                )
+    ordered = {name: sorted(items, key=lambda i: _order(i, "shard")) for name, items in sorted(parts.items()) if items}
+    return Split(ordered, classes, tuple(notes))
+
+
+@lru_cache(maxsize=8)
+def contents(config: PackConfig) -> Contents | None:
+    """What packing would give, or what is packed already; None where listing it takes a library that is slow to load.
+
+    Raises DataError as packing does.
+    """
+    if config.source.startswith("torchvision:"):
+        return None
+    if sources.is_packed(config.source):
+        found = {}
+        for name in sources.SPLITS:
+            file = sources.here(config.source) / name / "index.json"
+            if file.is_file():
+                try:
+                    index = jsonio.read_json(file)
+                    index = jsonio.unsealed(index) if jsonio.SUM in index else index
+                    found[name] = (int(index["num_samples"]), tuple(index["classes"]))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise DataError(f"{file}: unreadable index ({error})") from None
+        classes = next((classes for _, classes in found.values()), ())
+        return Contents({name: count for name, (count, _) in found.items()}, classes)
+    done = split(config, sources.list_source(config.source))
+    return Contents({name: len(items) for name, items in done.parts.items()}, done.classes)
+
+
+def is_labeled(config: PackConfig) -> bool:
+    """Whether a source has labelled images to learn from, as far as can be told at little cost; else True."""
+    if config.labels is not None or config.source == "digits" or config.source.startswith("torchvision:"):
+        return True
+    if not sources.is_packed(config.source):
+        path = Path(config.source)
+        if path.suffix != ".csv":
+            return not sources.is_dir(path) or bool(sources.class_folders(path))
+    found = contents(config)
+    return found is None or found.labeled
+
+
+def _label_by_file(config: PackConfig, listing: Listing) -> tuple[list[Item], tuple[str, ...], list[str]]:
+    """The images with the labels of the file alone, the classes of both, and what is to be told."""
+    assert config.labels is not None
+    root = Path(config.source)
+    known = [item for item in listing.items if item.where != config.labels]
+    found = tables.read_labels(Path(config.labels), root if sources.is_dir(root) else root.parent, known)
+    labeled = [item._replace(label=found.of.get(item.key)) for item in listing.items]
+    notes = found.account()
+    folders = set(listing.classes)
+    if folders and not folders & found.classes:
+        notes.append(
+            f"{config.labels} names none of the folders of {config.source} as a class: the classes are the file's"
+        )
+        folders = set()
+    return labeled, tuple(sorted(folders | found.classes)), notes
+
+
+def _held(config: PackConfig, name: str, share: str, classes: tuple[str, ...]) -> list[Item]:
+    """The images of a folder that is the test or the val split."""
+    held = sources.list_source(sources.beside(config.source, share))
+    unknown = sorted({item.label for item in held.items if item.label} - set(classes))
+    if unknown:
+        raise DataError(f"{share}: the class {unknown[0]!r} is not a class of {config.source}")
+    if any(item.label is None for item in held.items):
+        raise DataError(f"{share}: its images have no classes; {name} images need labels")
+    return held.items
+
+
+def _choose(config: PackConfig, items: list[Item], classes: tuple[str, ...]) -> list[Item]:
+    """The images that keep their label."""
+    known = [item for item in items if item.label is not None]
+    if config.labels_per_class is None:
+        return known
+    by_class: dict[str, list[Item]] = {label: [] for label in classes}
+    for item in known:
+        by_class[str(item.label)].append(item)
+    labeled = []
+    for label, mine in by_class.items():
+        if len(mine) < config.labels_per_class:
+            raise DataError(
+                f"{config.source}: class {label!r} has {len(mine)} images, "
+                f"fewer than labels_per_class={config.labels_per_class}"
+            )
+        labeled += sorted(mine, key=lambda i: _order(i, f"label{config.seed}"))[: config.labels_per_class]
+    return labeled
+
+
+def _hold_out(items: list[Item], share: float, name: str) -> tuple[list[Item], list[Item]]:
+    """Hold out a share of each class's labelled images, the same ones whatever the seed."""
+    by_class: dict[str, list[Item]] = {}
+    for item in items:
+        if item.label is not None:
+            by_class.setdefault(item.label, []).append(item)
+    held: set[str] = set()
+    for mine in by_class.values():
+        mine.sort(key=lambda i: _order(i, name))
+        held.update(item.key for item in mine[: max(round(len(mine) * share), 1)])
+    return [i for i in items if i.key not in held], [i for i in items if i.key in held]
+
+
+def _order(item: Item, salt: str) -> bytes:
+    return hashlib.sha256(f"{salt}:{item.key}".encode()).digest()

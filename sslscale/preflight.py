@@ -1,0 +1,150 @@
+"""What a run would fail of, found before anything starts: data that a stage lacks, batches too large, workers that this
+machine does not have, networks that timm does not know."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from sslscale import dag
+from sslscale.artifacts import Dataset
+from sslscale.dag import Planned
+from sslscale.data.split import Contents, contents
+from sslscale.errors import ConfigError, DataError, ResourceError
+from sslscale.recipes.train import TrainConfig
+
+_SPLIT_OF = {"evaluate": "split", "attention": "split", "robustness": "split", "layerwise": "split"}
+
+
+def require(planned: Sequence[Planned]) -> None:
+    """Raise ConfigError, DataError or ResourceError for what a stage that is to run cannot have."""
+    waiting = [entry for entry in planned if entry.state == "run"]
+    by_key = {entry.key: entry for entry in planned}
+    for entry in waiting:
+        _require_machine(entry)
+        if isinstance(entry.stage.config, TrainConfig):
+            _require_network(entry)
+            _require_workers(entry)
+    for entry in waiting:
+        found = _contents(by_key.get(entry.input_keys.get("data", "")))
+        if found is not None:
+            _require_data(entry, *found)
+
+
+def _contents(data: Planned | None) -> tuple[str, Contents] | None:
+    """The source and the splits of a packed data set, made already or to be made; None if they are not known."""
+    if data is None or data.stage.kind != "pack":
+        return None
+    source = data.stage.config.source
+    if data.state == "cached":
+        made = dag.load(data.path)
+        assert isinstance(made, Dataset)
+        return source, Contents(dict(made.num_samples), made.classes)
+    known = contents(data.stage.config)
+    return None if known is None else (source, known)
+
+
+def _require_data(entry: Planned, source: str, found: Contents) -> None:
+    name, config = entry.stage.name, entry.stage.config
+    if (field := _SPLIT_OF.get(entry.stage.kind)) is not None:
+        split = getattr(config, field)
+        if split not in found.num_samples:
+            raise DataError(
+                f"{name}: {source} has no split {split!r} to measure on; it has {', '.join(found.num_samples)}; "
+                f"hold some labelled images out: data.{split}=0.1"
+            )
+    if entry.stage.kind == "score" and "unlabeled" not in found.num_samples:
+        raise DataError(f"{name}: {source} has no unlabelled images to pseudo-label; see data.labels_per_class")
+    if isinstance(config, TrainConfig) and entry.stage.kind == "train":
+        for stream, size in config.method.batch_sizes(config.batch_size).items():
+            there = _available(stream, config, found, clustered="clusters" in entry.input_keys)
+            if there is None:
+                continue
+            if there == 0:
+                raise DataError(
+                    f"{name}: {source} has no {_kind(stream)}images, which {config.method.name} learns from; "
+                    + (
+                        "give class folders or a labels file (data.labels)"
+                        if stream == "labeled"
+                        else "hide labels with data.labels_per_class, or name the splits that are there (splits)"
+                    )
+                )
+            if size > there:
+                raise ConfigError(
+                    f"{name}: the global batch of {size:,} {_kind(stream)}images is larger than the {there:,} there "
+                    "are; lower its batch_size"
+                )
+
+
+def _kind(stream: str) -> str:
+    """What images of a stream are called."""
+    return f"{stream} " if stream in ("labeled", "unlabeled") else ""
+
+
+def _available(stream: str, config: TrainConfig, found: Contents, *, clustered: bool) -> int | None:
+    """How many images a stream of a training has, at most; None where other stages decide that."""
+    counts: Mapping[str, int] = found.num_samples
+    if stream == "labeled":
+        return None if clustered else counts.get("labeled", 0)
+    if stream == "unlabeled" and "unlabeled" in config.splits and not counts.get("unlabeled"):
+        return 0
+    if stream in ("images", "mixed", "unlabeled"):
+        return sum(counts.get(split, 0) for split in config.splits)
+    return None
+
+
+def _require_workers(entry: Planned) -> None:
+    config, workers = entry.stage.config, entry.stage.resources.num_workers
+    for stream, size in config.method.batch_sizes(config.batch_size).items():
+        if size % workers:
+            raise ConfigError(
+                f"{entry.stage.name}: the global batch of {size:,} {_kind(stream)}images does not divide over "
+                f"{workers} workers; use a multiple of {workers}, or change num_workers"
+            )
+
+
+def _require_machine(entry: Planned) -> None:
+    """Of a run on this machine alone; what a cluster has, or will have, is asked when it is joined."""
+    if os.environ.get("RAY_ADDRESS") is not None:
+        return
+    resources, there = entry.stage.resources, os.cpu_count() or 1
+    least, each = resources.min_workers or resources.num_workers, resources.cpus_per_worker or 1
+    if least * each > there:
+        raise ResourceError(
+            f"{entry.stage.name}: {least} workers of {each} CPUs are more than the {there} CPUs of this machine; lower "
+            "resources.num_workers or cpus_per_worker, or set RAY_ADDRESS to run on a cluster"
+        )
+
+
+def _require_network(entry: Planned) -> None:
+    """Look a model of timm up in timm's source, which takes a fifth of a second; importing it takes many."""
+    name = entry.stage.config.model.name
+    if not name.startswith("timm:"):
+        return
+    asked, known = name.removeprefix("timm:").partition(".")[0], timm_models()
+    if known and asked not in known and not asked.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        near = difflib.get_close_matches(asked, known, 3, 0.5) or sorted(known)[:3]
+        raise ConfigError(
+            f"{entry.stage.name}: model.name: timm has no {asked!r}; did you mean {', '.join(map(repr, near))}?"
+        )
+
+
+@lru_cache(maxsize=1)
+def timm_models() -> frozenset[str]:
+    """Names of timm's models and their older names, found without importing it; empty if it is not installed."""
+    spec = importlib.util.find_spec("timm")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    text = "".join(file.read_text("utf-8") for file in sorted((Path(spec.origin).parent / "models").glob("*.py")))
+    entrypoints = re.findall(r"^@register_model\n(?:@.*\n)*def (\w+)\(", text, re.MULTILINE)
+    older = [
+        name
+        for block in re.findall(r"register_model_deprecations\(__name__, \{(.*?)\}\)", text, re.DOTALL)
+        for name in re.findall(r"['\"]([\w.]+)['\"]\s*:", block)
+    ]
+    return frozenset(entrypoints) | {name.partition(".")[0] for name in older}
