@@ -98,6 +98,8 @@ def _perform(loaded: Any, options: argparse.Namespace) -> int:
         store.pull(page.parent.absolute())
     if page.exists():
         console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    elif last["kind"] == "Checkpoint":
+        console.print(f"model: {page.parent}", highlight=False, soft_wrap=True)
     out.flush()
     if options.json:
         print(json.dumps(result), flush=True)

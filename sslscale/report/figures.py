@@ -10,6 +10,7 @@ from typing import Any
 from sslscale.jsonio import read_json
 
 _MAX_NAMED = 30  # classes whose names still fit along an axis
+_LONGEST = 24  # characters of such a name
 
 
 def new_figure(width: float = 6.4, height: float = 4.0) -> Any:
@@ -19,6 +20,11 @@ def new_figure(width: float = 6.4, height: float = 4.0) -> Any:
 
     matplotlib.rcParams["text.parse_math"] = False  # the name of a class may hold any sign, dollars too
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _short(name: str) -> str:
+    """A class's name as it fits beside an axis."""
+    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
 
 
 def learning_curves(folder: Path) -> None:
@@ -56,8 +62,8 @@ def confusion_figure(folder: Path, confusion: Sequence[Sequence[int]], classes: 
     figure.colorbar(drawn, ax=axes, label="share of the true class")
     axes.set(xlabel="predicted", ylabel="true")
     if len(classes) <= _MAX_NAMED:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
+        axes.set_xticks(range(len(classes)), list(map(_short, classes)), rotation=90)
+        axes.set_yticks(range(len(classes)), list(map(_short, classes)))
     if len(classes) <= 12:
         for i, row in enumerate(share):
             for j, value in enumerate(row):
@@ -102,7 +108,7 @@ def draw_class_counts(axes: Any, stats: Mapping[str, Any]) -> None:
     axes.bar(place + 0.2, stats["after"], 0.4, label="used, repeats counted")
     if len(place) <= _MAX_NAMED:
         turn = 90 if max(map(len, stats["classes"])) > 3 else 0
-        axes.set_xticks(place, stats["classes"], rotation=turn)
+        axes.set_xticks(place, list(map(_short, stats["classes"])), rotation=turn)
     axes.set(xlabel="class", ylabel="images")
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 

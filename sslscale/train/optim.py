@@ -75,14 +75,15 @@ def step_if(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
         if finite:
             optimizer.step()
         return
+    wrong = ~finite
     if isinstance(optimizer, torch.optim.RMSprop):
         for group in optimizer.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    weight.grad = torch.where(finite, weight.grad, 0.0)
+                    weight.grad = torch.where(wrong, 0.0, weight.grad)
         optimizer.step()
         return
-    optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer.found_inf = wrong.float()  # pyright: ignore[reportAttributeAccessIssue]
     try:
         optimizer.step()
     finally:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from sslscale import experiment
 from sslscale.artifacts import Checkpoint, Dataset, Scores
+from sslscale.cli import main
 from sslscale.dag import RunContext
 from sslscale.data import shards, sources
 from sslscale.data.shards import Sample
@@ -24,6 +25,8 @@ from sslscale.recipes.train import OptimConfig, TrainConfig
 from sslscale.stages.score import score, write_scores
 from sslscale.stages.select import select
 from sslscale.stages.train import train, train_worker
+from tests import runs
+from tests.finished import Finished
 
 Make = Callable[..., RunContext]
 DIGITS = tuple("0123456789")
@@ -189,3 +192,67 @@ def test_a_source_that_is_not_there_is_named_before_anything_starts(tmp_path: Pa
     loaded = experiment.load("configs/noisy_student/digits.yaml", [f"data.source={tmp_path / 'none'}"])
     with pytest.raises(DataError, match="there is no such file or folder"):
         dag.plan(loaded.targets, tmp_path)
+
+
+FULL_DISK = """
+import resource, shutil, signal, sys
+from pathlib import Path
+from sslscale import dag, execution, experiment
+from sslscale.errors import ResourceError
+
+config, root, name, limit = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+planned = dag.plan(experiment.load(config).targets, root)
+entry = next(entry for entry in planned if entry.stage.name == name)
+shutil.rmtree(entry.path)
+job = execution._job(entry, planned, root, "")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+try:
+    execution.execute(job)
+except ResourceError as error:
+    print(error)
+assert not (entry.path / "record.json").exists()
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+print(execution.execute(job)["kind"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "limit", "file"),
+    [
+        ("student_1/score", 2500, "scores-000000.parquet"),
+        ("student_1/select", 2500, "selection-000000.parquet"),
+        ("student_1/shard", 9000, "pseudo-000000.tar"),
+        ("teacher/evaluate", 20_000, "/evaluate/"),
+        ("report", 20_000, "/summary/"),
+    ],
+)
+def test_a_full_disk_is_told_alike_by_every_stage(
+    stage: str, limit: int, file: str, finished: Finished, tmp_path: Path
+) -> None:
+    """No file can be larger than so many bytes: the stage says which one, and finishes when there is room."""
+    shutil.copytree(finished.root, tmp_path / "runs", symlinks=True)
+    out = runs.python(FULL_DISK, str(finished.config), str(tmp_path / "runs"), stage, str(limit))
+    told, kind = out.strip().splitlines()
+    assert file in told and "annot " in told and "File too large" in told, out
+    assert kind in ("Scores", "Selection", "ShardSet", "Report")
+
+
+def test_a_pack_appears_whole_or_not_at_all(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(image_folder, tmp_path / "photos")
+    victim = sorted((tmp_path / "photos" / "3").iterdir())[0]
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:50])
+    words = ["data", "pack", str(tmp_path / "photos"), str(tmp_path / "out"), "--shard-size", "20"]
+    assert main(words) == 3
+    assert "1 of 200 images cannot be used; mend or remove them" in capsys.readouterr().err
+    left = tmp_path / ".out.packing-999999999"  # of a process that was killed
+    left.mkdir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.packing-999999999", "photos"]
+    victim.write_bytes(whole)
+    assert main(words) == 0 and main(["data", "check", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "photos"]
+    assert main(words) == 2  # what is there is not written over
