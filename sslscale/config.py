@@ -228,6 +228,11 @@ class Recipe:
     num_views: ClassVar[int] = 1  # of an image in each stream, where `views` says nothing else
     multi_crop: ClassVar[bool] = False  # whether smaller crops may follow these views
 
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once, so that it cannot be taken in parts (`accumulate`); empty if it can."""
+        return ""
+
 
 def build(cls: type, document: Document, data: Any = None, key: str = "") -> Any:
     """Make a `cls` of the document's data; raises ConfigError with every problem there is."""

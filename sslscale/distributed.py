@@ -57,9 +57,9 @@ class _GatherOverWorkers(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.count = len(x)
-        parts = [torch.empty_like(x) for _ in range(world_size())]
-        dist.all_gather(parts, x.detach().contiguous())
-        return torch.cat(parts)
+        every = x.new_empty((world_size() * len(x), *x.shape[1:]))
+        dist.all_gather_into_tensor(every, x.detach().contiguous())
+        return every
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:

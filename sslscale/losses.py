@@ -45,6 +45,12 @@ def smooth_labels(label: Int[Tensor, " batch"], num_classes: int, smoothing: flo
     return hot * (1 - smoothing) + smoothing / num_classes
 
 
+def count_classes(label: Int[Tensor, " batch"], num_classes: int) -> Float[Tensor, " classes"]:
+    """How often each class occurs; torch.bincount would make the host wait to learn the highest one."""
+    counts = torch.zeros(num_classes, device=label.device)
+    return counts.scatter_add_(0, label.long(), torch.ones(len(label), device=label.device))
+
+
 def sharpen(probs: Float[Tensor, "batch classes"], temperature: float) -> Float[Tensor, "batch classes"]:
     """p_k^(1/T) / sum_j p_j^(1/T)."""
     return probs if temperature == 1.0 else torch.softmax(torch.log(probs.clamp(min=1e-30)) / temperature, dim=-1)

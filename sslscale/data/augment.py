@@ -11,6 +11,7 @@ import torch
 
 from sslscale.data import geometry, ops
 from sslscale.data.plan import SLOTS, Plan
+from sslscale.data.transfer import constant, to_device
 from sslscale.recipes.augment import AugmentConfig, RandAugmentConfig
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def augment(
     """
 
     def here(x: Tensor) -> Tensor:
-        return x.to(images.device, non_blocking=True)
+        return to_device(x, images.device)
 
     mirrored = None if plan.mirrored is None else here(plan.mirrored)
     if plan.boxes is not None and not cropped:
@@ -100,7 +101,7 @@ def _some(
     rows = torch.nonzero(drawn).squeeze(1)
     if len(rows) == 0:
         return images
-    place = rows.to(images.device, non_blocking=True)
+    place = to_device(rows, images.device)
     if not images.is_floating_point():
         images = images.clone()  # they may be the loader's
     return images.index_copy_(0, place, operation(images[place], rows))
@@ -141,8 +142,8 @@ def _normalized(
     images: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...], view: Callable[[slice], Tensor]
 ) -> Float[Tensor, "batch 3 size size"]:
     device = images.device
-    scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(3, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(3, 1, 1)
+    scale = constant(tuple(1 / (255 * s) for s in std), device).view(3, 1, 1)
+    shift = constant(tuple(-m / s for m, s in zip(mean, std, strict=True)), device).view(3, 1, 1)
     result = torch.empty(
         len(images), 3, size, size, device=device, memory_format=torch.channels_last, dtype=torch.float32
     )
@@ -213,8 +214,8 @@ def randaugment(
         for name, count in zip(config.operations, counts, strict=True):
             if count:
                 rows = order[start : start + count]
-                here = rows.to(device, non_blocking=True)
-                numbers, signs = mine[rows].to(device, non_blocking=True), sign[rows].to(device, non_blocking=True)
+                here = to_device(rows, device)
+                numbers, signs = to_device(mine[rows], device), to_device(sign[rows], device)
                 result[here] = OPERATIONS[name](images[here], numbers, signs, config)
             start += count
         images = result

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from sslscale.data import geometry, ops
+from sslscale.data.transfer import to_device
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
@@ -105,8 +106,8 @@ def apply(images: UInt8[Tensor, "batch 3 height width"], policy: Policy) -> UInt
         result = torch.empty_like(images)
         for number in chosen.unique().tolist():
             rows = torch.nonzero(chosen == number).squeeze(1)
-            here = rows.to(images.device)
-            level, place = (x[rows, layer].to(images.device) for x in (policy.level, policy.place))
+            here = to_device(rows, images.device)
+            level, place = (to_device(x[rows, layer], images.device) for x in (policy.level, policy.place))
             result[here] = _run(_NAMES[number], images[here], level[:, 0], level[:, 1], place)
         images = result
     return images
@@ -168,6 +169,6 @@ def _filter(images: Tensor, kernel: Tensor) -> Tensor:
     """A PIL filter: the border that the kernel does not reach stays."""
     reach = len(kernel) // 2
     out = images.to(torch.float32, copy=True)
-    weight = kernel.to(images.device).expand(3, 1, *kernel.shape)
+    weight = to_device(kernel, images.device).expand(3, 1, *kernel.shape)
     out[:, :, reach:-reach, reach:-reach] = F.conv2d(images.float(), weight, groups=3).add_(0.5).floor_()
     return out

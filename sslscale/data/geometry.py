@@ -25,7 +25,7 @@ GRAY = 128  # what the authors of AutoAugment fill empty pixels with
 def affine(images: Images, matrix: Float[Tensor, "batch 2 3"], fill: int = GRAY) -> Images:
     """Each output pixel (x, y), counted from the centre, is taken from `matrix` @ (x, y, 1); nearest neighbour."""
     batch, _, height, width = images.shape
-    half = torch.tensor([width / 2, height / 2], device=images.device)
+    half = (width / 2, height / 2)
     x = torch.arange(width, device=images.device) + 0.5 - half[0]
     y = torch.arange(height, device=images.device) + 0.5 - half[1]
     grid_x = matrix[:, 0, 0, None, None] * x + matrix[:, 0, 1, None, None] * y[:, None] + matrix[:, 0, 2, None, None]

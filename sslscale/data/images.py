@@ -192,13 +192,19 @@ class Images:
         return np.array([self._place(s, r)[1:] for s, r in zip(shard.tolist(), row.tolist(), strict=True)], np.int64)
 
     def crops(
-        self, shard: np.ndarray, row: np.ndarray, boxes: Sequence[Float[Tensor, "batch 4"]], sizes: Sequence[int]
+        self,
+        shard: np.ndarray,
+        row: np.ndarray,
+        boxes: Sequence[Float[Tensor, "batch 4"]],
+        sizes: Sequence[int],
+        *,
+        pin: bool = False,
     ) -> list[UInt8[Tensor, "batch 3 size size"]]:
         """For each view, the images' own boxes (top, left, height, width) scaled to the view's size.
 
         An image is read or decoded once for all views, and no larger than the boxes need.
         """
-        result = [torch.empty(len(row), 3, size, size, dtype=torch.uint8) for size in sizes]
+        result = [torch.empty(len(row), 3, size, size, dtype=torch.uint8, pin_memory=pin) for size in sizes]
         lists = [box.tolist() for box in boxes]
 
         def one(position: int) -> None:

@@ -19,6 +19,7 @@ from sslscale.data.order import Order
 from sslscale.data.plan import Plan, make_plan, num_draws
 from sslscale.data.samples import Samples
 from sslscale.data.threads import pool
+from sslscale.data.transfer import to_device
 from sslscale.errors import ConfigError
 from sslscale.recipes.augment import AugmentConfig
 from sslscale.recipes.model import ImageConfig
@@ -35,7 +36,8 @@ CPU = torch.device("cpu")
 class Batch:
     """This worker's part of one global batch.
 
-    `views` are float images (batch, 3, size, size), normalised; `index` numbers the samples of the stream, and
+    `views` are float images (batch, 3, size, size), normalised; `index` numbers the samples of the stream, on the
+    device, and `numbers` those of all workers' images, in the workers' order, on the host, where nobody must wait;
     `label` (-1: none), `soft` (class probabilities) and `features` (of another network) are there if the stream has
     them.
     """
@@ -45,6 +47,17 @@ class Batch:
     label: Int[Tensor, " batch"] | None = None
     soft: Float[Tensor, "batch classes"] | None = None
     features: Float[Tensor, "batch dim"] | None = None
+    numbers: Int[Tensor, " global_batch"] | None = None
+
+    @property
+    def global_index(self) -> Int[Tensor, " global_batch"]:
+        """The numbers of all workers' images, on the host; a batch that no loader made is asked for them."""
+        return distributed.gather(self.index).cpu() if self.numbers is None else self.numbers
+
+    @property
+    def host_index(self) -> Int[Tensor, " batch"]:
+        """`index` on the host."""
+        return self.global_index[distributed.rank() * len(self.index) :][: len(self.index)]
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,7 @@ class _Raw:
     pixels: Sequence[UInt8[Tensor, "batch 3 height width"]]  # of each view, or one for all views
     plans: Sequence[Plan]
     index: Tensor
+    numbers: Tensor  # of all workers
     label: Tensor | None
     soft: Tensor | None
     features: Tensor | None
@@ -128,13 +142,19 @@ class Stream:
         """Sample numbers and epochs, int64, of this worker's part of batch `step`."""
         return self._order.take(step * self.batch_size + distributed.rank() * self._share, self._share)
 
+    def everyone(self, step: int) -> np.ndarray:
+        """Sample numbers, int64, of all workers' parts of batch `step`, in the workers' order."""
+        return self._order.take(step * self.batch_size, self.batch_size)[0]
+
     def keys(self, step: int) -> list[str]:
         """The keys of all images of the global batch `step`, on all workers."""
-        numbers, _ = self._order.take(step * self.batch_size, self.batch_size)
-        return [self.samples.key(number) for number in numbers.tolist()]
+        return [self.samples.key(number) for number in self.everyone(step).tolist()]
 
-    def load(self, numbers: np.ndarray, epochs: np.ndarray) -> _Raw:
-        """Fetch these samples as uint8 images on the CPU, and draw what shall happen to them."""
+    def load(self, numbers: np.ndarray, epochs: np.ndarray, everyone: np.ndarray | None = None) -> _Raw:
+        """Fetch these samples as uint8 images on the CPU, and draw what shall happen to them.
+
+        `everyone` are the numbers of all workers' samples; these alone if they are not given.
+        """
         index, epoch = torch.from_numpy(numbers), torch.from_numpy(epochs)
         shard, row = self.samples.places(numbers)
         heights, widths = torch.from_numpy(self.images.sizes(shard, row)).unbind(1)
@@ -146,12 +166,13 @@ class Stream:
             pixels = [self.images.fetch(shard, row, pin=self.device.type == "cuda")]
         else:
             boxes = [plan.boxes if plan.boxes is not None else _centre(heights, widths) for plan in plans]
-            pixels = self.images.crops(shard, row, boxes, self._sizes)
+            pixels = self.images.crops(shard, row, boxes, self._sizes, pin=self.device.type == "cuda")
         soft, features = self.samples.soft(numbers), self.samples.features
         return _Raw(
             pixels,
             plans,
             index,
+            index if everyone is None else torch.from_numpy(everyone),
             torch.from_numpy(self.samples.labels[numbers].astype(np.int64)) if self._labeled else None,
             None if soft is None else torch.from_numpy(soft),
             None if features is None else torch.from_numpy(features.take(shard, row)),
@@ -161,9 +182,9 @@ class Stream:
         """Augment and normalise on the stream's device."""
 
         def here(x: Tensor) -> Tensor:
-            return x.to(self.device, non_blocking=True)
+            return to_device(x, self.device)
 
-        pixels = [here(x) for x in raw.pixels]
+        pixels = [x.to(self.device, non_blocking=True) for x in raw.pixels]  # which is pinned for a GPU
         image = self._image
         views = [
             augment.make_view(
@@ -178,7 +199,7 @@ class Stream:
             for number, (plan, view, size) in enumerate(zip(raw.plans, self.views, self._sizes, strict=True))
         ]
         label, soft, features = (None if x is None else here(x) for x in (raw.label, raw.soft, raw.features))
-        return Batch(tuple(views), here(raw.index), label, soft, features)
+        return Batch(tuple(views), here(raw.index), label, soft, features, raw.numbers)
 
 
 def _centre(heights: Tensor, widths: Tensor) -> Float[Tensor, "batch 4"]:
@@ -236,7 +257,7 @@ class Loader:
         try:
             while step < self._num_steps or waiting:
                 while step < self._num_steps and len(waiting) < self._threads + self._depth:
-                    chosen = {name: stream.choose(step) for name, stream in self._streams.items()}
+                    chosen = {n: (*stream.choose(step), stream.everyone(step)) for n, stream in self._streams.items()}
                     waiting.append(readers.submit(make, chosen))
                     step += 1
                 yield waiting.popleft().result()
@@ -253,7 +274,7 @@ def _on_a_stream(
     side = torch.cuda.Stream(device)
 
     def finish(raw: dict[str, _Raw]) -> dict[str, Batch]:
-        side.wait_stream(torch.cuda.current_stream(device))  # memory that the training freed may be taken again
+        # it waits for no step: what it allocates comes from memory of its own, which the training gives back by events
         with torch.cuda.stream(side):
             return {name: streams[name].finish(part) for name, part in raw.items()}
 

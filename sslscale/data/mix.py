@@ -10,6 +10,7 @@ import torch
 
 from sslscale import distributed
 from sslscale.data.geometry import box_mask
+from sslscale.data.transfer import to_device
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -71,8 +72,8 @@ def mixup_with_all(
     labels = torch.cat([distributed.gather(y) for _, y in parts])
     generator = np.random.default_rng(seed)
     drawn = generator.beta(alpha, alpha, len(images))
-    share = torch.from_numpy(np.maximum(drawn, 1 - drawn)).to(labels)
-    partner = torch.from_numpy(generator.permutation(len(images))).to(labels.device)
+    share = to_device(torch.from_numpy(np.maximum(drawn, 1 - drawn)).to(labels.dtype), labels.device)
+    partner = to_device(torch.from_numpy(generator.permutation(len(images))), labels.device)
     result, start = [], 0
     for x, y in parts:
         mine = slice(start + distributed.rank() * len(x), start + (distributed.rank() + 1) * len(x))
@@ -100,7 +101,7 @@ def mixed_batch(
     every, known = distributed.gather(images), distributed.gather(labels)
     cut = cutmix_alpha > 0 and (mixup_alpha == 0 or generator.random() < 0.5)
     drawn = generator.beta(cutmix_alpha, cutmix_alpha) if cut else generator.beta(mixup_alpha, mixup_alpha)
-    partner = torch.from_numpy(generator.permutation(len(every))).to(images.device)
+    partner = to_device(torch.from_numpy(generator.permutation(len(every))), images.device)
     share = known.new_full((len(every),), float(drawn))
     x, y = (known.new_full((len(every),), float(u)) for u in generator.random(2))
     mixed = cutmix(every, known, share, partner, x, y) if cut else mixup(every, known, share, partner)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from sslscale.data.transfer import constant
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
     from torch import Tensor
@@ -139,7 +141,7 @@ def hue(images: Images, shift: PerImage) -> Images:
         torch.where(green == value, (blue - red).mul_(per_turn).add_(1 / 3), (red - green).mul_(per_turn).add_(2 / 3)),
     ).add_(_column(shift))
     # channel = value - chroma * clamp(2 - 6 d, 0, 1), with d the distance on the circle to the colour opposite it
-    opposite = torch.tensor([0.5, 5 / 6, 1 / 6], device=images.device).view(1, 3, 1, 1)
+    opposite = constant((0.5, 5 / 6, 1 / 6), images.device).view(1, 3, 1, 1)
     turns = angle - opposite
     distance = turns.sub_(turns.round()).abs_()
     result = distance.mul_(-6).add_(2).clamp_(0, 1).mul_(-chroma).add_(value)

@@ -35,12 +35,13 @@ def network_outputs(
 ) -> Float[Tensor, "samples outputs"]:
     """Outputs for the images asked for, float32 on the CPU; the network is put into eval mode.
 
-    Raises DataError for outputs that are not finite: as scores they would be nobody's classes, silently.
+    They stay on the device until all are there, so that the host waits once. Raises DataError for outputs that are not
+    finite: as scores they would be nobody's classes, silently.
     """
     if device.type == "cpu":
         keep_freed_memory()
     network = network.to(device).eval()
-    outputs = torch.empty(0)
+    outputs: list[Tensor] = []
 
     def fetch(start: int) -> Tensor:
         chosen = slice(start, start + batch_size)
@@ -52,15 +53,13 @@ def network_outputs(
         pixels = ahead.result().to(device, non_blocking=True)
         if start + batch_size < len(row):
             ahead = reader.submit(fetch, start + batch_size)
-        part = network(normalize(pixels, image.mean, image.std)).float()
-        if start == 0:
-            outputs = torch.empty(len(row), part.shape[1])
-        outputs[start : start + len(part)] = part
-        wrong = (~outputs[start : start + len(part)].isfinite()).any(1).sum().item()
-        if wrong:
-            raise DataError(
-                f"the network's outputs are not finite for {wrong} of the first {start + len(part)} images: did its "
-                "training diverge, or is image.std of the configuration far from the images' own?"
-            )
+        outputs.append(network(normalize(pixels, image.mean, image.std)).float())
         on_progress(min(start + batch_size, len(row)))
-    return outputs
+    found = torch.cat(outputs).cpu() if outputs else torch.empty(0)
+    wrong = int((~found.isfinite()).any(-1).sum()) if len(row) else 0
+    if wrong:
+        raise DataError(
+            f"the network's outputs are not finite for {wrong} of {len(row)} images: did its training diverge, or is "
+            "image.std of the configuration far from the images' own?"
+        )
+    return found

@@ -18,13 +18,14 @@ from sslscale.recipes.dash import Dash
 from sslscale.recipes.model import ModelConfig
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
 
-def bound(recipe: Dash, rho: float, progress: float) -> float:
+def bound(recipe: Dash, rho: Float[Tensor, ""], progress: float) -> Float[Tensor, ""]:
     """Eq. 4: C gamma^-(t-1) rho, no lower than rho_min; t - 1 counts the periods since the warm-up."""
     periods = int((progress - recipe.warmup) / recipe.every)
-    return max(recipe.c * recipe.gamma**-periods * rho, recipe.rho_min)
+    return (recipe.c * recipe.gamma**-periods * rho).clamp(min=recipe.rho_min)
 
 
 class DashMethod(ClassifierMethod):
@@ -47,20 +48,19 @@ class DashMethod(ClassifierMethod):
         recipe = self.recipe
         logits, weak, strong = together(self.network, labeled.views[0], *unlabeled.views)
         supervised = F.cross_entropy(logits, labeled.label)
-        total, count = self.losses_seen.tolist()
+        total, count = self.losses_seen.clone()
         if self.training and 0.75 * recipe.warmup <= self.now.progress < recipe.warmup:
             seen = torch.stack([supervised.detach().double(), torch.ones_like(supervised, dtype=torch.float64)])
             self.losses_seen += distributed.all_sum(seen)
         warm = self.now.progress >= recipe.warmup
         # without a step in the warm-up's last quarter: the loss of guessing
-        rho = bound(recipe, total / count if count else math.log(self.num_classes), self.now.progress)
+        first = torch.where(count > 0, total / count.clamp(min=1), math.log(self.num_classes))
+        rho = bound(recipe, first, self.now.progress)
         label = weak.detach().argmax(1)
         kept = ((F.cross_entropy(weak.detach(), label, reduction="none") <= rho) & warm).float()
-        if rho <= recipe.rho_min:
-            target = F.one_hot(label, self.num_classes).float()
-        else:
-            target = (weak.detach() / recipe.temperature).softmax(1)
+        hard = F.one_hot(label, self.num_classes).float()
+        target = torch.where(rho <= recipe.rho_min, hard, (weak.detach() / recipe.temperature).softmax(1))
         own = (kept * soft_cross_entropy(strong, target)).mean()
-        shown = supervised.new_tensor(rho)
         guess = Guess(label, kept)
-        return self.losses(logits, labeled.label, supervised, recipe.unlabeled_weight, own, guess, {"rho": shown})
+        shown = {"rho": rho.to(supervised.dtype)}
+        return self.losses(logits, labeled.label, supervised, recipe.unlabeled_weight, own, guess, shown)

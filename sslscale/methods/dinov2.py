@@ -13,6 +13,7 @@ from torch import nn
 from sslscale import distributed
 from sslscale.data import rng
 from sslscale.data.loader import Batch
+from sslscale.data.transfer import to_device
 from sslscale.errors import ConfigError
 from sslscale.losses import cross_view_entropy, in_float32, soft_cross_entropy, warm_temperature
 from sslscale.methods.method import Losses, Method
@@ -38,8 +39,8 @@ def ibot_loss(
     temperature: float,
 ) -> Float[Tensor, ""]:
     """Section 4: the cross-entropy of each masked patch (given row by row), an image's mean, summed over images and
-    divided by all of them, masked or not, as in the authors' code."""
-    weight = (1 / masked.sum(1).clamp(min=1))[:, None].expand_as(masked)[masked]
+    divided by all of them, masked or not, as in the authors' code. `masked` is on the host."""
+    weight = to_device((1 / masked.sum(1).clamp(min=1))[:, None].expand_as(masked)[masked], student.device)
     return (weight * soft_cross_entropy(student / temperature, target.detach())).sum() / len(masked)
 
 
@@ -109,16 +110,16 @@ class DINOv2Method(Method):
         return Losses(loss, parts, features[0].detach())
 
     def _masks(self, images: Batch, side: int) -> Bool[Tensor, "images patches"]:
-        """Which patches of both global views are masked: it follows from the step and the image."""
+        """Which patches of both global views are masked, on the host: it follows from the step and the image."""
         recipe = self.recipe
-        index = images.index.cpu()
+        index = images.host_index
         every = []
         for view in range(2):
             draws = rng.uniforms(
                 rng.stream_seed(view, "masks"), torch.full_like(index, self.now.step), index, BLOCK_DRAWS
             )
             every.append(block_masks(draws, side, recipe.masked_images, recipe.masked_patches))
-        return torch.cat(every).to(images.index.device)
+        return torch.cat(every)
 
     def after_step(self, step: int, progress: float) -> None:
         momentum = cosine_momentum(self.recipe.momentum, progress)

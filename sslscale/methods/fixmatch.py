@@ -54,8 +54,8 @@ class FixMatchMethod(ClassifierMethod):
         first, second = unlabeled.views
         if self.learned is not None:
             if self.training:
-                self.learned.learn(self.result, labeled.views[1], labeled.index, labeled.label, self.now.step)
-            second = self.learned.strong(second, unlabeled.index, self.now.step)
+                self.learned.learn(self.result, labeled.views[1], labeled.host_index, labeled.label, self.now.step)
+            second = self.learned.strong(second, unlabeled.host_index, self.now.step)
         logits, weak, strong = together(self.network, labeled.views[0], first, second)
         supervised = F.cross_entropy(logits, labeled.label)
         own, guess = fixmatch_loss(weak, strong, self.recipe.threshold)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from sslscale import distributed
 from sslscale.data.loader import Batch
-from sslscale.losses import hard_consistency
+from sslscale.losses import count_classes, hard_consistency
 from sslscale.methods.method import ClassifierMethod, Guess, Losses
 from sslscale.nn.classifier import together
 from sslscale.recipes.flexmatch import FlexMatch
@@ -28,7 +28,7 @@ def learning_status(selected: Int[Tensor, " images"], num_classes: int) -> Float
 
     `selected` is the class that each unlabelled image was last confidently of, or num_classes.
     """
-    counts = torch.bincount(selected.long(), minlength=num_classes + 1).float()
+    counts = count_classes(selected, num_classes + 1)
     return counts[:num_classes] / counts.max()
 
 
@@ -65,5 +65,8 @@ class FlexMatchMethod(ClassifierMethod):
 
     def _select(self, index: Int[Tensor, " batch"], label: Int[Tensor, " batch"], sure: Tensor) -> None:
         index, label, sure = (distributed.gather(x) for x in (index, label, sure.to(torch.uint8)))
-        sure = sure.bool()
-        self.selected = self.selected.index_copy(0, index[sure], label[sure].to(self.selected.dtype))
+        # images that it is not sure of are written to a row that nobody reads: their number is the device's secret
+        nowhere = len(self.selected)
+        rows = torch.cat([self.selected, self.selected.new_zeros(1)])
+        index = torch.where(sure.bool(), index, nowhere)
+        self.selected = rows.index_copy_(0, index, label.to(rows.dtype))[:nowhere].clone()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from sslscale import distributed
 from sslscale.data.loader import Batch
-from sslscale.losses import hard_consistency
+from sslscale.losses import count_classes, hard_consistency
 from sslscale.methods.method import ClassifierMethod, Guess, Losses
 from sslscale.nn.classifier import together
 from sslscale.recipes.freematch import FreeMatch
@@ -35,18 +35,18 @@ def fairness_loss(
     probs = distributed.gather(strong.softmax(1))
     kept = distributed.gather(kept)
     count = kept.sum()
-    if count == 0:
-        return strong.sum() * 0
-    mean = (probs * kept[:, None]).sum(0) / count
+    some = count.clamp(min=1e-12)
+    mean = (probs * kept[:, None]).sum(0) / some
     found = F.one_hot(probs.argmax(1), probs.shape[1]).float()
-    shares = (found * kept[:, None]).sum(0) / count
+    shares = (found * kept[:, None]).sum(0) / some
     wanted = _normalized(probability, histogram)
-    return (wanted * torch.log(_normalized(mean, shares) + 1e-12)).sum()
+    loss = (wanted * torch.log(_normalized(mean, shares) + 1e-12)).sum()
+    return torch.where(count > 0, loss, 0.0)
 
 
 def _normalized(values: Tensor, divisor: Tensor) -> Tensor:
     ratio = torch.where(divisor > 0, values / divisor.clamp(min=1e-30), 0.0)
-    return ratio / ratio.sum()
+    return ratio / ratio.sum().clamp(min=1e-30)
 
 
 class FreeMatchMethod(ClassifierMethod):
@@ -85,7 +85,7 @@ class FreeMatchMethod(ClassifierMethod):
     def _follow(self, probs: Float[Tensor, "batch classes"]) -> None:
         share = 1 - self.recipe.momentum
         confidence, label = probs.max(1)
-        counts = torch.bincount(label, minlength=self.num_classes).float()
+        counts = count_classes(label, self.num_classes)
         self.confidence = torch.lerp(self.confidence, confidence.mean(), share)  # eq. 5
         self.probability = torch.lerp(self.probability, probs.mean(0), share)
         self.histogram = torch.lerp(self.histogram, counts / counts.sum(), share)

@@ -11,6 +11,7 @@ from torch import nn
 
 from sslscale.data import rng
 from sslscale.data.loader import Batch
+from sslscale.data.transfer import to_device
 from sslscale.errors import ConfigError
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
@@ -91,9 +92,9 @@ class MAEMethod(Method):
         side = view.shape[-1] // self.backbone.patch
         if side != self.backbone.grid:
             raise ConfigError(f"model.grid: {self.backbone.grid}, but the images have {side} patches side by side")
-        index = images.index.cpu()
+        index = images.host_index
         draws = rng.uniforms(rng.stream_seed(0, "masks"), torch.full_like(index, self.now.step), index, side * side)
-        order = draws.argsort(1).to(view.device)  # all orders alike (appendix A.1)
+        order = to_device(draws.argsort(1), view.device)  # all orders alike (appendix A.1)
         count = max(round(side * side * (1 - self.recipe.masked)), 1)
         pixels = patch_pixels(view, self.backbone.patch)
         first = side * side * torch.arange(len(order), device=view.device)

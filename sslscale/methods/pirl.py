@@ -13,6 +13,7 @@ from torch import nn
 from sslscale import distributed
 from sslscale.data import geometry, rng
 from sslscale.data.loader import Batch
+from sslscale.data.transfer import to_device
 from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
@@ -22,7 +23,7 @@ from sslscale.recipes.pirl import PIRL
 from sslscale.recipes.train import TrainConfig
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
 _GRID, _TILES = 3, 9
@@ -65,48 +66,56 @@ class PIRLMethod(Method):
             self.rotation_head = nn.Linear(width, recipe.projection)
         self.bank = SampleMemory(0, recipe.projection)
         self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))
+        self._seen: Tensor | None = None
+        self.register_load_state_dict_post_hook(lambda module, keys: setattr(module, "_seen", None))
 
     def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
         self.bank = SampleMemory(num_images["images"], self.recipe.projection, scratch)
         for rows in self.bank.rows.split(1 << 16):
             rows.copy_(F.normalize(torch.randn_like(rows), dim=1))
-        self.seen = torch.zeros(num_images["images"], dtype=torch.bool)
+        self.seen, self._seen = torch.zeros(num_images["images"], dtype=torch.bool), None
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         images, recipe = batch["images"], self.recipe
         image, other = images.views
         embedding = self.image_head(self.backbone(image))
-        memory = self.bank.read(images.index)
+        memory = self.bank.read(images.host_index, image.device)
         if recipe.first_memory == "embedding":
             now = F.normalize(embedding.detach().float(), dim=1)
             memory = torch.where(self.seen[images.index][:, None], memory, now)
-        negatives = self._negatives()
+        negatives = self._negatives(image.device)
         transformed = torch.stack(
-            [pirl_nce(memory, v, negatives, recipe.temperature) for v in self._transformed(other, images.index)]
+            [pirl_nce(memory, v, negatives, recipe.temperature) for v in self._transformed(other, images.host_index)]
         ).mean()
         plain = pirl_nce(memory, embedding, negatives, recipe.temperature)
         loss = recipe.weight * transformed + (1 - recipe.weight) * plain  # eq. 5
         if self.training:
-            self._remember(images.index, embedding)
+            self._remember(images, embedding)
         parts = {"loss": loss.detach(), "transformed": transformed.detach(), "image": plain.detach()}
         return Losses(loss, parts, embedding.detach())
 
-    def _negatives(self) -> Float[Tensor, "negatives dim"]:
+    def _negatives(self, device: torch.device) -> Float[Tensor, "negatives dim"]:
         """Rows of the bank, drawn from the step: the same on every worker and after a restart."""
         generator = torch.Generator().manual_seed(rng.stream_seed(self.now.step, "negatives"))
-        among = torch.arange(len(self.seen), device=self.seen.device)
+        among = torch.arange(len(self.seen))
         if self.recipe.first_memory == "embedding":  # random rows would repel nobody: one point for all would do
-            among = among[self.seen]
+            among = among[self._seen_on_host()]
         count = min(self.recipe.negatives, len(among))
         drawn = torch.randint(max(len(among), 1), (count,), generator=generator)
-        return self.bank.read(among[drawn.to(among.device)])
+        return self.bank.read(among[drawn], device)
 
-    def _transformed(self, view: Float[Tensor, "batch 3 h w"], index: Int[Tensor, " batch"]) -> list[Tensor]:
+    def _seen_on_host(self) -> Bool[Tensor, " images"]:
+        """`seen` as the host knows it: it is asked of the device once, when a training begins or goes on."""
+        if self._seen is None:
+            self._seen = self.seen.cpu().clone()
+        return self._seen
+
+    def _transformed(self, view: Float[Tensor, "batch 3 h w"], numbers: Int[Tensor, " batch"]) -> list[Tensor]:
         """The embedding of each pretext's result; the draws follow from the step and the image."""
-        numbers = index.cpu()
         draws = rng.uniforms(
             rng.stream_seed(0, "pretext"), torch.full_like(numbers, self.now.step), numbers, 3 * _TILES + 1
-        ).to(view.device)
+        )
+        draws = to_device(draws, view.device)
         found = []
         if "jigsaw" in self.recipe.pretext:
             x, y, order = draws[:, : 3 * _TILES].chunk(3, dim=1)
@@ -120,16 +129,18 @@ class PIRLMethod(Method):
         return found
 
     @torch.no_grad()
-    def _remember(self, index: Int[Tensor, " batch"], embedding: Float[Tensor, "batch dim"]) -> None:
+    def _remember(self, images: Batch, embedding: Float[Tensor, "batch dim"]) -> None:
         """Section 3.2: m_I <- momentum * m_I + (1 - momentum) * f(v_I), of length 1; of all workers' images."""
         rows = distributed.gather(F.normalize(embedding.detach().float(), dim=1))
-        index = distributed.gather(index)
+        numbers = images.global_index
+        index = to_device(numbers, rows.device)
         momentum = self.recipe.momentum
-        old = self.bank.read(index)
+        old = self.bank.read(numbers, rows.device)
         if self.recipe.first_memory == "embedding":
             old = torch.where(self.seen[index][:, None], old, rows)
-        self.bank.write(index, F.normalize(momentum * old + (1 - momentum) * rows, dim=1))
-        self.seen[index] = True
+        self.bank.write(numbers, F.normalize(momentum * old + (1 - momentum) * rows, dim=1))
+        self._seen_on_host()[numbers] = True
+        self.seen.index_fill_(0, index, True)
 
     @property
     def result(self) -> nn.Module:

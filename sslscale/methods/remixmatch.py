@@ -69,9 +69,9 @@ class ReMixMatchMethod(ClassifierMethod):
         first, (weak, *strong) = labeled.views[0], unlabeled.views
         if self.learned is not None:
             if self.training:
-                self.learned.learn(self.result, labeled.views[1], labeled.index, labeled.label, self.now.step)
-            strong = [self.learned.strong(x, unlabeled.index, self.now.step, n) for n, x in enumerate(strong)]
-            first = self.learned.strong(first, labeled.index, self.now.step, len(strong))
+                self.learned.learn(self.result, labeled.views[1], labeled.host_index, labeled.label, self.now.step)
+            strong = [self.learned.strong(x, unlabeled.host_index, self.now.step, n) for n, x in enumerate(strong)]
+            first = self.learned.strong(first, labeled.host_index, self.now.step, len(strong))
         truth = F.one_hot(labeled.label, self.num_classes).float()
         target = self._guess(weak, truth)
         parts = [(first, truth), *((view, target) for view in (*strong, weak))]

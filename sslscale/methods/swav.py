@@ -68,7 +68,7 @@ class SwAVMethod(Method):
     def _assign(self, view: int, scores: Float[Tensor, "batch prototypes"]) -> Float[Tensor, "batch prototypes"]:
         """Assignments of this worker's rows, found together with all workers' and the queue's."""
         rows = scores.detach()
-        if self.queues and bool(self.queues[view].filled == self.recipe.queue):
+        if self.queues and self.queues[view].full:  # pyright: ignore[reportAttributeAccessIssue]
             kept: Tensor = self.queues[view].rows  # pyright: ignore[reportAssignmentType]
             own = kept.tensor_split(distributed.world_size())[distributed.rank()]
             rows = torch.cat([rows, self.prototypes(own)])

@@ -21,7 +21,7 @@ from sslscale.recipes.temporal_ensembling import TemporalEnsembling
 from sslscale.recipes.train import TrainConfig
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
     from torch import Tensor
 
 
@@ -47,17 +47,17 @@ class TemporalEnsemblingMethod(ClassifierMethod):
         logits, guessed = together(self.network, labeled.views[0], unlabeled.views[0])
         supervised = F.cross_entropy(logits, labeled.label)
         probs = guessed.softmax(1)
-        past, visits = self.memory.read(unlabeled.index).split([self.num_classes, 1], 1)
+        past, visits = self.memory.read(unlabeled.host_index, probs.device).split([self.num_classes, 1], 1)
         known = (visits > 0).float()
         target = past / (1 - self.recipe.momentum**visits).clamp(min=1e-8)
         squares = (known * (probs - target).square()).mean()
         if self.training:
-            self._remember(unlabeled.index, probs.detach())
+            self._remember(unlabeled, probs.detach())
         weight = self.recipe.unlabeled_weight * gaussian_rise(self.now.progress, self.recipe.ramp)
         return self.losses(logits, labeled.label, supervised, weight, squares)
 
-    def _remember(self, index: Int[Tensor, " batch"], probs: Float[Tensor, "batch classes"]) -> None:
-        index, probs = distributed.gather(index), distributed.gather(probs)
-        past, visits = self.memory.read(index).split([self.num_classes, 1], 1)
+    def _remember(self, unlabeled: Batch, probs: Float[Tensor, "batch classes"]) -> None:
+        numbers, probs = unlabeled.global_index, distributed.gather(probs)
+        past, visits = self.memory.read(numbers, probs.device).split([self.num_classes, 1], 1)
         new = torch.lerp(probs, past, self.recipe.momentum)
-        self.memory.write(index, torch.cat([new, visits + 1], 1))
+        self.memory.write(numbers, torch.cat([new, visits + 1], 1))

@@ -1,8 +1,5 @@
-"""Batch normalisation over the global batch, on any device.
-
-torch's SyncBatchNorm needs a GPU; this one gives the same on CPU and GPU, so that what is tested here is what runs
-there.
-"""
+"""Batch normalisation over the global batch: torch's SyncBatchNorm on GPUs, and on CPUs, for which it is not made, the
+same by one gather of each worker's mean and variance."""
 
 from __future__ import annotations
 
@@ -27,10 +24,13 @@ def global_batch_norm(norm: _BatchNorm, input: Float[Tensor, "batch c ..."]) -> 
         return _BatchNorm.forward(norm, input)
     x = input.float()
     others = (0, *range(2, x.ndim))
-    local = torch.stack([x.sum(others), (x * x).sum(others)])
     count = x.numel() // x.shape[1] * distributed.world_size()
-    mean, square = distributed.all_sum(local) / count
-    variance = (square - mean * mean).clamp(min=0)
+    # each worker's variance is about its own mean, and the means' about theirs: E[x^2] - E[x]^2 would lose all digits
+    # of features whose mean is large (Chan et al. 1979; workers have equally many images)
+    local_variance, local_mean = torch.var_mean(x, others, correction=0)
+    means, variances = distributed.gather(torch.stack([local_mean, local_variance])[None]).unbind(1)
+    mean = means.mean(0)
+    variance = variances.mean(0) + (means - mean).square().mean(0)
     if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
         with torch.no_grad():
             count_seen = norm.num_batches_tracked
@@ -39,12 +39,11 @@ def global_batch_norm(norm: _BatchNorm, input: Float[Tensor, "batch c ..."]) -> 
             share = norm.momentum if norm.momentum is not None else 1.0 / float(count_seen or 1)
             norm.running_mean.lerp_(mean, share)
             norm.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
-    scale = torch.rsqrt(variance + norm.eps)
-    shift = -mean * scale
-    if norm.affine:
-        scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
     shape = (1, -1, *[1] * (x.ndim - 2))
-    return (x * scale.view(shape) + shift.view(shape)).to(input.dtype)
+    normed = (x - mean.view(shape)) * torch.rsqrt(variance + norm.eps).view(shape)
+    if norm.affine:
+        normed = normed * norm.weight.view(shape) + norm.bias.view(shape)
+    return normed.to(input.dtype)
 
 
 class GlobalBatchNorm1d(nn.BatchNorm1d):
@@ -61,12 +60,18 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         return global_batch_norm(self, input)
 
 
-def use_global(module: nn.Module) -> nn.Module:
-    """Turn every batch norm (1d, 2d) below `module` into its global form, in place; weights and statistics stay.
+def use_global(module: nn.Module, *, on_gpu: bool = False) -> nn.Module:
+    """Turn every batch norm (1d, 2d) below `module` into its global form; weights and statistics stay.
 
     timm's norms with an activation inside keep it. Raises TypeError for a norm of an unknown kind, which would
     silently stay local.
     """
+    if on_gpu:
+        if "timm" in sys.modules:
+            from timm.layers.norm_act import convert_sync_batchnorm
+
+            return convert_sync_batchnorm(module)
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     with_activation: type | None = None
     if "timm" in sys.modules:
         from timm.layers.norm_act import BatchNormAct2d

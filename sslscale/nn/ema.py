@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 
 @torch.no_grad()
@@ -15,16 +16,26 @@ def update_ema(average: nn.Module, module: nn.Module, momentum: float, *, buffer
     Statistics of the last few batches would not fit weights that are an average over many steps: copying them took 3
     points of CIFAR-10. Without `buffers` they stay: of a teacher that sees images itself, in training mode.
     """
+    pairs = []
     for mine, other in zip(average.parameters(), module.parameters(), strict=True):
         # under ZeRO 3 a weight is empty between steps, and this worker's part of it is its ds_tensor
         mine, other = (getattr(weight, "ds_tensor", weight) for weight in (mine, other))
-        mine.lerp_(other.to(mine.dtype), 1 - momentum)
+        pairs.append((mine, other.to(mine.dtype)))
     if buffers:
         for mine, other in zip(average.buffers(), module.buffers(), strict=True):
             if mine.is_floating_point():
-                mine.lerp_(other, 1 - momentum)
+                pairs.append((mine, other))
             else:
                 mine.copy_(other)
+    if not pairs:
+        return
+    if pairs[0][0].device.type == "cpu" or any(type(mine) is DTensor for mine, _ in pairs):
+        for mine, other in pairs:
+            mine.lerp_(other, 1 - momentum)
+    else:  # a few kernels for all weights
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            [mine for mine, _ in pairs], [other for _, other in pairs], 1 - momentum
+        )
 
 
 def cosine_momentum(start: float, progress: float) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sslscale import distributed
 from sslscale.data import ctaugment, geometry, rng
 from sslscale.data.ctaugment import CTAugment, Policy
+from sslscale.data.transfer import Fetched, to_device
 from sslscale.recipes.model import ImageConfig
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ class LearnedAugment(nn.Module):
     """Makes strong views of weak ones, and learns from labelled images how strong they may be (FixMatch,
     arXiv:2001.07685, section 2.3).
 
-    The draws follow from the seed, the step and the image; the rates are state, alike on every worker.
+    The draws follow from the seed, the step and the image, whose number (`index`) the host must know; the rates are
+    state, alike on every worker, and those of the step before.
     """
 
     rates: Tensor
@@ -35,6 +37,10 @@ class LearnedAugment(nn.Module):
         self.register_buffer("mean", torch.zeros(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.ones(3, 1, 1), persistent=False)
         self._seed = 0
+        self._told: Fetched | None = None  # what the last probes showed, on its way to the host
+        self._loaded = True  # the rates are those of a checkpoint, which the host does not know
+        self.register_load_state_dict_post_hook(lambda module, keys: setattr(module, "_loaded", True))
+        self.register_state_dict_pre_hook(lambda module, prefix, keep_vars: module._take_up())
 
     def prepare(self, image: ImageConfig, seed: int) -> None:
         """Learn how images were normalised, and the seed of the training."""
@@ -46,11 +52,11 @@ class LearnedAugment(nn.Module):
         self, view: Float[Tensor, "batch 3 h w"], index: Int[Tensor, " batch"], step: int, number: int = 0
     ) -> Float[Tensor, "batch 3 h w"]:
         """A strong view, the `number`th of its image: operations drawn by the rates, then cutout of half the side."""
-        self._policies.rates = self.rates.cpu()
+        self._take_up()
         draws = self._draws(f"strong {number}", index, step, self._policies.num_draws + 2)
         images = ctaugment.apply(self._pixels(view), self._policies.policy(draws[:, 2:], probe=False))
         half = torch.full((len(images),), view.shape[-1] // 4, device=view.device)
-        x, y = draws[:, :2].to(view.device).unbind(1)
+        x, y = to_device(draws[:, :2], view.device).unbind(1)
         return self._normalized(geometry.cutout(images, x, y, half, fill=ctaugment.FILL), view)
 
     @torch.no_grad()
@@ -62,21 +68,32 @@ class LearnedAugment(nn.Module):
         label: Int[Tensor, " batch"],
         step: int,
     ) -> None:
-        """Distort labelled images at random; the rates of what was done follow how well they are still known."""
+        """Distort labelled images at random; the rates of what was done follow how well they are still known.
+
+        What the probes show is taken up by the next step, when it has come from the device without a wait.
+        """
+        self._take_up()
         policy = self._policies.policy(self._draws("probe", index, step, self._policies.num_draws), probe=True)
         probe = self._normalized(ctaugment.apply(self._pixels(view), policy), view)
         probs = _judged(network, probe)
         closeness = 1 - 0.5 * (probs - F.one_hot(label, probs.shape[1])).abs().sum(1)
-        parts = (policy.operation, policy.level, policy.place, closeness)
-        operation, level, place, closeness = (distributed.gather(x.to(view.device)).cpu() for x in parts)
-        self._policies.rates = self.rates.cpu()
-        self._policies.update(Policy(operation, level, place), closeness)
-        self.rates.copy_(self._policies.rates)
+        parts = (policy.operation, policy.level, policy.place)
+        own = [to_device(x, view.device) for x in parts]
+        self._told = Fetched(*(distributed.gather(x) for x in (*own, closeness)))
+
+    def _take_up(self) -> None:
+        """Make the rates, here and on the device, what the last probes showed."""
+        if self._loaded:
+            self._policies.rates, self._loaded = self.rates.cpu().clone(), False
+        if self._told is not None:
+            operation, level, place, closeness = self._told.get()
+            self._told = None
+            self._policies.update(Policy(operation, level, place), closeness)
+            self.rates.copy_(to_device(self._policies.rates, self.rates.device))
 
     def _draws(self, name: str, index: Int[Tensor, " batch"], step: int, count: int) -> Float[Tensor, "batch count"]:
-        numbers = index.cpu()
         seed = rng.stream_seed(self._seed, f"ctaugment {name}")
-        return rng.uniforms(seed, torch.full_like(numbers, step), numbers, count)
+        return rng.uniforms(seed, torch.full_like(index, step), index, count)
 
     def _pixels(self, view: Tensor) -> Tensor:
         pixels = ((view.float() * self.std + self.mean) * 255).round().clamp(0, 255)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,4 +40,4 @@ def usage_entropy(assignments: Float[Tensor, "batch prototypes"]) -> Float[Tenso
     with torch.no_grad():
         share = distributed.all_sum(assignments.float().sum(0))
         share = share / share.sum()
-        return torch.special.entr(share).sum() / torch.log(torch.tensor(float(len(share)), device=share.device))
+        return torch.special.entr(share).sum() / math.log(len(share))

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslscale.data.transfer import to_device
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
@@ -165,10 +167,11 @@ class VisionTransformer(nn.Module):
         mask_token: Float[Tensor, " width"] | None = None,
     ) -> tuple[Float[Tensor, "batch width"], Float[Tensor, "masked width"]]:
         """The class tokens and, row by row, the masked patches alone, normed. Masked patches enter as the mask token,
-        in their place, or as they are if there is none."""
-        patches, cls_position = self._placed(x, masked, mask_token)
+        in their place, or as they are if there is none. `masked` is on the host, which must know how many there are."""
         before = 1 + self._extra
-        places = F.pad(masked, (before, 0)).flatten().nonzero()[:, 0]
+        places = to_device(F.pad(masked, (before, 0)).flatten().nonzero()[:, 0], x.device)
+        masked = to_device(masked, x.device)
+        patches, cls_position = self._placed(x, masked, mask_token)
         first = torch.arange(len(x), device=places.device) * (before + masked.shape[1])
         tokens = self._encoded(patches, cls_position, torch.cat([first, places]))
         return tokens[: len(x)], tokens[len(x) :]

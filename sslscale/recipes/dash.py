@@ -36,3 +36,8 @@ class Dash(SemiSupervised):
         require(self.temperature > 0, "temperature", "must be positive")
         require(0 < self.warmup < 1, "warmup", "is a share of the training, above 0 and below 1")
         require(0 < self.every <= 1, "every", "is a share of the training, above 0 to 1")
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "its bound follows whole batches"

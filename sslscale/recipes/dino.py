@@ -50,3 +50,8 @@ class DINO(Recipe):
     def going_on(self) -> Self:
         """Without warm-ups and freezes, which the training before has had."""
         return replace(self, warmup_epochs=0.0, freeze_last=0.0)
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "its centre follows whole batches"

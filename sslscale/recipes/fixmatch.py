@@ -30,6 +30,11 @@ class FixMatch(SemiSupervised):
         super().__post_init__()
         require(0 <= self.threshold <= 1, "threshold", "must lie between 0 and 1")
 
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "CTAugment's rates follow whole batches" if self.ctaugment else ""
+
     def views(self, stream: str) -> tuple[int, int]:
         """Weak and strong views of an image; with CTAugment the method makes the strong view of a second weak one."""
         return (2, 0) if self.ctaugment else super().views(stream)

@@ -25,3 +25,8 @@ class FlexMatch(SemiSupervised):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.threshold <= 1, "threshold", "must lie between 0 and 1")
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "its thresholds follow whole batches"

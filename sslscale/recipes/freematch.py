@@ -27,3 +27,8 @@ class FreeMatch(SemiSupervised):
         super().__post_init__()
         require(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)")
         require(self.fairness_weight >= 0, "fairness_weight", "must be 0 or more")
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "its thresholds follow whole batches"

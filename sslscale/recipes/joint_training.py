@@ -33,3 +33,8 @@ class JointTraining(Recipe):
     def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
         """Images of each stream in one global batch; `batch_size` counts the labelled ones."""
         return {"labeled": batch_size, "pseudo": batch_size * self.unlabeled_ratio}
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "its weights follow the losses of whole batches"

@@ -34,3 +34,8 @@ class MixMatch(SemiSupervised):
     def views(self, stream: str) -> tuple[int, int]:
         """Weak and strong views of an image."""
         return (1, 0) if stream == "labeled" else (self.guesses, 0)
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "it mixes the images of a batch with one another"

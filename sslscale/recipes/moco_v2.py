@@ -33,3 +33,8 @@ class MoCoV2(Recipe):
     def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
         """Images of each stream in one global batch."""
         return {"images": batch_size}
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "its queue takes up whole batches"

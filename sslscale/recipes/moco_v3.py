@@ -36,3 +36,8 @@ class MoCoV3(Recipe):
     def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
         """Images of each stream in one global batch."""
         return {"images": batch_size}
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "it compares the images of a batch with one another"

@@ -44,3 +44,8 @@ class ReMixMatch(SemiSupervised):
         if self.ctaugment:
             return (2, 0) if stream == "labeled" else (1 + self.strong, 0)
         return (0, 1) if stream == "labeled" else (1, self.strong)
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "it mixes the images of a batch with one another"

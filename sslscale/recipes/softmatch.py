@@ -28,3 +28,8 @@ class SoftMatch(SemiSupervised):
         super().__post_init__()
         require(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)")
         require(self.sigmas > 0, "sigmas", "must be positive")
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "its thresholds follow whole batches"

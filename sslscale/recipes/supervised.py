@@ -40,3 +40,8 @@ class Supervised(Recipe):
     def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
         """Images of each stream in one global batch."""
         return {"labeled": batch_size}
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "mixup and cutmix mix the images of a batch with one another" if self.mixup or self.cutmix else ""

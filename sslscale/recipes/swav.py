@@ -47,3 +47,8 @@ class SwAV(Recipe):
     def going_on(self) -> Self:
         """Without warm-ups and freezes, which the training before has had."""
         return replace(self, queue_epoch=0.0, freeze_prototypes=0.0)
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "it shares the prototypes out among the images of a batch"

@@ -91,6 +91,8 @@ class TrainConfig:
     sync_batch_norm: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = field(default=False, metadata={"identity": False})  # torch.compile: needs a C++ compiler on a CPU
+    # the same bits in every run on the same GPU: slower kernels; an operation that has none is an error
+    deterministic: bool = field(default=False, metadata={"identity": False})
     trainable: Literal["all", "last_stage"] = "all"  # last_stage: FixRes, the shallow layers stay
     keep_method: bool = False  # with heads, teachers and queues, so that another training can go on with it
     splits: tuple[Literal["labeled", "unlabeled"], ...] = (
@@ -127,6 +129,8 @@ class TrainConfig:
         require(self.epochs is None or self.epochs > 0, "epochs", "must be positive")
         require(self.accumulate > 0, "accumulate", "must be 1 or more")
         require(self.batch_size % max(self.accumulate, 1) == 0, "accumulate", "must divide batch_size")
+        why = self.method.whole_batch
+        require(self.accumulate == 1 or not why, "accumulate", f"{self.method.name} needs its batch at once: {why}")
         require(len(self.splits) > 0, "splits", "must name at least one split")
         outside = self.continues is not None and (self.continues.startswith("/") or ".." in self.continues)
         require(not outside, "continues", "is a folder below the root")

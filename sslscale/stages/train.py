@@ -93,7 +93,7 @@ def train_worker(ctx: RunContext, work: TrainWork) -> dict[str, Any]:
     from sslscale.methods.method import build_method
     from sslscale.nn.classifier import num_parameters
     from sslscale.train import checkpoint
-    from sslscale.train.engine import best_device
+    from sslscale.train.engine import best_device, set_up
     from sslscale.train.fit import fit
     from sslscale.train.strategy import build_engine
 
@@ -103,6 +103,7 @@ def train_worker(ctx: RunContext, work: TrainWork) -> dict[str, Any]:
         raise ConfigError(f"{ctx.name}: {config.method.name} needs {missing}")
     torch.set_num_threads(ctx.threads)
     cache, device = ctx.root / "cache", best_device(ctx.resources)
+    set_up(device, deterministic=config.deterministic)
     sizes = config.method.batch_sizes(config.batch_size)
     samples = _open_streams(work, sizes, cache / "shards")
     if sizes.keys() != samples.keys():

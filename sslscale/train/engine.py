@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,24 @@ def best_device(resources: Resources | None = None) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
+def set_up(device: torch.device, *, deterministic: bool = False) -> None:
+    """Choose how a GPU computes: TF32 in products of float32, and the convolutions that are fastest here, or with
+    `deterministic` those that give the same bits in every run on the same GPU."""
+    if device.type == "cpu":
+        return
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
 class Engine:
     """Trains one method on this worker, alone or with others by DistributedDataParallel."""
 
     def __init__(self, method: Method, config: TrainConfig, num_steps: int, device: torch.device):
         self.method, self.config, self.num_steps, self.device = method, config, num_steps, device
+        self.on_gpu = self._is_gpu(device)
         if device.type == "cpu":
             keep_freed_memory()
         self.embedding: Tensor | None = None  # what the last step's images became
@@ -47,22 +61,28 @@ class Engine:
         self.skipped = torch.zeros((), device=device)  # updates left out, as their gradients were not finite
         self.first_skipped = torch.full((), -1, device=device, dtype=torch.int64)  # the step of the first of them
         if config.sync_batch_norm:
-            use_global(method)
+            use_global(method, on_gpu=self.on_gpu)
         if config.trainable == "last_stage":
             _freeze_shallow(method)
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self._module = self._place()
         self._compiled: Callable[..., Losses] = torch.compile(self._module) if config.compile else self._module
 
+    @staticmethod
+    def _is_gpu(device: torch.device) -> bool:
+        return device.type != "cpu"
+
     def _place(self) -> nn.Module:
         """Bring the weights to their device, make the optimiser, and return the module that is called."""
         self.method.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.optimizer = build_optimizer(self.method, self.config.optim)
+        self.optimizer = build_optimizer(self.method, self.config.optim, fused=self.on_gpu)
         if distributed.world_size() == 1:
             return self.method
         ids = [self.device.index] if self.device.type == "cuda" else None
         # queues and banks are the same everywhere and large; of local batch statistics the main worker's are kept
-        return DistributedDataParallel(self.method, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(
+            self.method, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
     def train_step(self, batch: Mapping[str, Batch], now: Moment) -> tuple[dict[str, Tensor], float]:
         """Forward, backward and update on this worker's part of a batch; returns the losses' parts and the lr used.
@@ -141,7 +161,7 @@ class Engine:
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
         finite = norm.isfinite()
-        step_if(self.optimizer, finite)
+        step_if(self.optimizer, finite, on_gpu=self.on_gpu and finite.device == self.device)
         return finite
 
     def _after_step(self, step: int) -> None:
@@ -214,9 +234,15 @@ def _part(batch: Mapping[str, Batch], number: int, count: int) -> dict[str, Batc
             label=cut(whole.label),
             soft=cut(whole.soft),
             features=cut(whole.features),
+            numbers=None if whole.numbers is None else _cut_all(whole.numbers, number, count),
         )
         for name, whole in batch.items()
     }
+
+
+def _cut_all(numbers: Tensor, number: int, count: int) -> Tensor:
+    """The part of each worker's images in a list of all workers'."""
+    return numbers.view(distributed.world_size(), count, -1)[:, number].flatten()
 
 
 def _freeze_shallow(method: nn.Module) -> None:

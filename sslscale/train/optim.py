@@ -14,7 +14,7 @@ from sslscale.recipes.train import OptimConfig, ScheduleConfig
 from sslscale.train.lars import LARS
 
 
-def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(module: nn.Module, config: OptimConfig, *, fused: bool | None = None) -> torch.optim.Optimizer:
     """Make the optimiser over the trainable weights; vectors (biases, norms) are not decayed.
 
     A group's learning rate is `share` times the schedule's, or times the peak where it is not `scheduled`; its decay is
@@ -39,10 +39,18 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optim
         for (share, matrices, scheduled), parameters in sorted(found.items(), key=lambda item: item[0], reverse=True)
     ]
     # on a GPU one kernel updates all weights; on a CPU grouped operations are as fast
-    how: dict[str, Any] = {"fused": True} if trained and trained[0][1].device.type == "cuda" else {"foreach": True}
+    if fused is None:
+        fused = bool(trained) and trained[0][1].device.type == "cuda"
+    how: dict[str, Any] = {"fused": True} if fused else {"foreach": True}
     if config.name == "sgd":
         nesterov = config.nesterov and config.momentum > 0
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, **how)
+        sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, **how)
+        if fused and config.momentum:
+            # a weight that is frozen at first gets its momentum later than the others, which the fused kernel does not
+            # expect; a momentum of zeros gives the same first step
+            for weight in (weight for group in groups for weight in group["params"]):
+                sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+        return sgd
     if config.name == "lars":
         groups = [{**group, "adapt": group["params"][0].ndim > 1} for group in groups]
         return LARS(groups, config.lr, momentum=config.momentum, trust=config.trust)
@@ -66,12 +74,12 @@ def _shares(module: nn.Module, config: OptimConfig) -> list[float]:
     return [config.layer_decay ** (top - layer) for layer in layers]
 
 
-def step_if(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+def step_if(optimizer: torch.optim.Optimizer, finite: Tensor, *, on_gpu: bool) -> None:
     """Step if `finite`, bool (), is true. On a GPU the host does not wait for it: the kernels see it themselves.
 
     RMSprop, whose kernels do not, takes a step of its momentum alone.
     """
-    if finite.device.type == "cpu":
+    if not on_gpu:
         if finite:
             optimizer.step()
         return

@@ -17,7 +17,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DIGITS = "configs/noisy_student/digits.yaml"
-SHORT = ("teacher.num_steps=20", "student.num_steps=20", "rounds=[{}]", "select.on_empty_class=warn")
+SHORT = (
+    "teacher.num_steps=20",
+    "student.num_steps=20",
+    "rounds=[{}]",
+    "select.on_empty_class=warn",
+    "select.threshold=0",
+)
 
 
 def main() -> None:

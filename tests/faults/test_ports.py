@@ -23,7 +23,7 @@ QUESTIONS = (
 
 def ask(port: int, question: str, token: str | None = None) -> grpc.StatusCode:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        secret = [("authorization", f"Bearer {token}")] if token else None
+        secret = (("authorization", f"Bearer {token}"),) if token else None
         try:
             channel.unary_unary(question)(b"", timeout=5, metadata=secret)
             return grpc.StatusCode.OK

@@ -173,7 +173,7 @@ def test_a_memory_stays_on_the_host_and_can_lie_in_a_file(tmp_path: Any) -> None
     assert memory.rows.dtype == torch.float32 and list(holder.state_dict()) == ["0._extra_state"]
     assert not list(holder.buffers())  # which workers would send to each other
     memory.write(torch.tensor([4, 1]), torch.tensor([[1.0, 2, 3], [4, 5, 6]]))
-    assert memory.read(torch.tensor([1, 0, 4])).tolist() == [[4, 5, 6], [0, 0, 0], [1, 2, 3]]
+    assert memory.read(torch.tensor([1, 0, 4]), torch.device("cpu")).tolist() == [[4, 5, 6], [0, 0, 0], [1, 2, 3]]
     stored = np.fromfile(tmp_path / "scratch/memory.bin", np.float32).reshape(6, 3)
     assert stored[4].tolist() == [1, 2, 3] and stored.sum() == 21
     other = SampleMemory(6, 3)

@@ -143,7 +143,7 @@ def test_dash_lets_fewer_images_through_and_then_learns_hard_labels() -> None:
         assert float(losses.parts["rho"]) == pytest.approx(limit, rel=1e-5)
         assert float(losses.total) == pytest.approx(supervised(batch) + total / UNLABELED, rel=1e-5)
         assert float(losses.parts["kept"]) == pytest.approx(kept / UNLABELED)
-    assert dash.bound(recipe, 1e-3, 0.5) == 0.05
+    assert float(dash.bound(recipe, torch.tensor(1e-3, dtype=torch.float64), 0.5)) == 0.05
     method.losses_seen.copy_(torch.tensor([1e-3, 1.0]))  # type: ignore[operator]
     hard = 0.0
     for weak, strong in zip(*(rows(v) for v in batch["unlabeled"].views), strict=True):

@@ -24,6 +24,7 @@ from sslscale.data.samples import open_described, open_images, open_samples
 from sslscale.data.shards import read_index
 from sslscale.errors import DataError
 from sslscale.methods.method import build_method
+from sslscale.nn.batch_norm import use_global
 from sslscale.recipes.augment import AugmentConfig, JitterConfig, RandAugmentConfig
 from sslscale.recipes.barlow_twins import BarlowTwins
 from sslscale.recipes.byol import BYOL
@@ -264,7 +265,17 @@ def run_collectives(rank: int, folder: Path) -> object:
         complaint = ""
     except DataError as error:
         complaint = str(error)
+    torch.manual_seed(0)
+    rows = torch.randn(16, 4, 3, 3) + torch.tensor([0.0, 10.0, 1000.0, 1e5]).view(1, 4, 1, 1)
+    norm = use_global(torch.nn.BatchNorm2d(4))
+    mine = rows.chunk(2)[rank].clone().requires_grad_()
+    normed = norm(mine)
+    (normed * torch.linspace(0, 1, 8).view(8, 1, 1, 1)).sum().backward()
+    assert isinstance(norm, torch.nn.BatchNorm2d) and mine.grad is not None and norm.running_var is not None
     return {
+        "normed": normed.detach(),
+        "normed_grad": mine.grad,
+        "running_var": norm.running_var,
         "total": total.detach(),
         "grad": x.grad,
         "a": means["a"],
@@ -336,3 +347,21 @@ def test_collectives_and_the_check_of_equal_data(shared: Path) -> None:
         assert result["a"] == 0.5  # type: ignore[index]
         assert result["agree"] == (5, 6)  # type: ignore[index]
         assert "from 10 to 11 labeled images" in result["c"]  # type: ignore[index]
+
+
+def test_global_batch_norm_keeps_its_digits_where_the_mean_is_large(shared: Path) -> None:
+    """Against float64 over the whole batch: features with means of 0 to 100,000 times their spread."""
+    results: list[Any] = in_two_workers("run_collectives", shared)
+    torch.manual_seed(0)
+    rows = torch.randn(16, 4, 3, 3) + torch.tensor([0.0, 10.0, 1000.0, 1e5]).view(1, 4, 1, 1)
+    whole, norm = rows.double().requires_grad_(), torch.nn.BatchNorm2d(4).double()
+    expected = norm(whole)
+    (expected * torch.linspace(0, 1, 8, dtype=torch.float64).repeat(2).view(16, 1, 1, 1)).sum().backward()
+    found = torch.cat([result["normed"] for result in results]).double()
+    for channel, tolerance in enumerate((1e-5, 1e-5, 1e-3, 3e-2)):  # float32 itself has 7 digits of the input
+        assert (found - expected)[:, channel].abs().max() < tolerance
+    assert whole.grad is not None and norm.running_var is not None
+    grads = torch.cat([result["normed_grad"] for result in results]).double()
+    assert (grads - whole.grad)[:, :3].abs().max() < 1e-3
+    for result in results:
+        torch.testing.assert_close(result["running_var"].double(), norm.running_var, rtol=1e-3, atol=1e-3)

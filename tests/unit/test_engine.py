@@ -8,15 +8,18 @@ import platform
 import pytest
 import torch
 
+from sslscale.config import recipe_names
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
 from sslscale.methods.method import Moment, build_method
+from sslscale.nn.batch_norm import use_global
 from sslscale.recipes.model import ImageConfig, ModelConfig
 from sslscale.recipes.supervised import Supervised
 from sslscale.recipes.train import OptimConfig, TrainConfig
-from sslscale.train.engine import Engine, _part
+from sslscale.train.engine import Engine, _part, set_up
 from sslscale.train.optim import build_optimizer, weight_decay
 from tests import runs
+from tests.numerics.test_two_workers import CONFIGS
 
 CONFIG = TrainConfig(
     method=Supervised(), model=ModelConfig(name="wrn_10_0.5"), image=ImageConfig(size=8), batch_size=12, num_steps=4
@@ -96,3 +99,51 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_freed_memory_is_not_asked_for_again() -> None:
     as_it_is, kept = (int(runs.python(FAULTS, word)) for word in ("as it is", "kept"))
     assert as_it_is > 5 * 12_000 and kept < as_it_is / 2  # none to a third, by where the heap lies
+
+
+COMPARING = {
+    "simclr", "nnclr", "scl", "supcon", "moco_v2", "moco_v3", "barlow_twins", "vicreg", "emp_ssl", "swav", "dino",
+    "dinov2", "softmatch", "freematch", "flexmatch", "dash", "mixmatch", "remixmatch", "joint_training",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_batch_that_is_needed_at_once_is_not_taken_in_parts(name: str) -> None:
+    plain = {config.method.name: config for config in [*CONFIGS.values(), CONFIG]}  # the last of each name
+    config = plain[name]
+    if name in COMPARING:
+        with pytest.raises(ValueError, match=f"accumulate: {name} needs its batch at once: "):
+            dataclasses.replace(config, accumulate=2)
+    else:
+        assert dataclasses.replace(config, accumulate=2).accumulate == 2
+
+
+def test_mixed_images_are_of_one_batch() -> None:
+    for method in (Supervised(mixup=0.4), Supervised(cutmix=1.0)):
+        with pytest.raises(ValueError, match="accumulate: supervised needs its batch at once: mixup and cutmix mix"):
+            dataclasses.replace(CONFIG, method=method, accumulate=2)
+
+
+def test_synchronised_norms_of_a_gpu_keep_weights_and_names() -> None:
+    method = build_method(CONFIG.method, CONFIG.model, 10)
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    changed = use_global(method, on_gpu=True)
+    norms = [part for part in changed.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
+    assert norms and all(isinstance(part, torch.nn.SyncBatchNorm) for part in norms)
+    after = changed.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_gpu_is_set_up_for_speed_or_for_the_same_bits() -> None:
+    kept = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    try:
+        set_up(torch.device("cpu"), deterministic=True)
+        assert not torch.are_deterministic_algorithms_enabled()
+        set_up(torch.device("cuda"))
+        assert torch.backends.cudnn.benchmark and torch.get_float32_matmul_precision() == "high"
+        set_up(torch.device("cuda"), deterministic=True)
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_float32_matmul_precision(kept[0])
+        torch.backends.cudnn.benchmark = kept[1]

@@ -172,7 +172,7 @@ def test_outputs_that_are_not_finite_are_told(digits: Path) -> None:
     network.get_parameter("head.weight").data[3, 0] = torch.nan
     from sslscale.evaluate.outputs import network_outputs
 
-    with pytest.raises(DataError, match="outputs are not finite for 100 of the first 100 images"):
+    with pytest.raises(DataError, match="outputs are not finite for 100 of 100 images"):
         network_outputs(network, ImageConfig(size=8), images, *samples.places(), batch_size=100, device=CPU)
 
 

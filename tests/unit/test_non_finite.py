@@ -69,9 +69,9 @@ def test_a_step_with_bad_gradients_is_as_if_it_had_not_been(name: str, on_device
             if bad and step in (2, 4):
                 layer.weight.grad = torch.full((3, 5), float("nan"))
                 layer.bias.grad = torch.full((3,), float("inf"))
-                step_if(optimizer, flag(False))  # pyright: ignore[reportArgumentType]
+                step_if(optimizer, flag(False), on_gpu=on_device)  # pyright: ignore[reportArgumentType]
             layer.weight.grad, layer.bias.grad = gradient, gradient[:, 0].clone()
-            step_if(optimizer, flag(True))  # pyright: ignore[reportArgumentType]
+            step_if(optimizer, flag(True), on_gpu=on_device)  # pyright: ignore[reportArgumentType]
         found.append(torch.cat([layer.weight.flatten(), layer.bias]).detach())
     assert found[0].isfinite().all() and torch.equal(found[0], found[1])
 
@@ -81,7 +81,7 @@ def test_rmsprop_stays_finite_on_a_gpu() -> None:
     optimizer = torch.optim.RMSprop(layer.parameters(), lr=0.01, momentum=0.9)
     for value in (1.0, float("nan"), 1.0):
         layer.weight.grad, layer.bias.grad = torch.full((3, 5), value), torch.full((3,), value)
-        step_if(optimizer, OnDevice(value == 1.0))  # pyright: ignore[reportArgumentType]
+        step_if(optimizer, OnDevice(value == 1.0), on_gpu=True)  # pyright: ignore[reportArgumentType]
     assert layer.weight.isfinite().all() and layer.bias.isfinite().all()
 
 
