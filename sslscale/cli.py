@@ -73,6 +73,16 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
+    again = add(
+        named, "replay", commands.replay, "Run one batch of a training again, alone: where it stops being finite."
+    )
+    again.add_argument("config", metavar="CONFIG", help="the YAML file of the run")
+    again.add_argument("stage", metavar="STAGE", help="the name of the training, as `sslscale plan` shows it")
+    again.add_argument("overrides", nargs="*", metavar="key.path=value", help="values that were set in it")
+    again.add_argument("--step", type=int, help="the batch, if not the one that the training stopped at")
+    add_root(again)
+    again.add_argument("--json", action="store_true", help="print one JSON line")
+
     tuning = add(named, "tune", commands.tune, "Search for the best values of a configuration's keys.")
     tuning.add_argument("config", metavar="CONFIG", help="a YAML file that `sslscale run` takes")
     tuning.add_argument("overrides", nargs="*", metavar="key.path=value", help="values to set in it")
@@ -203,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Parse; key=value words may stand anywhere among the flags of `run` and `eval`."""
     top = parser()
-    if arguments[:1] in (["run"], ["plan"], ["eval"], ["tune"], ["submit"]):
+    if arguments[:1] in (["run"], ["plan"], ["eval"], ["tune"], ["submit"], ["replay"]):
         overrides = [word for word in arguments[1:] if "=" in word and not word.startswith("-")]
         options = top.parse_args([word for word in arguments if word not in overrides])
         options.overrides += overrides

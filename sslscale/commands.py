@@ -158,6 +158,39 @@ def _plan(loaded: Any, options: argparse.Namespace) -> int:
     return 0
 
 
+def replay(options: argparse.Namespace) -> int:
+    """One batch of a training again."""
+    from sslscale import dag, experiment
+    from sslscale.jsonio import read_json
+    from sslscale.train.checkpoint import BAD_BATCH
+
+    loaded = experiment.load(options.config, options.overrides)
+    planned = dag.plan(loaded.targets, options.root)
+    trainings = {entry.stage.name: entry for entry in planned if entry.stage.kind == "train"}
+    entry = trainings.get(options.stage)
+    if entry is None:
+        raise ConfigError(f"{options.config}: {options.stage!r} is none of its trainings: {', '.join(trainings)}")
+    step = options.step
+    if step is None:
+        try:
+            step = int(read_json(entry.path / BAD_BATCH)["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ConfigError(f"{entry.path}: no training stopped at a batch there; name one by --step") from None
+    found = experiment.replay(entry, planned, options.root, step)
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    print(f"batch {step} of {options.stage}, with the weights after step {found['weights_of_step']}")
+    for name, keys in found["keys"].items():
+        ranges = ", ".join(f"{low:.3g} to {high:.3g}" for low, high in found["views"][name])
+        print(f"  {len(keys)} {name} images, values {ranges}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}")
+    print("  " + "  ".join(f"{name} {value:g}" for name, value in found["parts"].items()))
+    wrong = found["not_finite"]
+    shown = f": {', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}" if wrong else ""
+    print(f"  {len(wrong)} of {found['gradients']} gradients are not finite{shown}")
+    return 0
+
+
 def tune(options: argparse.Namespace) -> int:
     from rich.console import Console
 

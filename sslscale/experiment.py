@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import importlib.util
 import os
@@ -203,6 +204,26 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
             for warning in tracker.warnings:
                 console.print(f"warning: {warning}", style="yellow", highlight=False)
     return records
+
+
+def replay(entry: dag.Planned, planned: Sequence[dag.Planned], root: Path, step: int) -> dict[str, Any]:
+    """Batch `step` of a training again, alone, in this process (see train/replay.py)."""
+    from sslscale.stages.train import make_work
+    from sslscale.train import replay as again
+    from sslscale.train.opening import open_training
+
+    paths = {one.key: one.path.absolute() for one in planned}
+    inputs: dict[str, Any] = {name: dag.load(paths[key]) for name, key in entry.input_keys.items()}
+    resources = dataclasses.replace(entry.stage.resources, num_workers=1, min_workers=None)
+    context = dag.RunContext(
+        path=entry.path.absolute(),
+        root=root.absolute(),
+        name=entry.stage.name,
+        resources=resources,
+        threads=os.cpu_count() or 1,
+    )
+    training = open_training(context, make_work(entry.stage.config, **inputs))
+    return again.replay(training, entry.path, step)
 
 
 def _record(entry: dag.Planned) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class FixMatch(SemiSupervised):
     unlabeled_ratio: int = 7
     threshold: float = 0.95
     ctaugment: bool = False
-    version: int = field(default=2, init=False)
+    version: int = field(default=3, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -26,7 +26,7 @@ class ReMixMatch(SemiSupervised):
     rotation_weight: float = 0.5
     batches: int = 128  # over which the distribution of predictions and labels is taken
     ramp: float = 1 / 64  # share of the training in which the two unlabelled weights rise in a line
-    version: int = field(default=2, init=False)
+    version: int = field(default=3, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,6 +29,8 @@ from sslscale.train import sharded
 log = logging.getLogger(__name__)
 KEEP = 2
 _METHOD = "method.safetensors"
+BAD_BATCH = "bad_batch.json"  # the step and the keys of a batch whose gradients were not finite
+_BAD_WEIGHTS = "bad_batch.safetensors"  # a method's weights at that step
 
 
 def save_state(folder: Path, step: int, state: Mapping[str, Any]) -> None:
@@ -211,6 +213,23 @@ def initialize_method(method: nn.Module, folder: Path, classes: tuple[str, ...])
 def save_method(folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Write everything that a method has learned; raises ResourceError on a full disk."""
     _write_weights(folder / _METHOD, weights)
+
+
+def save_bad(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Keep the weights that met a batch whose gradients were not finite."""
+    _write_weights(folder / _BAD_WEIGHTS, weights)
+
+
+def load_bad(method: nn.Module, folder: Path, step: int) -> bool:
+    """Take up the weights that met batch `step`, if it is the one whose gradients were not finite; whether it is."""
+    try:
+        kept = jsonio.read_json(folder / BAD_BATCH)["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    if kept == step and (folder / _BAD_WEIGHTS).exists():
+        load_weights(method, folder / _BAD_WEIGHTS)
+        return True
+    return False
 
 
 def load_weights(module: nn.Module, file: Path, *, prefix: str = "") -> None:

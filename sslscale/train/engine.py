@@ -121,6 +121,13 @@ class Engine:
                 parts = {name: torch.where(finite, value, 0.0) for name, value in parts.items()}
         return parts, lr
 
+    def gradients(self, batch: Mapping[str, Batch], now: Moment) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The losses' parts of one batch, and the gradient of each weight; nothing is updated."""
+        self._before_step(now)
+        losses = self._forward_backward(batch, last=True)
+        named = {n: p.grad for n, p in self.method.named_parameters() if p.grad is not None}
+        return dict(losses.parts), named
+
     @torch.no_grad()
     def _count(self, finite: Tensor, step: int) -> None:
         finite = finite.to(self.device, non_blocking=True)

@@ -17,12 +17,12 @@ from sslscale.errors import DataError
 from sslscale.methods.method import Guess, Moment
 from sslscale.nn import collapse
 from sslscale.train import checkpoint
+from sslscale.train.checkpoint import BAD_BATCH
 from sslscale.train.engine import Engine
 
 log = logging.getLogger(__name__)
 _RIGHT, _KNOWN = "rightly kept", "kept and known"
 _SKIPPED, _ALL_SKIPPED = "skipped steps", "all skipped steps"
-BAD_BATCH = "bad_batch.json"  # the keys of the batch whose gradients were not finite
 _SETTLED = 200  # steps: before them a network may give all images one embedding because it is new
 
 
@@ -96,7 +96,7 @@ def fit(
                 right, known = means.pop(_RIGHT), means.pop(_KNOWN)
                 means |= {"pseudo_label_accuracy": right / known} if known else {}
             if skipped_in_all > config.max_skipped_steps:
-                _stop(means, int(engine.first_skipped), streams, folder)
+                _stop(engine, means, streams, folder)
             _require_finite(means, step, folder)
             if step % config.log_every == 0 or ending:
                 sums, counted, skipped_before = {}, 0, engine.skipped.clone()
@@ -135,19 +135,24 @@ def _rightly_kept(truth: torch.Tensor, index: torch.Tensor, guess: Guess) -> dic
     return {_RIGHT: (known * (guess.label == label)).sum(), _KNOWN: known.sum()}
 
 
-def _stop(means: Mapping[str, float], step: int, streams: Mapping[str, Stream], folder: Path | None) -> NoReturn:
-    """End a training whose gradients are not finite: which batch made them so is kept beside the state."""
+def _stop(engine: Engine, means: Mapping[str, float], streams: Mapping[str, Stream], folder: Path | None) -> NoReturn:
+    """End a training whose gradients are not finite: which batch made them so is kept beside the state, with the
+    weights, which it has not changed."""
+    step = int(engine.first_skipped)
     wrong = [name for name, value in means.items() if not abs(value) < float("inf")] or ["gradients"]
     keys = {name: stream.keys(step) for name, stream in streams.items()}
     shown = "; ".join(f"{name} {', '.join(found[:3])}, ..." for name, found in keys.items())
     where = ""
+    weights = engine.state_dict()["method"]  # on all workers: they may hold a part each
     if folder is not None and distributed.is_main():
         file = folder.parent / BAD_BATCH
+        checkpoint.save_bad(folder.parent, weights)
         jsonio.write_json(file, {"step": step, "keys": keys})
         where = f", all of them in {file}"
     raise DataError(
         f"{' and '.join(wrong)} not finite at step {step} (its batch: {shown}{where}): the weights were not changed by "
-        f"it; {checkpoint.last_good(folder)}; try a lower lr, or max_skipped_steps"
+        f"it; {checkpoint.last_good(folder)}; try a lower lr, or max_skipped_steps; "
+        "`sslscale replay` runs that batch alone"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,19 @@ def network() -> nn.Linear:
     return nn.Linear(5, 3)
 
 
+class Together(LARS):
+    """LARS, on the branch of a GPU."""
+
+    @staticmethod
+    def grouped(weights: Sequence[Tensor]) -> bool:
+        return True
+
+
 OPTIMIZERS: dict[str, Any] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, fused=True),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1, fused=True),
     "lars": lambda p: LARS(p, 0.1, weight_decay=0.01),
+    "lars_together": lambda p: Together(p, 0.1, weight_decay=0.01),
 }
 
 
@@ -74,6 +83,27 @@ def test_a_step_with_bad_gradients_is_as_if_it_had_not_been(name: str, on_device
             step_if(optimizer, flag(True), on_gpu=on_device)  # pyright: ignore[reportArgumentType]
         found.append(torch.cat([layer.weight.flatten(), layer.bias]).detach())
     assert found[0].isfinite().all() and torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("adapt", [True, False])
+def test_lars_of_all_weights_at_once_is_lars_of_each(adapt: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The branch of a GPU against the loop, with steps left out on the way, and a weight of all zeros."""
+    found = []
+    for together in (True, False):
+        monkeypatch.setattr(LARS, "grouped", staticmethod(lambda weights, together=together: together))
+        layers = nn.Sequential(network(), nn.Linear(3, 4))
+        nn.init.zeros_(layers[1].weight)  # pyright: ignore[reportArgumentType]
+        optimizer = LARS(layers.parameters(), 0.1, weight_decay=0.01, trust=0.1, adapt=adapt)
+        for step in range(6):
+            generator = torch.Generator().manual_seed(step)
+            for weight in layers.parameters():
+                weight.grad = torch.randn(weight.shape, generator=generator)
+                if step in (1, 4):
+                    weight.grad[0] = float("nan")
+            step_if(optimizer, OnDevice(step not in (1, 4)), on_gpu=True)  # pyright: ignore[reportArgumentType]
+        found.append(torch.cat([weight.flatten() for weight in layers.parameters()]).detach())
+    assert found[0].isfinite().all()
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-7)
 
 
 def test_rmsprop_stays_finite_on_a_gpu() -> None:
