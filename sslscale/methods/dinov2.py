@@ -40,8 +40,17 @@ def ibot_loss(
 ) -> Float[Tensor, ""]:
     """Section 4: the cross-entropy of each masked patch (given row by row), an image's mean, summed over images and
     divided by all of them, masked or not, as in the authors' code. `masked` is on the host."""
-    weight = to_device((1 / masked.sum(1).clamp(min=1))[:, None].expand_as(masked)[masked], student.device)
-    return (weight * soft_cross_entropy(student / temperature, target.detach())).sum() / len(masked)
+    weight = to_device(patch_weights(masked), student.device)
+    return _weighed(student, target, weight, temperature) / len(masked)
+
+
+def patch_weights(masked: Bool[Tensor, "images tokens"]) -> Float[Tensor, " patches"]:
+    """1 / the number of its image's masked patches, for each masked patch."""
+    return (1 / masked.sum(1).clamp(min=1))[:, None].expand_as(masked)[masked]
+
+
+def _weighed(student: Tensor, target: Tensor, weight: Tensor, temperature: float) -> Float[Tensor, ""]:
+    return (weight * soft_cross_entropy(student / temperature, target.detach())).sum()
 
 
 @in_float32
@@ -85,23 +94,30 @@ class DINOv2Method(Method):
             return ()
         return tuple(head.last.weight for head in self.heads)  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
 
-    def forward(self, batch: Mapping[str, Batch]) -> Losses:
-        images, recipe = batch["images"], self.recipe
-        views = images.views
+    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """Which patches are masked, where they stand among all tokens, and how much each weighs."""
+        images = batch["images"]
+        masked = self._masks(images, images.views[0].shape[-1] // self.backbone.patch)
+        found = {"masked": masked, "places": self.backbone.places(masked), "weights": patch_weights(masked)}
+        return {name: to_device(value, images.index.device) for name, value in found.items()}
+
+    def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
+        views, recipe = batch["images"].views, self.recipe
         both = torch.cat(views[:2])
-        masked = self._masks(images, both.shape[-1] // self.backbone.patch)
+        masked, places = drawn["masked"], drawn["places"]
         temperature = warm_temperature(
             recipe.teacher_temperature, recipe.final_teacher_temperature, recipe.warmup_epochs, self.now.epoch
         )
         with torch.no_grad():
-            cls, patches = self.teacher.masked_tokens(both, masked)
+            cls, patches = self.teacher.masked_tokens(both, masked, places=places)
             targets = sinkhorn(self.teacher_heads[0](cls), temperature, recipe.iterations)
             patch_targets = sinkhorn(self.teacher_heads[1](patches), temperature, recipe.iterations)
-        cls, patches = self.backbone.masked_tokens(both, masked, self.mask_token)
+        cls, patches = self.backbone.masked_tokens(both, masked, self.mask_token, places=places)
         features = [*cls.chunk(2), *encode_views(self.backbone, views[2:])]
         student = self.heads[0](torch.cat(features)).chunk(len(views))
         global_loss = cross_view_entropy(student, targets.chunk(2), recipe.student_temperature)
-        ibot = ibot_loss(self.heads[1](patches), patch_targets, masked, recipe.student_temperature)
+        hidden = self.heads[1](patches)
+        ibot = _weighed(hidden, patch_targets, drawn["weights"], recipe.student_temperature) / len(masked)
         koleo = koleo_loss(features[0]) + koleo_loss(features[1])
         loss = global_loss + recipe.ibot * ibot + recipe.koleo * koleo
         parts = {"loss": loss, "dino": global_loss, "ibot": ibot, "koleo": koleo}

@@ -48,14 +48,21 @@ class FixMatchMethod(ClassifierMethod):
         if self.learned is not None:
             self.learned.prepare(config.image, config.seed)
 
-    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """CTAugment's view of the unlabelled images, if it makes one."""
+        labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+        if self.learned is None:
+            return {}
+        assert labeled.label is not None
+        if self.training:
+            self.learned.learn(self.result, labeled.views[1], labeled.host_index, labeled.label, self.now.step)
+        return {"strong": self.learned.strong(unlabeled.views[1], unlabeled.host_index, self.now.step)}
+
+    def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         assert labeled.label is not None
         first, second = unlabeled.views
-        if self.learned is not None:
-            if self.training:
-                self.learned.learn(self.result, labeled.views[1], labeled.host_index, labeled.label, self.now.step)
-            second = self.learned.strong(second, unlabeled.host_index, self.now.step)
+        second = drawn.get("strong", second)
         logits, weak, strong = together(self.network, labeled.views[0], first, second)
         supervised = F.cross_entropy(logits, labeled.label)
         own, guess = fixmatch_loss(weak, strong, self.recipe.threshold)

@@ -86,21 +86,26 @@ class MAEMethod(Method):
         backbone.positions.requires_grad_(False)
         self.decoder = Decoder(width, recipe.width, recipe.depth, backbone.grid, 3 * backbone.patch**2)
 
-    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """The order of each image's patches: the first ones are seen."""
         images = batch["images"]
-        (view,) = images.views
+        view, index = images.views[0], images.host_index
+        count = (view.shape[-1] // self.backbone.patch) ** 2
+        draws = rng.uniforms(rng.stream_seed(0, "masks"), torch.full_like(index, self.now.step), index, count)
+        return {"order": to_device(draws.argsort(1), view.device)}  # all orders alike (appendix A.1)
+
+    def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
+        (view,) = batch["images"].views
+        order = drawn["order"]
         side = view.shape[-1] // self.backbone.patch
         if side != self.backbone.grid:
             raise ConfigError(f"model.grid: {self.backbone.grid}, but the images have {side} patches side by side")
-        index = images.host_index
-        draws = rng.uniforms(rng.stream_seed(0, "masks"), torch.full_like(index, self.now.step), index, side * side)
-        order = to_device(draws.argsort(1), view.device)  # all orders alike (appendix A.1)
         count = max(round(side * side * (1 - self.recipe.masked)), 1)
         pixels = patch_pixels(view, self.backbone.patch)
         first = side * side * torch.arange(len(order), device=view.device)
-        drawn = pixels.flatten(0, 1)[(order + first[:, None]).flatten()].view_as(pixels)
-        tokens = self.backbone(drawn[:, :count], order[:, :count])
-        loss = mae_loss(self.decoder(tokens, order), drawn[:, count:], self.recipe.normalize)
+        taken = pixels.flatten(0, 1)[(order + first[:, None]).flatten()].view_as(pixels)
+        tokens = self.backbone(taken[:, :count], order[:, :count])
+        loss = mae_loss(self.decoder(tokens, order), taken[:, count:], self.recipe.normalize)
         features = (tokens[:, 0] if self.backbone.pool == "cls" else tokens[:, 1:].mean(1)).detach()
         return Losses(loss, {"loss": loss.detach()}, features)
 

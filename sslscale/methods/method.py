@@ -66,7 +66,18 @@ class Method(nn.Module):
     seed = 0  # of the training
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
-        raise TypeError(f"{type(self).__name__} has no forward")
+        return self.step(batch, self.drawn(batch))
+
+    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """What `step` needs that follows from the step's number or from the images': drawn on the host, and sent to the
+        device. It is not compiled."""
+        del batch
+        return {}
+
+    def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
+        """The losses of a batch. With `compile` this is one graph, whatever the step: it reads no number of the host
+        that changes with it. A method that draws nothing may define `forward` instead."""
+        raise TypeError(f"{type(self).__name__} has no step")
 
     def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
         """Make what depends on each stream's number of images, or on the training; called once, before any step.

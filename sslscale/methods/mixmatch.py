@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from sslscale.data import rng
 from sslscale.data.loader import Batch
-from sslscale.data.mix import mixup_with_all
+from sslscale.data.mix import draw_partners, mix_parts
 from sslscale.losses import linear_rise, sharpen, soft_cross_entropy
 from sslscale.methods.method import ClassifierMethod, Guess, Losses
 from sslscale.nn.batch_norm import statistics_kept
@@ -38,14 +38,22 @@ class MixMatchMethod(ClassifierMethod):
         super().__init__(recipe, model, num_classes)
         self.recipe = recipe
 
-    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """What each image is mixed with, and how much of itself it keeps."""
+        labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+        sizes = [len(view) for view in (labeled.views[0], *unlabeled.views)]
+        seed = rng.stream_seed(self.seed, f"mixup {self.now.step}")
+        share, partner = draw_partners(sizes, self.recipe.alpha, seed, labeled.index.device)
+        return {"share": share, "partner": partner}
+
+    def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         assert labeled.label is not None
         recipe = self.recipe
         target = self._guess(unlabeled.views)
         truth = F.one_hot(labeled.label, self.num_classes).to(target)
         parts = [(labeled.views[0], truth), *((view, target) for view in unlabeled.views)]
-        mixed = mixup_with_all(parts, recipe.alpha, rng.stream_seed(self.seed, f"mixup {self.now.step}"))
+        mixed = mix_parts(parts, drawn["share"].to(target.dtype), drawn["partner"])
         logits, *others = together(self.network, *(images for images, _ in mixed))
         supervised = soft_cross_entropy(logits, mixed[0][1]).mean()
         own = brier(torch.cat(others), torch.cat([labels for _, labels in mixed[1:]]))

@@ -17,13 +17,14 @@ from sslscale.data.transfer import to_device
 from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
+from sslscale.nn.eager import eager
 from sslscale.nn.memory import SampleMemory
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.pirl import PIRL
 from sslscale.recipes.train import TrainConfig
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
 _GRID, _TILES = 3, 9
@@ -75,24 +76,36 @@ class PIRLMethod(Method):
             rows.copy_(F.normalize(torch.randn_like(rows), dim=1))
         self.seen, self._seen = torch.zeros(num_images["images"], dtype=torch.bool), None
 
-    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """What is remembered of the images, the negatives, and the numbers that make each pretext's result."""
+        images = batch["images"]
+        device, numbers = images.index.device, images.host_index
+        step = torch.full_like(numbers, self.now.step)
+        draws = rng.uniforms(rng.stream_seed(0, "pretext"), step, numbers, 3 * _TILES + 1)
+        return {
+            "memory": self.bank.read(numbers, device),
+            "negatives": self._negatives(device),
+            "draws": to_device(draws, device),
+        }
+
+    def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         images, recipe = batch["images"], self.recipe
         image, other = images.views
         embedding = self.image_head(self.backbone(image))
-        memory = self.bank.read(images.host_index, image.device)
+        memory, negatives = drawn["memory"], drawn["negatives"]
         if recipe.first_memory == "embedding":
             now = F.normalize(embedding.detach().float(), dim=1)
             memory = torch.where(self.seen[images.index][:, None], memory, now)
-        negatives = self._negatives(image.device)
         transformed = torch.stack(
-            [pirl_nce(memory, v, negatives, recipe.temperature) for v in self._transformed(other, images.host_index)]
+            [pirl_nce(memory, v, negatives, recipe.temperature) for v in self._transformed(other, drawn["draws"])]
         ).mean()
         plain = pirl_nce(memory, embedding, negatives, recipe.temperature)
         loss = recipe.weight * transformed + (1 - recipe.weight) * plain  # eq. 5
-        if self.training:
-            self._remember(images, embedding)
         parts = {"loss": loss.detach(), "transformed": transformed.detach(), "image": plain.detach()}
-        return Losses(loss, parts, embedding.detach())
+        losses = Losses(loss, parts, embedding.detach())
+        if self.training:
+            self._remember(images, embedding.detach())
+        return losses
 
     def _negatives(self, device: torch.device) -> Float[Tensor, "negatives dim"]:
         """Rows of the bank, drawn from the step: the same on every worker and after a restart."""
@@ -110,12 +123,8 @@ class PIRLMethod(Method):
             self._seen = self.seen.cpu().clone()
         return self._seen
 
-    def _transformed(self, view: Float[Tensor, "batch 3 h w"], numbers: Int[Tensor, " batch"]) -> list[Tensor]:
-        """The embedding of each pretext's result; the draws follow from the step and the image."""
-        draws = rng.uniforms(
-            rng.stream_seed(0, "pretext"), torch.full_like(numbers, self.now.step), numbers, 3 * _TILES + 1
-        )
-        draws = to_device(draws, view.device)
+    def _transformed(self, view: Float[Tensor, "batch 3 h w"], draws: Float[Tensor, "batch draws"]) -> list[Tensor]:
+        """The embedding of each pretext's result."""
         found = []
         if "jigsaw" in self.recipe.pretext:
             x, y, order = draws[:, : 3 * _TILES].chunk(3, dim=1)
@@ -128,6 +137,7 @@ class PIRLMethod(Method):
             found.append(self.rotation_head(self.backbone(turned)))
         return found
 
+    @eager
     @torch.no_grad()
     def _remember(self, images: Batch, embedding: Float[Tensor, "batch dim"]) -> None:
         """Section 3.2: m_I <- momentum * m_I + (1 - momentum) * f(v_I), of length 1; of all workers' images."""

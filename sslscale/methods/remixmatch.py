@@ -16,7 +16,8 @@ from torch import nn
 from sslscale import distributed
 from sslscale.data import geometry, rng
 from sslscale.data.loader import Batch
-from sslscale.data.mix import mixup_with_all
+from sslscale.data.mix import draw_partners, mix_parts
+from sslscale.data.transfer import to_device
 from sslscale.losses import linear_rise, sharpen, soft_cross_entropy
 from sslscale.methods.method import ClassifierMethod, Guess, Losses
 from sslscale.nn.batch_norm import statistics_kept
@@ -62,23 +63,35 @@ class ReMixMatchMethod(ClassifierMethod):
         if self.learned is not None:
             self.learned.prepare(config.image, config.seed)
 
-    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """What each image is mixed with, how much of itself it keeps, how far it is turned, and CTAugment's views."""
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         assert labeled.label is not None
-        recipe = self.recipe
         first, (weak, *strong) = labeled.views[0], unlabeled.views
+        found: dict[str, Tensor] = {}
         if self.learned is not None:
             if self.training:
                 self.learned.learn(self.result, labeled.views[1], labeled.host_index, labeled.label, self.now.step)
-            strong = [self.learned.strong(x, unlabeled.host_index, self.now.step, n) for n, x in enumerate(strong)]
-            first = self.learned.strong(first, labeled.host_index, self.now.step, len(strong))
+            for number, view in enumerate(strong):
+                found[f"strong_{number}"] = self.learned.strong(view, unlabeled.host_index, self.now.step, number)
+            found["first"] = self.learned.strong(first, labeled.host_index, self.now.step, len(strong))
+        sizes, seed = [len(x) for x in (first, *strong, weak)], rng.stream_seed(self.seed, f"mixup {self.now.step}")
+        found["share"], found["partner"] = draw_partners(sizes, self.recipe.alpha, seed, labeled.index.device)
+        numbers, seed = unlabeled.host_index, rng.stream_seed(self.seed, f"turns {self.now.step}")
+        turn = (rng.uniforms(seed, torch.zeros_like(numbers), numbers, 1)[:, 0] * 4).long()
+        return {**found, "turn": to_device(turn, weak.device)}
+
+    def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
+        labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+        assert labeled.label is not None
+        recipe = self.recipe
+        first, (weak, *strong) = drawn.get("first", labeled.views[0]), unlabeled.views
+        strong = [drawn.get(f"strong_{number}", view) for number, view in enumerate(strong)]
         truth = F.one_hot(labeled.label, self.num_classes).float()
         target = self._guess(weak, truth)
         parts = [(first, truth), *((view, target) for view in (*strong, weak))]
-        mixed = mixup_with_all(parts, recipe.alpha, rng.stream_seed(self.seed, f"mixup {self.now.step}"))
-        seed = rng.stream_seed(self.seed, f"turns {self.now.step}")
-        draws = rng.uniforms(seed, torch.zeros_like(unlabeled.index), unlabeled.index, 1)
-        turn = (draws[:, 0] * 4).long()
+        mixed = mix_parts(parts, drawn["share"].to(target.dtype), drawn["partner"])
+        turn = drawn["turn"]
         views = [*(images for images, _ in mixed), strong[0], geometry.quarter_turns(strong[0], turn)]
         features = self.network.dropout(self.network.backbone(torch.cat(views)))
         plain, turned = features.split([len(features) - len(turn), len(turn)])

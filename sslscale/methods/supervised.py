@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sslscale import distributed
 from sslscale.data import rng
 from sslscale.data.loader import Batch
-from sslscale.data.mix import mixed_batch
+from sslscale.data.mix import Mixture, draw_mixture, mix
 from sslscale.losses import smooth_labels, soft_cross_entropy
 from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.nn.batch_norm import statistics_kept
+from sslscale.nn.eager import eager
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.supervised import Supervised
 
@@ -28,16 +30,28 @@ class SupervisedMethod(ClassifierMethod):
         super().__init__(recipe, model, num_classes)
         self.recipe = recipe
 
-    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """How the images are mixed, if they are."""
+        recipe, images = self.recipe, batch["labeled"].views[0]
+        if not (recipe.mixup or recipe.cutmix):
+            return {}
+        mixture = draw_mixture(
+            distributed.world_size() * len(images),
+            (images.shape[-2], images.shape[-1]),
+            mixup_alpha=recipe.mixup,
+            cutmix_alpha=recipe.cutmix,
+            seed=rng.stream_seed(self.seed, f"mixture {self.now.step}"),
+            device=images.device,
+        )
+        return mixture._asdict()
+
+    def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, recipe = batch["labeled"], self.recipe
         assert labeled.label is not None
         images = labeled.views[0]
         target = smooth_labels(labeled.label, self.num_classes, recipe.label_smoothing)
         if recipe.mixup or recipe.cutmix:
-            seed = rng.stream_seed(self.seed, f"mixture {self.now.step}")
-            images, target = mixed_batch(
-                images, target, mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, seed=seed
-            )
+            images, target = mix(images, target, Mixture(**drawn))
         logits = self.network(images)
         loss = soft_cross_entropy(logits, target).mean()
         parts = {"train_accuracy": (logits.detach().argmax(-1) == labeled.label).float().mean()}
@@ -47,6 +61,7 @@ class SupervisedMethod(ClassifierMethod):
             loss = (1 - recipe.adversarial) * loss + recipe.adversarial * worse
         return Losses(loss, {"loss": loss.detach(), **parts})
 
+    @eager
     def _against(
         self, images: Float[Tensor, "batch 3 h w"], target: Float[Tensor, "batch classes"]
     ) -> Float[Tensor, "batch 3 h w"]:

@@ -14,6 +14,7 @@ from sslscale.data.loader import Batch
 from sslscale.losses import cross_view_entropy
 from sslscale.methods.method import Losses, Method, Moment
 from sslscale.nn.classifier import build_backbone
+from sslscale.nn.eager import eager
 from sslscale.nn.heads import mlp
 from sslscale.nn.multi_crop import encode_views
 from sslscale.nn.queue import Queue
@@ -37,9 +38,12 @@ class SwAVMethod(Method):
         self.projector = mlp([width, recipe.hidden, recipe.projection])
         self.prototypes = nn.Linear(recipe.projection, recipe.prototypes, bias=False)
         self.queues = nn.ModuleList(Queue(recipe.queue, recipe.projection) for _ in range(2 if recipe.queue else 0))
+        self._full, self._queues_run = (False, False), False
 
     def before_step(self, now: Moment) -> None:
         super().before_step(now)
+        self._full = tuple(queue.full for queue in self.queues)  # pyright: ignore[reportAttributeAccessIssue]
+        self._queues_run = now.epoch >= self.recipe.queue_epoch
         with torch.no_grad():
             self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
 
@@ -57,18 +61,23 @@ class SwAVMethod(Method):
         embeddings = F.normalize(self.projector(every).float(), dim=1)
         scores = self.prototypes(embeddings).chunk(len(views))
         assignments = [self._assign(number, scores[number]) for number in range(2)]
-        if self.training and self.now.epoch >= self.recipe.queue_epoch:
-            for queue, z in zip(self.queues, embeddings.chunk(len(views))[:2], strict=False):
-                queue.push(z)  # pyright: ignore[reportCallIssue]
         loss = cross_view_entropy(scores, assignments, self.recipe.temperature)
         parts = {"loss": loss.detach(), "prototype_entropy": usage_entropy(assignments[0])}
-        return Losses(loss, parts, embeddings[: len(views[0])].detach())
+        losses = Losses(loss, parts, embeddings[: len(views[0])].detach())
+        if self.training and self._queues_run:
+            self._push(embeddings.detach(), len(views))
+        return losses
+
+    @eager
+    def _push(self, embeddings: Float[Tensor, "rows dim"], num_views: int) -> None:
+        for queue, z in zip(self.queues, embeddings.chunk(num_views)[:2], strict=False):
+            queue.push(z)  # pyright: ignore[reportCallIssue]
 
     @torch.no_grad()
     def _assign(self, view: int, scores: Float[Tensor, "batch prototypes"]) -> Float[Tensor, "batch prototypes"]:
         """Assignments of this worker's rows, found together with all workers' and the queue's."""
         rows = scores.detach()
-        if self.queues and self.queues[view].full:  # pyright: ignore[reportAttributeAccessIssue]
+        if self.queues and self._full[view]:
             kept: Tensor = self.queues[view].rows  # pyright: ignore[reportAssignmentType]
             own = kept.tensor_split(distributed.world_size())[distributed.rank()]
             rows = torch.cat([rows, self.prototypes(own)])

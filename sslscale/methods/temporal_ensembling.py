@@ -15,6 +15,7 @@ from sslscale.data.loader import Batch
 from sslscale.losses import gaussian_rise
 from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.nn.classifier import together
+from sslscale.nn.eager import eager
 from sslscale.nn.memory import SampleMemory
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.temporal_ensembling import TemporalEnsembling
@@ -41,21 +42,28 @@ class TemporalEnsemblingMethod(ClassifierMethod):
     def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
         self.memory = SampleMemory(num_images["unlabeled"], self.num_classes + 1, scratch)  # Z, number of visits
 
-    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """What is remembered of the images."""
+        unlabeled = batch["unlabeled"]
+        return {"memory": self.memory.read(unlabeled.host_index, unlabeled.index.device)}
+
+    def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         assert labeled.label is not None
         logits, guessed = together(self.network, labeled.views[0], unlabeled.views[0])
         supervised = F.cross_entropy(logits, labeled.label)
         probs = guessed.softmax(1)
-        past, visits = self.memory.read(unlabeled.host_index, probs.device).split([self.num_classes, 1], 1)
+        past, visits = drawn["memory"].split([self.num_classes, 1], 1)
         known = (visits > 0).float()
         target = past / (1 - self.recipe.momentum**visits).clamp(min=1e-8)
         squares = (known * (probs - target).square()).mean()
+        weight = self.recipe.unlabeled_weight * gaussian_rise(self.now.progress, self.recipe.ramp)
+        losses = self.losses(logits, labeled.label, supervised, weight, squares)
         if self.training:
             self._remember(unlabeled, probs.detach())
-        weight = self.recipe.unlabeled_weight * gaussian_rise(self.now.progress, self.recipe.ramp)
-        return self.losses(logits, labeled.label, supervised, weight, squares)
+        return losses
 
+    @eager
     def _remember(self, unlabeled: Batch, probs: Float[Tensor, "batch classes"]) -> None:
         numbers, probs = unlabeled.global_index, distributed.gather(probs)
         past, visits = self.memory.read(numbers, probs.device).split([self.num_classes, 1], 1)

@@ -54,13 +54,17 @@ class UDAMethod(ClassifierMethod):
         super().__init__(recipe, model, num_classes)
         self.recipe = recipe
 
-    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """Up to which probability a labelled image counts by now."""
+        del batch
+        return {"bound": torch.tensor(annealing_bound(self.recipe.tsa, self.now.progress, self.num_classes))}
+
+    def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         assert labeled.label is not None
         logits, weak, strong = together(self.network, labeled.views[0], *unlabeled.views)
         known = logits.detach().softmax(1).gather(1, labeled.label[:, None]).squeeze(1)
-        bound = annealing_bound(self.recipe.tsa, self.now.progress, self.num_classes)
-        counts = torch.ones_like(known) if self.recipe.tsa == "none" else (known <= bound).float()
+        counts = torch.ones_like(known) if self.recipe.tsa == "none" else (known <= drawn["bound"]).float()
         supervised = mean_over_kept(F.cross_entropy(logits, labeled.label, reduction="none"), counts)
         own, guess = uda_loss(weak, strong, self.recipe.temperature, self.recipe.threshold)
         return self.losses(logits, labeled.label, supervised, self.recipe.unlabeled_weight, own, guess)

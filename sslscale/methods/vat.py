@@ -14,6 +14,7 @@ from sslscale.data.loader import Batch
 from sslscale.losses import linear_rise
 from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.nn.batch_norm import statistics_kept
+from sslscale.nn.eager import eager
 from sslscale.recipes.model import ModelConfig
 from sslscale.recipes.vat import VAT
 
@@ -67,23 +68,37 @@ class VATMethod(ClassifierMethod):
         super().__init__(recipe, model, num_classes)
         self.recipe = recipe
 
-    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """Where the search for the worst change begins, and how much it counts by now."""
+        seed = rng.stream_seed(self.seed, f"change {self.now.step}")
+        rise = linear_rise(self.now.progress, 0.0, self.recipe.ramp) if self.recipe.ramp else 1.0
+        return {"start": rng.global_normal(seed, batch["unlabeled"].views[0]), "rise": torch.tensor(rise)}
+
+    def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         assert labeled.label is not None
         recipe, images = self.recipe, unlabeled.views[0]
         logits = self.network(labeled.views[0]).float()
         supervised = F.cross_entropy(logits, labeled.label)
-        start = rng.global_normal(rng.stream_seed(self.seed, f"change {self.now.step}"), images)
-        with statistics_kept(self.network):
-            guessed = self.network(images).float()
-            direction = adversarial_direction(
-                self.network, images, guessed, start, xi=recipe.xi, iterations=recipe.power_iterations
-            )
-            distance = divergence(guessed.detach(), self.network(images + recipe.epsilon * direction).float())
+        guessed = self._without_trace(images)
+        direction = self._direction(images, guessed, drawn["start"])
+        distance = divergence(guessed.detach(), self._without_trace(images + recipe.epsilon * direction))
         entropy = -(guessed.softmax(1) * F.log_softmax(guessed, 1)).sum(1).mean()
-        rise = linear_rise(self.now.progress, 0.0, recipe.ramp) if recipe.ramp else 1.0
-        terms = recipe.unlabeled_weight * rise * distance
+        terms = recipe.unlabeled_weight * drawn["rise"] * distance
         if recipe.entropy_weight:
             terms = terms + recipe.entropy_weight * entropy
         parts = {"divergence": distance, "entropy": entropy}
         return self.losses(logits, labeled.label, supervised, 1.0, terms, parts=parts)
+
+    def _without_trace(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes"]:
+        """Logits, with no trace in batch norm's running statistics."""
+        with statistics_kept(self.network):
+            return self.network(images).float()
+
+    @eager
+    def _direction(self, images: Tensor, guessed: Tensor, start: Tensor) -> Float[Tensor, "batch 3 h w"]:
+        recipe = self.recipe
+        with statistics_kept(self.network):
+            return adversarial_direction(
+                self.network, images, guessed, start, xi=recipe.xi, iterations=recipe.power_iterations
+            )

@@ -165,16 +165,23 @@ class VisionTransformer(nn.Module):
         x: Float[Tensor, "batch 3 h w"],
         masked: Bool[Tensor, "batch patches"],
         mask_token: Float[Tensor, " width"] | None = None,
+        *,
+        places: Int[Tensor, " masked"] | None = None,
     ) -> tuple[Float[Tensor, "batch width"], Float[Tensor, "masked width"]]:
         """The class tokens and, row by row, the masked patches alone, normed. Masked patches enter as the mask token,
-        in their place, or as they are if there is none. `masked` is on the host, which must know how many there are."""
+        in their place, or as they are if there is none. Without their `places`, `masked` is on the host, which must
+        know how many there are."""
         before = 1 + self._extra
-        places = to_device(F.pad(masked, (before, 0)).flatten().nonzero()[:, 0], x.device)
-        masked = to_device(masked, x.device)
+        if places is None:
+            places, masked = to_device(self.places(masked), x.device), to_device(masked, x.device)
         patches, cls_position = self._placed(x, masked, mask_token)
         first = torch.arange(len(x), device=places.device) * (before + masked.shape[1])
         tokens = self._encoded(patches, cls_position, torch.cat([first, places]))
         return tokens[: len(x)], tokens[len(x) :]
+
+    def places(self, masked: Bool[Tensor, "batch patches"]) -> Int[Tensor, " masked"]:
+        """Where the masked patches stand among all tokens of all images; `masked` is on the host."""
+        return F.pad(masked, (1 + self._extra, 0)).flatten().nonzero()[:, 0]
 
     def patches(self, x: Float[Tensor, "batch 3 h w"]) -> tuple[Tokens, int]:
         """Embedded patches, row by row, without positions; and how many stand side by side."""

@@ -66,7 +66,16 @@ class Engine:
             _freeze_shallow(method)
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self._module = self._place()
-        self._compiled: Callable[..., Losses] = torch.compile(self._module) if config.compile else self._module
+        self._compiled: Callable[..., Losses] = self._module
+        if config.compile:
+            self._compile()
+
+    def _compile(self, backend: str = "inductor") -> None:
+        """Compile what the method does in a step; what it draws for it stays on the host."""
+        if type(self.method).step is not Method.step:
+            self.method.step = torch.compile(self.method.step, backend=backend)
+        else:
+            self._compiled = torch.compile(self._module, backend=backend)
 
     @staticmethod
     def _is_gpu(device: torch.device) -> bool:

@@ -48,7 +48,7 @@ class LARS(torch.optim.Optimizer):
 
     @staticmethod
     def grouped(weights: Sequence[Tensor]) -> bool:
-        """Whether a few kernels for all weights are faster than some for each: on a GPU, where launching them counts."""
+        """Whether a few kernels for all weights beat some for each: on a GPU, where launching them counts."""
         return weights[0].device.type == "cuda" and type(weights[0]) is not DTensor
 
     def _step_alone(self, group: dict[str, Any], weight: Tensor, found_inf: Tensor | None) -> None:

@@ -1,0 +1,76 @@
+"""`compile: true` makes one graph of a method's step, or two, and none anew while the training goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch._dynamo
+from torch._dynamo.utils import counters
+
+from sslscale.config import recipe_names
+from sslscale.data.loader import Batch
+from sslscale.methods.method import Moment, build_method
+from sslscale.recipes.train import TrainConfig
+from sslscale.train.engine import Engine
+from tests.numerics.test_two_workers import CONFIGS
+
+STEPS = 10
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def batch_of(config: TrainConfig, stream: str, size: int, step: int) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+    views = []
+    for view in config.views(stream):
+        side = view.size or config.image.size
+        for _ in range(view.count):
+            image = torch.randn(size, 3, side, side, generator=generator)
+            views.append(image.contiguous(memory_format=torch.channels_last))
+    numbers = (torch.arange(size) * 7 + step * size) % 200
+    soft = torch.rand(size, 10, generator=generator).softmax(1) if stream == "pseudo" else None
+    given = config.method.needs_teacher or config.method.name == "feature_distillation"
+    features = torch.randn(size, 10, generator=generator) if given else None
+    return Batch(tuple(views), numbers, numbers % 10, soft, features, numbers)
+
+
+def trained(name: str, *, compiled: bool) -> tuple[list[int], dict[str, torch.Tensor]]:
+    """Graphs known after each step, and the state at the end."""
+    config = dataclasses.replace(CONFIGS[name], sync_batch_norm=False)
+    sizes = config.method.batch_sizes(config.batch_size)
+    torch.manual_seed(0)
+    method = build_method(config.method, config.model, 10)
+    method.prepare({stream: 200 for stream in sizes}, config)
+    engine = Engine(method, config, 40, torch.device("cpu"))
+    if compiled:
+        engine._compile(backend="eager")
+    method.train()
+    found = []
+    for step in range(STEPS):
+        batch = {stream: batch_of(config, stream, size, step) for stream, size in sizes.items()}
+        torch.manual_seed(step)
+        engine.train_step(batch, Moment(step + 20, (step + 20) / 40, 10 + step / 4))
+        found.append(counters["stats"]["unique_graphs"])
+    return found, {n: v.clone() for n, v in method.state_dict().items() if isinstance(v, torch.Tensor)}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_step_is_compiled_once_and_gives_the_same(name: str) -> None:
+    graphs, state = trained(name, compiled=True)
+    assert 1 <= graphs[-1] <= 2 and graphs[-1] == graphs[3], graphs
+    _, plain = trained(name, compiled=False)
+    for key, value in plain.items():
+        torch.testing.assert_close(state[key], value, rtol=1e-4, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_every_method_is_compiled() -> None:
+    assert {config.method.name for config in CONFIGS.values()} == set(recipe_names())
