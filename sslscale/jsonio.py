@@ -73,8 +73,9 @@ def unsealed(value: Any) -> dict[str, Any]:
 def canonical(value: Any) -> Any:
     """Reduce `value` to plain JSON in one way only, or raise TypeError.
 
-    Dataclass fields marked `metadata={"identity": False}` say where or how, not what, and are left out. There is no
-    fall-back to `str()`: a value without a stable form would silently fork every identity that holds it.
+    Dataclass fields marked `metadata={"identity": False}` say where or how, not what, and are left out. Fields marked
+    `metadata={"new": True}` are left out while they have their default, so that keys made before there was such a field
+    stay. There is no fall-back to `str()`: a value without a stable form would silently fork every identity that holds it.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -89,6 +90,7 @@ def canonical(value: Any) -> Any:
             field.name: canonical(getattr(value, field.name))
             for field in dataclasses.fields(value)
             if field.metadata.get("identity", True)
+            and not (field.metadata.get("new", False) and getattr(value, field.name) == field.default)
         }
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):

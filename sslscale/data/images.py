@@ -52,14 +52,16 @@ class Images:
         evaluation_crop: float = 1.0,
         whole: bool = False,
         short_side: int | None = None,
+        keep: bool = True,
     ):
-        """Decode the images of all shards into `cache` (a folder), as far as `cache_bytes` reaches.
+        """Decode the images of all shards into `cache` (a folder), as far as `cache_bytes` reaches; without `keep` only
+        what is there is read.
 
         `evaluation_crop` is the share of the short side that the centre square keeps. More than `max_bad` undecodable
         images are a DataError. A cache that cannot be written is gone without, with one warning.
         """
         self._shards, self._size, self._crop, self._whole = shards, size, evaluation_crop, whole
-        self._short_side, self._max_bad = short_side, max_bad
+        self._short_side, self._max_bad, self._keep = short_side, max_bad, keep
         self._pool = pool("decode", max(threads, 1))
         self._readers = files.Readers()
         self.bad: list[dict[int, str]] = [{} for _ in shards.index.shards]
@@ -97,7 +99,7 @@ class Images:
             self._files[number] = files.read(path, infos[number].samples)
             if self._files[number] is None:
                 waiting.append(number)
-        full = False
+        full = not self._keep
         for patience in (0.0, 3600.0):  # first what no other process is making, then what it has made
             busy = []
             for number in [] if full else waiting:

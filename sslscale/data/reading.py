@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from sslscale.dag import RunContext
-from sslscale.data.images import Images, bad_allowed
+from sslscale.data.images import SMALL, Images, bad_allowed
 from sslscale.data.samples import Samples, open_samples
 from sslscale.data.shards import Index, Shard, Shards
 from sslscale.recipes.model import ImageConfig
@@ -22,15 +22,22 @@ def open_split(ctx: RunContext, folder: Path, image: ImageConfig, on_bad_sample:
 def open_one(
     ctx: RunContext, index: Index, number: int, image: ImageConfig, on_bad_sample: str
 ) -> tuple[Shard, Images]:
-    """One shard of many, and its images; of all of them so many may be bad."""
+    """One shard of many, and its images; of all of them so many may be bad.
+
+    For stages that look at each image once: what is decoded already is read, and only small images are kept, which take
+    hardly more room decoded and are looked at again by the next round.
+    """
     alone = Shards(dataclasses.replace(index, shards=(index.shards[number],)), ctx.root / "cache" / "shards")
-    images = look_at(ctx, alone, image, bad_allowed(on_bad_sample, index.num_samples))
+    images = look_at(ctx, alone, image, bad_allowed(on_bad_sample, index.num_samples), keep=image.size <= SMALL)
     (shard,) = alone
     return shard, images
 
 
-def look_at(ctx: RunContext, shards: Shards, image: ImageConfig, max_bad: int) -> Images:
-    """Images as a network is evaluated on them; raises DataError if more than `max_bad` cannot be decoded."""
+def look_at(ctx: RunContext, shards: Shards, image: ImageConfig, max_bad: int, *, keep: bool = True) -> Images:
+    """Images as a network is evaluated on them; raises DataError if more than `max_bad` cannot be decoded.
+
+    `keep` writes what it decodes into the root's cache.
+    """
     return Images(
         shards,
         image.size,
@@ -39,4 +46,5 @@ def look_at(ctx: RunContext, shards: Shards, image: ImageConfig, max_bad: int) -
         threads=ctx.threads,
         max_bad=max_bad,
         evaluation_crop=image.crop,
+        keep=keep,
     )

@@ -31,6 +31,7 @@ def network_outputs(
     *,
     batch_size: int,
     device: torch.device,
+    precision: str = "fp32",
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Float[Tensor, "samples outputs"]:
     """Outputs for the images asked for, float32 on the CPU; the network is put into eval mode.
@@ -53,7 +54,9 @@ def network_outputs(
         pixels = ahead.result().to(device, non_blocking=True)
         if start + batch_size < len(row):
             ahead = reader.submit(fetch, start + batch_size)
-        outputs.append(network(normalize(pixels, image.mean, image.std)).float())
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            part = network(normalize(pixels, image.mean, image.std))
+        outputs.append(part.float())
         on_progress(min(start + batch_size, len(row)))
     found = torch.cat(outputs).cpu() if outputs else torch.empty(0)
     wrong = int((~found.isfinite()).any(-1).sum()) if len(row) else 0

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from sslscale.data.loader import Batch
+from sslscale.data.transfer import to_device
 from sslscale.losses import mean_over_kept
 from sslscale.methods.method import ClassifierMethod, Guess, Losses
 from sslscale.nn.classifier import together
@@ -56,8 +57,8 @@ class UDAMethod(ClassifierMethod):
 
     def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """Up to which probability a labelled image counts by now."""
-        del batch
-        return {"bound": torch.tensor(annealing_bound(self.recipe.tsa, self.now.progress, self.num_classes))}
+        bound = torch.tensor(annealing_bound(self.recipe.tsa, self.now.progress, self.num_classes))
+        return {"bound": to_device(bound, batch["labeled"].index.device)}
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]

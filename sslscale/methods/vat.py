@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from sslscale.data import rng
 from sslscale.data.loader import Batch
+from sslscale.data.transfer import to_device
 from sslscale.losses import linear_rise
 from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.nn.batch_norm import statistics_kept
@@ -72,7 +73,8 @@ class VATMethod(ClassifierMethod):
         """Where the search for the worst change begins, and how much it counts by now."""
         seed = rng.stream_seed(self.seed, f"change {self.now.step}")
         rise = linear_rise(self.now.progress, 0.0, self.recipe.ramp) if self.recipe.ramp else 1.0
-        return {"start": rng.global_normal(seed, batch["unlabeled"].views[0]), "rise": torch.tensor(rise)}
+        images = batch["unlabeled"].views[0]
+        return {"start": rng.global_normal(seed, images), "rise": to_device(torch.tensor(rise), images.device)}
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]

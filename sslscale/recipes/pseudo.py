@@ -15,6 +15,7 @@ class ScoreConfig:
     """How a teacher scores images. `top_k` classes are kept of each distribution; 0 keeps all."""
 
     batch_size: int = field(default=500, metadata={"identity": False})
+    precision: Literal["fp32", "bf16"] = field(default="fp32", metadata={"new": True})
     top_k: int = 0
     on_bad_sample: Literal["error", "skip"] = "error"
     version: int = field(default=1, init=False)
@@ -59,6 +60,7 @@ class EvaluateConfig:
     split: str = "test"
     class_map: tuple[tuple[str, str], ...] = ()
     batch_size: int = field(default=500, metadata={"identity": False})
+    precision: Literal["fp32", "bf16"] = field(default="fp32", metadata={"new": True})
     on_bad_sample: Literal["error", "skip"] = "error"
     version: int = field(default=1, init=False)
 

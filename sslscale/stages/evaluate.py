@@ -40,6 +40,7 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
         *samples.places(),
         batch_size=config.batch_size,
         device=best_device(ctx.resources),
+        precision=config.precision,
         on_progress=lambda done: ctx.progress(done, len(samples)),
     )
     if classes != info.classes:

@@ -71,7 +71,14 @@ def make_extractor(model: Path, data: Path, config: ExtractConfig, ctx: RunConte
         shard, images = open_one(ctx, index, number, info.image, config.on_bad_sample)
         rows = np.arange(len(shard))
         found = network_outputs(
-            backbone, info.image, images, np.zeros_like(rows), rows, batch_size=config.batch_size, device=device
+            backbone,
+            info.image,
+            images,
+            np.zeros_like(rows),
+            rows,
+            batch_size=config.batch_size,
+            device=device,
+            precision=config.precision,
         )
         with np.errstate(over="ignore"):  # told below, with the key
             features = found.numpy().astype(np.float16)

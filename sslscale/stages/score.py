@@ -81,7 +81,14 @@ def make_scorer(
         shard, images = open_one(ctx, index, number, info.image, config.on_bad_sample)
         rows = np.arange(len(shard))
         logits = network_outputs(
-            network, info.image, images, np.zeros_like(rows), rows, batch_size=config.batch_size, device=device
+            network,
+            info.image,
+            images,
+            np.zeros_like(rows),
+            rows,
+            batch_size=config.batch_size,
+            device=device,
+            precision=config.precision,
         )
         file = ctx.path / f"scores-{number:06d}.parquet"
         write_scores(file, shard.keys, logits.softmax(-1).numpy(), images.bad[0], config.top_k)

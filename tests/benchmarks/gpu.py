@@ -1,37 +1,170 @@
-"""The whole training step on one device, with torch, torchvision and numpy alone.
+"""A first day on a GPU, in one command of under 8 minutes, with torch, torchvision and numpy alone.
 
-    python tests/benchmarks/gpu.py [--cases resnet18_32,resnet50_224,vit_s_224] [--steps 100] [--compile] [--json]
+    PYTHONPATH=. python tests/benchmarks/gpu.py [--parts losses,waits,speed] [--cases simclr,dino,mae,fixmatch] [--json]
 
-Two SimCLR views an image, bf16 autocast, channels-last, AdamW. For each case: images/s of the loop with its data and
-without (one batch that is there already), the share of the loop's time spent waiting for data, and the arithmetic done
-(forward and backward, counted by torch) as a share of the device's own bf16 peak, measured here by a large product of
-matrices. Images are synthetic JPEGs in shards: 32 x 32, and 320 x 240 kept at a short side of 256.
+`losses`: each method's loss and gradient on the GPU against those on the CPU, from the same weights and batch, in
+float32. `waits`: the methods whose step makes the host wait for the GPU, by torch's own sync debug mode. `speed`:
+SimCLR with ResNet-50 at 224 pixels, DINO and MAE with ViT-S/16, FixMatch with WRN-28-2 at 32 pixels, in bf16, with and
+without `compile`: images/s of the step alone (a batch that is there), with data, the share of the time that the host
+waits for data, the arithmetic as a share of the device's bf16 peak (measured here by a large product of matrices), peak
+memory; and for SimCLR the usual loop beside it, as lightly's example has it: PIL transforms in worker processes. Images
+are synthetic JPEGs in shards: 32 x 32, and 320 x 240. Without a GPU it runs on the CPU, which shows that it runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import json
+import os
 import tempfile
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
+import torchvision.transforms.v2 as transforms
 from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sslscale.data.loader import Loader, Stream
-from sslscale.data.samples import open_samples
+from sslscale.data.loader import Batch, Loader, Stream
+from sslscale.data.samples import open_images, open_samples
 from sslscale.data.shards import Sample, write_shards
+from sslscale.losses import in_float32
+from sslscale.methods.method import Moment, build_method
 from sslscale.methods.simclr import nt_xent
-from sslscale.recipes.augment import AugmentConfig, BlurConfig, JitterConfig
-from sslscale.recipes.model import ImageConfig
+from sslscale.nn.classifier import build_backbone
+from sslscale.recipes.augment import AugmentConfig, BlurConfig, JitterConfig, RandAugmentConfig
+from sslscale.recipes.dino import DINO
+from sslscale.recipes.fixmatch import FixMatch
+from sslscale.recipes.mae import MAE
+from sslscale.recipes.model import ImageConfig, ModelConfig
+from sslscale.recipes.simclr import SimCLR
+from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.train.engine import Engine, set_up
+from tests.configurations import CONFIGS, batch_of
+
+VIEW = AugmentConfig(
+    crop="resized", scale=(0.2, 1.0), flip=True, jitter=JitterConfig(), grayscale=0.2, blur=BlurConfig(), size=224
+)
+ADAMW = OptimConfig(name="adamw", lr=1e-3)
+VIT = ModelConfig(name="vit_small_16")
+LARGE = ImageConfig(size=224, short_side=256)
+CASES = {  # a configuration, and the images of its first stream in a batch
+    "simclr": TrainConfig(
+        method=SimCLR(),
+        model=ModelConfig(name="resnet_50"),
+        image=LARGE,
+        augment=VIEW,
+        optim=OptimConfig(name="lars", lr=0.3),
+        batch_size=128,
+        num_steps=100,
+        precision="bf16",
+    ),
+    "dino": TrainConfig(
+        method=DINO(),
+        model=VIT,
+        image=LARGE,
+        augment=VIEW,
+        augment_local=dataclasses.replace(VIEW, scale=(0.05, 0.2), size=96, count=6),
+        optim=ADAMW,
+        batch_size=64,
+        num_steps=100,
+        precision="bf16",
+    ),
+    "mae": TrainConfig(
+        method=MAE(),
+        model=VIT,
+        image=LARGE,
+        augment=AugmentConfig(crop="resized", scale=(0.2, 1.0), flip=True),
+        optim=ADAMW,
+        batch_size=256,
+        num_steps=100,
+        precision="bf16",
+    ),
+    "fixmatch": TrainConfig(
+        method=FixMatch(),
+        model=ModelConfig(name="wrn_28_2"),
+        image=ImageConfig(size=32),
+        augment=AugmentConfig(crop="pad", flip=True),
+        augment_strong=AugmentConfig(crop="pad", flip=True, randaugment=RandAugmentConfig(), cutout=0.5),
+        optim=OptimConfig(lr=0.03),
+        batch_size=64,
+        num_steps=100,
+        precision="bf16",
+    ),
+}
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# --- losses ---------------------------------------------------------------------------------------------------
+
+
+def stepped(name: str, device: torch.device) -> tuple[dict[str, float], float]:
+    """The parts of the loss of one batch, and the norm of its gradient."""
+    config = dataclasses.replace(CONFIGS[name], sync_batch_norm=False)
+    sizes = config.method.batch_sizes(config.batch_size)
+    torch.manual_seed(0)
+    method = build_method(config.method, config.model, 10)
+    method.prepare({stream: 200 for stream in sizes}, config)
+    engine = Engine(method, config, 40, device)
+    method.train()
+    batch = {stream: batch_of(config, stream, size, 0, device) for stream, size in sizes.items()}
+    parts, gradients = engine.gradients(batch, Moment(20, 0.5, 10.0))
+    norm = nn.utils.get_total_norm(list(gradients.values()))
+    return {part: float(value) for part, value in parts.items()}, float(norm)
+
+
+def losses(device: torch.device) -> dict[str, dict[str, float]]:
+    """Relative differences between the GPU and the CPU. TF32 is off: it is no part of the question."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    found = {}
+    for name in CONFIGS:
+        (mine, norm), (theirs, other) = stepped(name, device), stepped(name, torch.device("cpu"))
+        loss = abs(mine["loss"] - theirs["loss"]) / max(abs(theirs["loss"]), 1e-12)
+        found[name] = {"loss": theirs["loss"], "difference": loss, "gradient": abs(norm - other) / max(other, 1e-12)}
+        print(
+            f"  {name:24} loss {theirs['loss']:9.4f}   off by {loss:8.1e}   gradient by {found[name]['gradient']:8.1e}"
+        )
+    torch.backends.cudnn.allow_tf32 = True
+    return found
+
+
+def waits(device: torch.device) -> dict[str, list[str]]:
+    """What each method's third step waits for, as torch says it; nothing on a CPU."""
+    found = {}
+    for name in CONFIGS if device.type == "cuda" else ():
+        config = dataclasses.replace(CONFIGS[name], sync_batch_norm=False)
+        sizes = config.method.batch_sizes(config.batch_size)
+        method = build_method(config.method, config.model, 10)
+        method.prepare({stream: 200 for stream in sizes}, config)
+        engine = Engine(method, config, 40, device)
+        method.train()
+        told: list[str] = []
+        for step in range(3):
+            batch = {stream: batch_of(config, stream, size, step, device) for stream, size in sizes.items()}
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                torch.cuda.set_sync_debug_mode("warn" if step == 2 else "default")
+                engine.train_step(batch, Moment(step + 20, 0.5, 10.0))
+                torch.cuda.set_sync_debug_mode("default")
+            told = sorted({f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)})
+        found[name] = told
+        print(f"  {name:24} {', '.join(told) or 'waits nowhere'}")
+    return found
+
+
+# --- speed ----------------------------------------------------------------------------------------------------
 
 
 def synthetic(count: int, height: int, width: int) -> Iterator[Sample]:
@@ -40,134 +173,213 @@ def synthetic(count: int, height: int, width: int) -> Iterator[Sample]:
         coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
         buffer = io.BytesIO()
         coarse.resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-        yield Sample(f"s{number:08d}", buffer.getvalue(), "jpg")
+        yield Sample(f"s{number:08d}", buffer.getvalue(), "jpg", number % 10)
 
 
-def network(name: str) -> nn.Module:
-    models = torchvision.models
-    if name == "resnet18":
-        made = models.resnet18(num_classes=128)
-        made.conv1, made.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()  # pyright: ignore
-        return made
-    if name == "resnet50":
-        return models.resnet50(num_classes=128)
-    return models.VisionTransformer(224, 16, 12, 6, 384, 1536, num_classes=128)
-
-
-def peak(device: torch.device, side: int) -> float:
+def peak(device: torch.device) -> float:
     """FLOP/s of a product of two large bf16 matrices."""
+    side = 8192 if device.type == "cuda" else 512
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):
         torch.matmul(a, b)
-    _wait(device)
+    wait(device)
     started = time.perf_counter()
     for _ in range(10):
         torch.matmul(a, b)
-    _wait(device)
+    wait(device)
     return 10 * 2 * side**3 / (time.perf_counter() - started)
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def measure(
-    case: str, batch: int, steps: int, compiled: bool, device: torch.device, images: int, threads: int
-) -> dict[str, float]:
-    name, _, side = case.rpartition("_")
-    px = int(side)
-    model = network(name).to(device, memory_format=torch.channels_last)  # pyright: ignore
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=device.type == "cuda")
-    forward = torch.compile(model) if compiled else model
-
-    def step(views: Any) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16):
-            first, second = forward(torch.cat(views)).chunk(2)
-        nt_xent(first, second, 0.5).backward()
-        optimizer.step()
-
-    with tempfile.TemporaryDirectory() as work:
-        shape = (32, 32) if px == 32 else (240, 320)
-        write_shards(Path(work) / "shards", "x", synthetic(images, *shape), (), 500)
-        stream = Stream(
-            "unlabeled",
-            open_samples(Path(work) / "shards", labels=False),
-            batch_size=batch,
+def streams_of(config: TrainConfig, shards: Path, cache: Path, device: torch.device, threads: int) -> dict[str, Stream]:
+    every = {"labeled": open_samples(shards / "labeled"), "images": open_images(shards, ("labeled",))}
+    every["unlabeled"] = every["images"]
+    return {
+        name: Stream(
+            name,
+            every[name],
+            batch_size=size,
             seed=0,
-            image=ImageConfig(size=px, short_side=None if px == 32 else 256),
-            views=[
-                AugmentConfig(
-                    crop="resized",
-                    flip=True,
-                    jitter=JitterConfig(),
-                    grayscale=0.2,
-                    blur=None if px == 32 else BlurConfig(),
-                    count=2,
-                )
-            ],
-            cache=Path(work) / "cache",
+            image=config.image,
+            views=config.views(name),
+            cache=cache,
             cache_bytes=32 << 30,
             threads=threads,
             device=device,
         )
-        one = next(iter(Loader({"u": stream}, 1)))["u"].views
+        for name, size in config.method.batch_sizes(config.batch_size).items()
+    }
+
+
+def measure(
+    config: TrainConfig, shards: Path, cache: Path, device: torch.device, steps: int, threads: int, *, compiled: bool
+) -> dict[str, float]:
+    config = dataclasses.replace(config, compile=compiled)
+    streams = streams_of(config, shards, cache, device, threads)
+    torch.manual_seed(0)
+    method = build_method(config.method, config.model, 10)
+    method.prepare({name: len(stream) for name, stream in streams.items()}, config)
+    engine = Engine(method, config, 2 * steps, device)
+    method.train()
+    images, done = sum(config.method.batch_sizes(config.batch_size).values()), 0
+
+    def step(batch: Mapping[str, Batch]) -> None:
+        nonlocal done
+        engine.train_step(batch, Moment(done, done / (10 * steps), 10.0))
+        done += 1
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    one = next(iter(Loader(streams, 1)))
+    flops = 0
+    if not compiled:
         with FlopCounterMode(display=False) as counter:
             step(one)
-        for _ in range(5):
-            step(one)
-        _wait(device)
-        started = time.perf_counter()
-        for _ in range(steps):
-            step(one)
-        _wait(device)
-        bare = steps * batch / (time.perf_counter() - started)
-        waited = 0.0
-        loader = iter(Loader({"u": stream}, steps + 5, threads=threads))
-        for _ in range(5):
-            step(next(loader)["u"].views)
-        _wait(device)
-        started = time.perf_counter()
-        for _ in range(steps):
-            asked = time.perf_counter()
-            views = next(loader)["u"].views
-            waited += time.perf_counter() - asked
-            step(views)
-        _wait(device)
-        seconds = time.perf_counter() - started
+        flops = counter.get_total_flops()
+    for _ in range(8 if compiled else 3):
+        step(one)
+    wait(device)
+    started = time.perf_counter()
+    for _ in range(steps):
+        step(one)
+    wait(device)
+    bare = steps * images / (time.perf_counter() - started)
+    waited, loader = 0.0, iter(Loader(streams, steps + 5, threads=threads))
+    for _ in range(5):
+        step(next(loader))
+    wait(device)
+    started = time.perf_counter()
+    for _ in range(steps):
+        asked = time.perf_counter()
+        batch = next(loader)
+        waited += time.perf_counter() - asked
+        step(batch)
+    wait(device)
+    seconds = time.perf_counter() - started
+    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
     return {
-        "images_per_s": steps * batch / seconds,
+        "images_per_s": steps * images / seconds,
         "bare_images_per_s": bare,
         "waiting": waited / seconds,
-        "flops": counter.get_total_flops() * steps / seconds,
+        "flops_per_image": flops / images,
+        "peak_gib": memory / 2**30,
     }
+
+
+class Folder(torch.utils.data.Dataset):
+    """Two SimCLR views of JPEG files, made by PIL, as lightly's example makes them."""
+
+    def __init__(self, files: list[bytes], size: int):
+        self.files = files
+        self.view = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(size, (0.2, 1.0)),
+                transforms.RandomHorizontalFlip(),
+                transforms.RandomApply([transforms.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8),
+                transforms.RandomGrayscale(0.2),
+                transforms.RandomApply([transforms.GaussianBlur(23)], 0.5),
+                transforms.PILToTensor(),
+                transforms.ToDtype(torch.float32, scale=True),
+                transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image = Image.open(io.BytesIO(self.files[number])).convert("RGB")
+        return self.view(image), self.view(image)
+
+
+def usual_loop(config: TrainConfig, device: torch.device, steps: int, workers: int, images: int) -> float:
+    """Images/s of the loop that everyone writes: DataLoader, PIL, bf16 autocast, NT-Xent."""
+    files = [bytes(sample.image) for sample in synthetic(min(images, 2000), 240, 320)]
+    data = torch.utils.data.DataLoader(
+        Folder(files, config.image.size),
+        config.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+    )
+    backbone, width = build_backbone(config.model)
+    model = nn.Sequential(backbone, nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 128)).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), 0.06, momentum=0.9)
+    loss_of = in_float32(nt_xent)
+    done, started = 0, 0.0
+    while True:
+        for first, second in data:
+            with torch.autocast(device.type, torch.bfloat16):
+                loss = loss_of(model(first.to(device)), model(second.to(device)), 0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            done += 1
+            if done == 3:
+                wait(device)
+                started = time.perf_counter()
+            if done == 3 + steps:
+                wait(device)
+                return steps * config.batch_size / (time.perf_counter() - started)
+
+
+def speed(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
+    best = peak(device)
+    print(f"  bf16 peak {best / 1e12:.1f} TFLOP/s")
+    found: dict[str, Any] = {"bf16_peak_flops": best}
+    for case in options.cases.split(","):
+        config = CASES[case]
+        if options.batch_size:
+            config = dataclasses.replace(config, batch_size=options.batch_size)
+        with tempfile.TemporaryDirectory() as work:
+            shape = (32, 32) if config.image.size == 32 else (240, 320)
+            labeled = Path(work) / "shards" / "labeled"
+            write_shards(labeled, "x", synthetic(options.images, *shape), [str(n) for n in range(10)], 500)
+            flops = 0.0
+            for compiled in (False, True) if options.compile else (False,):
+                args = (config, labeled.parent, Path(work) / "cache", device, options.steps, options.threads)
+                row = measure(*args, compiled=compiled)
+                flops = row.pop("flops_per_image") or flops
+                row["of_peak"] = flops * row["images_per_s"] / best
+                name = f"{case}{'+compile' if compiled else ''}"
+                found[name] = row
+                print(
+                    f"  {name:18} {row['images_per_s']:9,.0f} images/s   bare {row['bare_images_per_s']:9,.0f}   "
+                    f"waiting {row['waiting']:6.1%}   {row['of_peak']:6.1%} of the peak   {row['peak_gib']:5.1f} GiB"
+                )
+            if case == "simclr":
+                rate = usual_loop(config, device, min(options.steps, 20), options.threads, options.images)
+                found["usual_loop"] = {"images_per_s": rate}
+                print(f"  {'the usual loop':18} {rate:9,.0f} images/s")
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="resnet18_32,resnet50_224,vit_s_224")
-    parser.add_argument("--batch-size", type=int, default=0, help="0: 512 at 32 pixels, 128 at 224")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--threads", type=int, default=8)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--parts", default="losses,waits,speed")
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--batch-size", type=int, default=0, help="of the first stream, if not the case's own")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--images", type=int, default=6_000)
+    parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 16))
+    parser.add_argument("--no-compile", dest="compile", action="store_false")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    best = peak(device, 8192 if device.type == "cuda" else 1024)
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    result: dict[str, Any] = {"device": name, "torch": torch.__version__, "bf16_peak_flops": best}
-    print(f"{name}, torch {torch.__version__}: {best / 1e12:.1f} TFLOP/s in bf16")
-    for case in options.cases.split(","):
-        batch = options.batch_size or (512 if case.endswith("_32") else 128)
-        row = measure(case, batch, options.steps, options.compile, device, options.images, options.threads)
-        row["of_peak"] = row["flops"] / best
-        result[case] = row
-        print(
-            f"  {case:14} {row['images_per_s']:9,.0f} images/s   bare {row['bare_images_per_s']:9,.0f}   "
-            f"waiting for data {row['waiting']:6.1%}   {row['of_peak']:6.1%} of the peak"
-        )
+    print(f"{name}, torch {torch.__version__}, {options.threads} threads")
+    result: dict[str, Any] = {"device": name, "torch": torch.__version__}
+    for part in options.parts.split(","):
+        started = time.perf_counter()
+        print(part)
+        if part == "losses":
+            result[part] = losses(device)
+        elif part == "waits":
+            result[part] = waits(device)
+        else:
+            set_up(device)
+            result[part] = speed(device, options)
+        print(f"  {time.perf_counter() - started:.0f} s")
     if options.json:
         print(json.dumps(result))
 

@@ -63,5 +63,5 @@ def test_rays_ports_are_on_the_loopback_and_ask_for_the_runs_token(tmp_path: Pat
         assert token not in "".join(f.read_text(errors="replace") for f in root.rglob("*") if f.is_file())
     finally:
         os.killpg(process.pid, signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=200)
     assert not secret.exists()

@@ -11,11 +11,9 @@ import torch._dynamo
 from torch._dynamo.utils import counters
 
 from sslscale.config import recipe_names
-from sslscale.data.loader import Batch
 from sslscale.methods.method import Moment, build_method
-from sslscale.recipes.train import TrainConfig
 from sslscale.train.engine import Engine
-from tests.numerics.test_two_workers import CONFIGS
+from tests.configurations import CONFIGS, batch_of
 
 STEPS = 10
 
@@ -26,21 +24,6 @@ def fresh() -> Iterator[None]:
     counters.clear()
     yield
     torch._dynamo.reset()
-
-
-def batch_of(config: TrainConfig, stream: str, size: int, step: int) -> Batch:
-    generator = torch.Generator().manual_seed(step)
-    views = []
-    for view in config.views(stream):
-        side = view.size or config.image.size
-        for _ in range(view.count):
-            image = torch.randn(size, 3, side, side, generator=generator)
-            views.append(image.contiguous(memory_format=torch.channels_last))
-    numbers = (torch.arange(size) * 7 + step * size) % 200
-    soft = torch.rand(size, 10, generator=generator).softmax(1) if stream == "pseudo" else None
-    given = config.method.needs_teacher or config.method.name == "feature_distillation"
-    features = torch.randn(size, 10, generator=generator) if given else None
-    return Batch(tuple(views), numbers, numbers % 10, soft, features, numbers)
 
 
 def trained(name: str, *, compiled: bool) -> tuple[list[int], dict[str, torch.Tensor]]:

@@ -26,8 +26,8 @@ from sslscale.recipes.train import TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.lars import LARS
 from sslscale.train.optim import step_if
+from tests.configurations import CONFIGS
 from tests.device import DEVICE, Device, HostWaits
-from tests.numerics.test_two_workers import CONFIGS
 
 
 def batch_of(device: Device, config: TrainConfig, stream: str, size: int, step: int) -> Batch:

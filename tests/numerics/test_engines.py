@@ -23,9 +23,10 @@ from sslscale.recipes.train import OptimConfig
 from sslscale.train.blocks import blocks
 from sslscale.train.engine import Engine
 from sslscale.train.strategy import build_engine
+from tests.configurations import CONFIGS
 from tests.numerics import test_method_state as state_tests
 from tests.numerics import test_two_workers as two_workers
-from tests.numerics.test_two_workers import CONFIGS, features
+from tests.numerics.test_two_workers import features
 
 CPU = torch.device("cpu")
 # averages, queues, edited and frozen weights, memories, gradients inside the forward, LARS

@@ -17,7 +17,7 @@ from sslscale.recipes.semi_supervised import SemiSupervised
 from sslscale.recipes.train import OptimConfig, TrainConfig
 from sslscale.train import checkpoint
 from sslscale.train.engine import Engine
-from tests.numerics.test_two_workers import CONFIGS
+from tests.configurations import CONFIGS
 
 SEMI_SUPERVISED = sorted(name for name, config in CONFIGS.items() if isinstance(config.method, SemiSupervised))
 TAUGHT = ["deit", "joint_training", "knowledge_distillation", "mixed_and_adversarial"]
@@ -184,10 +184,12 @@ def test_swavs_queue_waits_for_its_epoch_and_to_be_full() -> None:
         method(batch(config, step))
     assert int(method.queues[0].filled) == 36  # type: ignore[index, union-attr]
     scores = torch.randn(16, 12)
+    method.before_step(Moment(3, 3 / STEPS, 1.0))
     alone = method._assign(0, scores)  # type: ignore[operator]
     state = method.state_dict()
     state["queues.0.filled"] = torch.zeros_like(state["queues.0.filled"])
     method.load_state_dict(state)
+    method.before_step(Moment(3, 3 / STEPS, 1.0))
     assert not torch.allclose(alone, method._assign(0, scores))  # type: ignore[operator]
 
 

@@ -223,7 +223,15 @@ def test_every_field_of_every_recipe_is_identity_or_reviewed() -> None:
     reviewed = {
         "PackConfig": {"source", "labels", "val", "test"},  # their content is hashed instead
         "TimmConfig": {"weights", "classes"},  # likewise
-        "TrainConfig": {"log_every", "save_every", "compile", "monitor_every", "monitor_images", "max_skipped_steps"},
+        "TrainConfig": {
+            "log_every",
+            "save_every",
+            "compile",
+            "monitor_every",
+            "monitor_images",
+            "max_skipped_steps",
+            "deterministic",
+        },
         "ScoreConfig": {"batch_size"},
         "EvaluateConfig": {"batch_size"},
         "ExtractConfig": {"batch_size"},

@@ -19,7 +19,7 @@ from sslscale.recipes.train import OptimConfig, TrainConfig
 from sslscale.train.engine import Engine, _part, set_up
 from sslscale.train.optim import build_optimizer, weight_decay
 from tests import runs
-from tests.numerics.test_two_workers import CONFIGS
+from tests.configurations import CONFIGS
 
 CONFIG = TrainConfig(
     method=Supervised(), model=ModelConfig(name="wrn_10_0.5"), image=ImageConfig(size=8), batch_size=12, num_steps=4

@@ -14,16 +14,19 @@ from torch import nn
 from sslscale.artifacts import Checkpoint, Dataset
 from sslscale.dag import RunContext
 from sslscale.data.images import Images
+from sslscale.data.reading import open_one
 from sslscale.data.samples import open_samples
+from sslscale.data.shards import read_index
 from sslscale.errors import ConfigError, DataError
 from sslscale.evaluate import linear_sgd
 from sslscale.evaluate.clustering import cluster_agreement
 from sslscale.evaluate.monitor import KnnMonitor
 from sslscale.evaluate.retrieval import retrieve
+from sslscale.jsonio import canonical
 from sslscale.nn.classifier import build_backbone, build_classifier
 from sslscale.nn.layers import LayerFeatures, layer_names
 from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.pseudo import EvaluateConfig
+from sslscale.recipes.pseudo import EvaluateConfig, ScoreConfig
 from sslscale.stages.evaluate import evaluate
 from sslscale.train import checkpoint
 from tests.unit.test_probes import blobs
@@ -172,8 +175,36 @@ def test_outputs_that_are_not_finite_are_told(digits: Path) -> None:
     network.get_parameter("head.weight").data[3, 0] = torch.nan
     from sslscale.evaluate.outputs import network_outputs
 
-    with pytest.raises(DataError, match="outputs are not finite for 100 of 100 images"):
+    with pytest.raises(DataError, match="outputs are not finite for 450 of 450 images"):
         network_outputs(network, ImageConfig(size=8), images, *samples.places(), batch_size=100, device=CPU)
+
+
+def test_outputs_in_bf16_are_near_those_in_fp32(digits: Path) -> None:
+    samples = open_samples(digits / "test")
+    images = Images(samples.shards, 8, cache=None, cache_bytes=0, threads=1, evaluation_crop=1.0)
+    torch.manual_seed(0)
+    network = build_classifier(ModelConfig(name="wrn_10_0.5"), 10)
+    from sslscale.evaluate.outputs import network_outputs
+
+    found = [
+        network_outputs(
+            network, ImageConfig(size=8), images, *samples.places(), batch_size=100, device=CPU, precision=precision
+        )
+        for precision in ("fp32", "bf16")
+    ]
+    assert found[1].dtype == torch.float32 and not torch.equal(found[0], found[1])
+    assert (found[0] - found[1]).abs().max() < 0.05 * found[0].abs().max()
+    assert canonical(ScoreConfig()) == {k: v for k, v in canonical(ScoreConfig()).items() if k != "precision"}
+    assert canonical(ScoreConfig(precision="bf16"))["precision"] == "bf16"  # keys made before there was one stay
+
+
+@pytest.mark.parametrize(("size", "kept"), [(8, 1), (80, 0)])
+def test_a_stage_that_looks_once_keeps_small_images_alone(
+    size: int, kept: int, digits: Path, context: Callable[..., RunContext]
+) -> None:
+    ctx = context("score")
+    open_one(ctx, read_index(digits / "unlabeled"), 0, ImageConfig(size=size), "error")
+    assert len(list(ctx.root.glob("cache/images/*-fit-*"))) == kept
 
 
 def test_shares_of_the_labels_are_balanced_nested_and_drawn_by_the_seed(digits: Path) -> None:

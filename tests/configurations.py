@@ -1,0 +1,169 @@
+"""Every method at a size at which a step takes a moment: what tests and benchmarks run over all of them.
+
+Needs torch and numpy alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from sslscale.config import Recipe
+from sslscale.data.loader import Batch
+from sslscale.recipes.augment import AugmentConfig, JitterConfig, RandAugmentConfig
+from sslscale.recipes.barlow_twins import BarlowTwins
+from sslscale.recipes.byol import BYOL
+from sslscale.recipes.dash import Dash
+from sslscale.recipes.deit import DeiT
+from sslscale.recipes.dino import DINO
+from sslscale.recipes.dinov2 import DINOv2
+from sslscale.recipes.emp_ssl import EMPSSL
+from sslscale.recipes.feature_distillation import FeatureDistillation
+from sslscale.recipes.fixmatch import FixMatch
+from sslscale.recipes.flexmatch import FlexMatch
+from sslscale.recipes.freematch import FreeMatch
+from sslscale.recipes.joint_training import JointTraining
+from sslscale.recipes.knowledge_distillation import KnowledgeDistillation
+from sslscale.recipes.mae import MAE
+from sslscale.recipes.mean_teacher import MeanTeacher
+from sslscale.recipes.mixmatch import MixMatch
+from sslscale.recipes.moco_v2 import MoCoV2
+from sslscale.recipes.moco_v3 import MoCoV3
+from sslscale.recipes.model import ImageConfig, ModelConfig
+from sslscale.recipes.nnclr import NNCLR
+from sslscale.recipes.noisy_student import NoisyStudent
+from sslscale.recipes.pi_model import PiModel
+from sslscale.recipes.pirl import PIRL
+from sslscale.recipes.pseudo_label import PseudoLabel
+from sslscale.recipes.remixmatch import ReMixMatch
+from sslscale.recipes.scl import SCL
+from sslscale.recipes.semi_supervised import SemiSupervised
+from sslscale.recipes.simclr import SimCLR
+from sslscale.recipes.simsiam import SimSiam
+from sslscale.recipes.softmatch import SoftMatch
+from sslscale.recipes.supcon import SupCon
+from sslscale.recipes.supervised import Supervised
+from sslscale.recipes.swav import SwAV
+from sslscale.recipes.temporal_ensembling import TemporalEnsembling
+from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.recipes.uda import UDA
+from sslscale.recipes.vat import VAT
+from sslscale.recipes.vicreg import VICReg
+
+STEPS = 6
+CONFIG = TrainConfig(
+    method=NoisyStudent(unlabeled_ratio=2, ema=0.9),
+    model=ModelConfig(name="wrn_10_0.5"),
+    image=ImageConfig(size=8),
+    augment=AugmentConfig(crop="pad", padding=1, randaugment=RandAugmentConfig(magnitude=4)),
+    optim=OptimConfig(lr=0.05),
+    batch_size=16,
+    num_steps=STEPS,
+    sync_batch_norm=True,
+    log_every=1,
+)
+
+VIEWS = AugmentConfig(crop="resized", scale=(0.3, 1.0))
+SMALL = AugmentConfig(crop="resized", scale=(0.1, 0.4), size=6, count=2)
+VIT = ModelConfig(name="vit_32x2_2", grid=4)
+# where gradients are steep, rounding grows with the step
+STEEP = {"moco_v3", "barlow_twins", "vicreg", "emp_ssl", "nnclr", "supcon", "swav", "dinov2", "pirl"}
+
+
+def of(recipe: Recipe, **more: Any) -> TrainConfig:
+    rate = 1e-4 if recipe.name in STEEP else 0.01
+    return dataclasses.replace(CONFIG, method=recipe, augment=VIEWS, optim=OptimConfig(lr=rate), **more)
+
+
+def semi(recipe: SemiSupervised) -> TrainConfig:
+    strong = any(recipe.views(stream)[1] for stream in recipe.batch_sizes(1))
+    return dataclasses.replace(
+        CONFIG,
+        method=recipe,
+        augment=AugmentConfig(crop="pad", padding=1),
+        augment_strong=CONFIG.augment if strong else None,
+        optim=OptimConfig(lr=0.01),
+        # few enough that images come a second time
+        splits=("labeled",) if recipe.name == "temporal_ensembling" else ("labeled", "unlabeled"),
+    )
+
+
+CONFIGS = {
+    "noisy_student": CONFIG,
+    "simclr": dataclasses.replace(
+        CONFIG,
+        method=SimCLR(temperature=0.5),
+        augment=dataclasses.replace(VIEWS, jitter=JitterConfig(hue=0.0)),
+        optim=OptimConfig(name="lars", lr=0.02, trust=0.5),
+    ),
+    "feature_distillation": dataclasses.replace(CONFIG, method=FeatureDistillation()),
+    **{
+        config.method.name: config
+        for config in (
+            of(BarlowTwins(projection=24)),
+            of(VICReg(projection=24)),
+            of(SimSiam(projection=24, hidden=8)),
+            of(BYOL(momentum=0.9, projection=16, hidden=24)),
+            of(NNCLR(queue=40, hidden=24, projection=16, predictor=24)),
+            of(SCL(projection=24)),
+            of(SupCon()),
+            of(MoCoV2(queue=40, momentum=0.9)),
+            of(MoCoV3(momentum=0.9, hidden=24, projection=16)),
+            of(
+                SwAV(prototypes=12, hidden=24, projection=16, queue=36, queue_epoch=0.01, freeze_prototypes=0.01),
+                augment_local=SMALL,
+            ),
+            of(DINO(prototypes=24, hidden=24, bottleneck=8, momentum=0.9, freeze_last=0.01), augment_local=SMALL),
+            of(
+                DINOv2(prototypes=24, hidden=24, bottleneck=8, momentum=0.9, freeze_last=0.01),
+                augment_local=SMALL,
+                model=VIT,
+            ),
+            of(PIRL(pretext=("jigsaw", "rotation"), negatives=30), image=ImageConfig(size=16)),
+            of(EMPSSL(patches=3, hidden=24, projection=16)),
+            of(MAE(width=32, depth=1), model=VIT),
+        )
+    },
+    "joint_training": dataclasses.replace(CONFIG, method=JointTraining(unlabeled_ratio=2, ema=0.9)),
+    "mixed_and_adversarial": of(Supervised(mixup=0.4, cutmix=1.0, adversarial=0.5, epsilon=0.1)),
+    "knowledge_distillation": of(KnowledgeDistillation(ema=0.9)),
+    "deit": of(DeiT(mode="soft"), model=dataclasses.replace(VIT, distillation_token=True)),
+    **{
+        name: semi(recipe)
+        for name, recipe in {
+            # with a ratio of 1 one image is as near to two classes as two processors' roundings
+            "pseudo_label": PseudoLabel(unlabeled_ratio=2, threshold=0.15, ramp=(0.0, 0.5)),
+            "pi_model": PiModel(),
+            "temporal_ensembling": TemporalEnsembling(unlabeled_ratio=4),
+            "mean_teacher": MeanTeacher(ema=0.9),
+            "vat": VAT(epsilon=1.0, ema=0.9, xi=1.0),  # a small difference divides rounding by itself
+            "mixmatch": MixMatch(),
+            "remixmatch": ReMixMatch(strong=2, batches=4),
+            "remixmatch_ctaugment": ReMixMatch(strong=1, batches=4, ctaugment=True),
+            "uda": UDA(unlabeled_ratio=3, threshold=0.1, tsa="exp"),
+            "fixmatch": FixMatch(unlabeled_ratio=2, threshold=0.1),
+            "fixmatch_ctaugment": FixMatch(unlabeled_ratio=2, threshold=0.1, ctaugment=True),
+            "dash": Dash(unlabeled_ratio=2, warmup=0.3, every=0.2),
+            "flexmatch": FlexMatch(unlabeled_ratio=2, threshold=0.12),
+            "freematch": FreeMatch(unlabeled_ratio=2, momentum=0.5, fairness_weight=0.1),
+            "softmatch": SoftMatch(unlabeled_ratio=2, momentum=0.5),
+        }.items()
+    },
+}
+
+
+def batch_of(config: TrainConfig, stream: str, size: int, step: int, device: torch.device | None = None) -> Batch:
+    """Batch `step` of a stream of 200 samples, of random numbers."""
+    generator = torch.Generator().manual_seed(step)
+    views = []
+    for view in config.views(stream):
+        side = view.size or config.image.size
+        for _ in range(view.count):
+            image = torch.randn(size, 3, side, side, generator=generator)
+            views.append(image.contiguous(memory_format=torch.channels_last).to(device))
+    numbers = (torch.arange(size) * 7 + step * size) % 200
+    soft = torch.rand(size, 10, generator=generator).softmax(1).to(device) if stream == "pseudo" else None
+    given = config.method.needs_teacher or config.method.name == "feature_distillation"
+    features = torch.randn(size, 10, generator=generator).to(device) if given else None
+    return Batch(tuple(views), numbers.to(device), (numbers % 10).to(device), soft, features, numbers)
