@@ -71,6 +71,9 @@ class RayRunner:
         """One worker: the stage's task does the work. More: the task only waits for its workers."""
         resources, gpus = job.context.resources, self._gpus(job)
         alone = resources.num_workers == 1
+        if job.fn.__name__ == "train" and not self._own and not gpus and resources.gpus_per_worker is None:
+            with warned(job.context.path):
+                log.warning("no GPU is in the cluster now: it trains on CPUs; gpus_per_worker: 1 waits for GPUs")
         own = job.fn.__module__
         if not own.startswith("sslscale."):  # a stage of the user's own pipeline: workers cannot import its file
             from ray import cloudpickle

@@ -54,9 +54,11 @@ def execute(job: Job) -> dict[str, Any]:
         if not (path / DESCRIPTION).exists():
             write_json(path / DESCRIPTION, {**job.description, "key": job.key, "name": job.context.name})
         resources = job.context.resources
+        if getattr(job.fn, "cpu_only", False):  # then its workers ask for no GPU either
+            resources = dataclasses.replace(resources, gpus_per_worker=0)
         # the CPUs of this machine, not the driver's; where several workers do the work, each knows its own share
         threads = resources.cpus_per_worker or os.cpu_count() or 1
-        context = dataclasses.replace(job.context, threads=threads)
+        context = dataclasses.replace(job.context, threads=threads, resources=resources)
         inputs = {name: load(Path(where)) for name, where in job.inputs.items()}
         for where in job.inputs.values():
             sums.require_whole(Path(where))

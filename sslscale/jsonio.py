@@ -75,7 +75,8 @@ def canonical(value: Any) -> Any:
 
     Dataclass fields marked `metadata={"identity": False}` say where or how, not what, and are left out. Fields marked
     `metadata={"new": True}` are left out while they have their default, so that keys made before there was such a field
-    stay. There is no fall-back to `str()`: a value without a stable form would silently fork every identity that holds it.
+    stay. There is no fall-back to `str()`: a value without a stable form would silently fork every identity that holds
+    it.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
