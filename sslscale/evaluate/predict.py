@@ -10,7 +10,7 @@ import torch
 from sslscale.data import decode
 from sslscale.data.augment import normalize
 from sslscale.data.images import evaluation_view
-from sslscale.data.sources import SUFFIXES
+from sslscale.data.sources import SUFFIXES, image_files
 from sslscale.errors import DataError
 from sslscale.train.checkpoint import load_model
 from sslscale.train.engine import best_device
@@ -51,7 +51,7 @@ def predict(
 
 
 def _below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(image_files(folder))
 
 
 def _view(file: Path, size: int, crop: float) -> torch.Tensor | str:

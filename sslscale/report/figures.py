@@ -15,16 +15,14 @@ _LONGEST = 24  # characters of such a name
 
 def new_figure(width: float = 6.4, height: float = 4.0) -> Any:
     """A figure without a display or global state."""
-    import matplotlib
     from matplotlib.figure import Figure
 
-    matplotlib.rcParams["text.parse_math"] = False  # the name of a class may hold any sign, dollars too
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def _short(name: str) -> str:
-    """A class's name as it fits beside an axis."""
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+    """A name of a user's as it fits beside an axis; its dollars are no mathematics."""
+    return (name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…").replace("$", r"\$")
 
 
 def learning_curves(folder: Path) -> None:
@@ -150,7 +148,7 @@ def gallery(folder: Path, images: Sequence[Any], names: Sequence[str], columns: 
         asked = names[number - number % columns]
         first = number % columns == 0
         colour = "black" if first else "tab:green" if name == asked else "tab:red"
-        axes.set_title(name, fontsize=8, color=colour, fontweight="bold" if first else "normal")
+        axes.set_title(_short(name), fontsize=8, color=colour, fontweight="bold" if first else "normal")
         for spine in axes.spines.values():
             spine.set(color=colour, linewidth=2 if first else 1)
     figure.savefig(folder / "gallery.png", dpi=110)
@@ -233,7 +231,7 @@ def parallel_coordinates(file: Path, columns: Mapping[str, Sequence[Any]], logar
         low, high = min(numbers), max(numbers)
         heights.append([(v - low) / (high - low) if high > low else 0.5 for v in numbers])
         ends = (f"{min(values):.3g}", f"{max(values):.3g}") if numeric else (words[0], words[-1])
-        labels.append(ends)
+        labels.append(tuple(map(_short, ends)))
     for trial in range(len(heights[0])):
         share = heights[-1][trial]
         axes.plot(range(len(names)), [h[trial] for h in heights], color=colormaps["viridis"](share), alpha=0.8)

@@ -90,9 +90,24 @@ def test_a_comparison_is_made(case: str, context: Context) -> None:
     figures.layer_curve(done.dir, ["stem", "last"], [shown["accuracy"]] * 2, [shown["accuracy_interval"]] * 2)
 
 
+def test_dollars_are_no_mathematics_and_powers_of_ten_are(tmp_path: Path) -> None:
+    assert [figures._short(name) for name in ("$5", "a$b$", "plain", "y" * 30)] == [
+        r"\$5",
+        r"a\$b\$",
+        "plain",
+        "y" * 23 + "…",
+    ]
+    figure = figures.new_figure()
+    axes = figure.add_subplot()
+    axes.set_yscale("log")
+    axes.set_xticks([0, 1], [figures._short("$x_{"), figures._short("$a$ and $b$")])
+    figure.savefig(tmp_path / "x.png")
+    assert axes.get_yticklabels()[0].get_parse_math() and axes.get_xticklabels()[0].get_text() == r"\$x_{"
+
+
 def test_pages_escape_what_users_name(tmp_path: Path) -> None:
     figure = figures.new_figure()
-    figure.add_subplot().set_title("$x_{")
+    figure.add_subplot()
     figure.savefig(tmp_path / "x.png")
     for name in NAMES:
         whole = page.page(name, {name: [page.table([name], [[name]]), page.picture(tmp_path / "x.png", name)]})
