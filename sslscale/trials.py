@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sslscale import mirror
-from sslscale.cluster import connect, disconnect
+from sslscale.connection import connect, disconnect
 from sslscale.recipes.tune import Dimension, TuneConfig
 from sslscale.workers import unwrap
 

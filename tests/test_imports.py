@@ -26,7 +26,7 @@ HEAVY = {
     "rich",
 }
 ONLY = {  # a library -> the one file that may import it
-    "ray": {f"sslscale/{name}.py" for name in ("cluster", "workers", "trials", "population", "jobs")},
+    "ray": {f"sslscale/{name}.py" for name in ("connection", "cluster", "workers", "trials", "population", "jobs")},
     "mlflow": {"sslscale/tracking.py"},
     "deepspeed": {"sslscale/train/zero.py"},
     "fsspec": {"sslscale/mirror.py"},
@@ -41,7 +41,7 @@ LAYERS = [
     {"losses", "nn", "data"},
     {"methods"},
     {"train", "evaluate", "report"},
-    {"workers", "population"},
+    {"connection", "workers", "population"},
     {"cluster", "trials"},
     {"stages"},
     {"progress", "tracking"},

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sslscale import jsonio
-from sslscale.data import sources, tables
+from sslscale.data import sources
+from sslscale.data.labels import read_labels
 from sslscale.data.sources import Item, Listing
 from sslscale.errors import DataError
 from sslscale.recipes.data import PackConfig
@@ -117,7 +118,7 @@ def _label_by_file(config: PackConfig, listing: Listing) -> tuple[list[Item], tu
     assert config.labels is not None
     root = Path(config.source)
     known = [item for item in listing.items if item.where != config.labels]
-    found = tables.read_labels(Path(config.labels), root if sources.is_dir(root) else root.parent, known)
+    found = read_labels(Path(config.labels), root if sources.is_dir(root) else root.parent, known)
     labeled = [item._replace(label=found.of.get(item.key)) for item in listing.items]
     notes = found.account()
     folders = set(listing.classes)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from sslscale.artifacts import Checkpoint, Dataset
-from sslscale.cluster import connect, disconnect
+from sslscale.connection import connect, disconnect
 from sslscale.dag import Resources, RunContext
 from sslscale.data.augment import normalize
 from sslscale.data.images import Images

@@ -21,7 +21,8 @@ from typing import Any
 
 from sslscale import dag, execution
 from sslscale.artifacts import Report
-from sslscale.cluster import RayRunner, connect, disconnect
+from sslscale.cluster import RayRunner
+from sslscale.connection import connect, disconnect
 from sslscale.dag import Resources, RunContext, stage
 from sslscale.workers import train_workers
 

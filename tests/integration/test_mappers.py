@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sslscale.cluster import connect, disconnect
+from sslscale.connection import connect, disconnect
 from sslscale.dag import RunContext
 from sslscale.workers import Mappers
 

@@ -114,7 +114,7 @@ def test_the_drivers_memory_does_not_grow_with_the_number_of_shards(tmp_path: Pa
     """20,000 shards, which a manifest names and one file holds, through the scoring stage with two workers."""
 
     from sslscale.artifacts import Checkpoint, Dataset
-    from sslscale.cluster import connect, disconnect
+    from sslscale.connection import connect, disconnect
     from sslscale.dag import Resources, RunContext
     from sslscale.data.pack import pack
     from sslscale.data.shards import ShardInfo, read_index, write_index

@@ -1,0 +1,118 @@
+"""Joining a Ray cluster, or starting one of this process's own, which nobody else can reach."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sslscale.errors import ResourceError
+
+# Set before ray is imported, in the driver; workers inherit them.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would resolve the environment again in each worker
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def connect() -> Any:
+    """Join the cluster that RAY_ADDRESS names, or start one of this run alone; returns the module ray.
+
+    Ray's ports run whatever they are sent. Those of a cluster of its own are on the loopback, and answer those alone
+    who have its token, which this user alone can read.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if os.environ.get("RAY_ADDRESS") is None:
+        _lock_up()
+    import ray
+
+    _read_environment()
+
+    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if os.environ.get("RAY_ADDRESS") is None:  # a bare init would join any cluster that happens to run here
+        options |= {"address": "local", "include_dashboard": False, "object_store_memory": 256 << 20}
+        # Ray's own 15 leaves a run a thirtieth of a core beside any other busy process; `nice sslscale` still works
+        os.environ.setdefault("RAY_worker_niceness", "0")
+        # OpenMP's threads wait for each other spinning: beside one busy process 400 small steps took over 130 s, with
+        # fewer turns 19 s; alone 6.4 and 7.1 s
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    try:
+        _require_answer(os.environ.get("RAY_ADDRESS", ""))
+        ray.init(**options)
+    except OSError as error:  # ConnectionError is one
+        where = os.environ.get("RAY_ADDRESS", "this machine")
+        text = str(error).splitlines()[0]
+        raise ResourceError(
+            f"RAY_ADDRESS {where}: no cluster answers there ({text}); mend it, or unset it to run on this machine alone"
+        ) from None
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if "Version mismatch" not in text:
+            raise
+        where = os.environ.get("RAY_ADDRESS")
+        raise ResourceError(f"RAY_ADDRESS {where}: {text} Install the same Ray and Python on both sides") from None
+    return ray
+
+
+_saved: dict[str, str | None] = {}  # variables as they were before a cluster of this process's own
+OWN = "SSLSCALEOWN_CLUSTER"  # 1 in all processes of a cluster of a run's own: no node joins it
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: Ray's address of this machine is 127.0.0.1, on Linux too
+
+
+def _lock_up() -> None:
+    """Set what Ray reads when it starts a cluster: its address, and a secret of this run's own."""
+    folder = Path(tempfile.mkdtemp(prefix="sslscale-ray-"))
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    own: dict[str, str | None] = {OWN: "1", _LOOPBACK: "0", "RAY_AUTH_MODE": "token"}
+    own |= {"RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_TOKEN": None}
+    if sys.platform == "linux":
+        own["GLOO_SOCKET_IFNAME"] = "lo"
+    for name, value in own.items():
+        _saved.setdefault(name, os.environ.get(name))
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _read_environment() -> None:
+    """Make Ray see these variables in a process that had imported it before they were set."""
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
+
+    ray_constants.ENABLE_RAY_CLUSTER = os.environ.get(_LOOPBACK, "1").lower() not in ("0", "false")
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def disconnect() -> None:
+    """Leave the cluster, and stop it if it is this process's own."""
+    import ray
+
+    ray.shutdown()
+    for name, value in _saved.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    _saved.clear()
+    _read_environment()
+
+
+def _require_answer(address: str) -> None:
+    """Raise OSError if HOST:PORT takes no connection, which Ray would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
