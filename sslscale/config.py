@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Union
 
-import yaml
-
 from sslscale.errors import ConfigError
+
+if typing.TYPE_CHECKING:
+    import yaml
 
 MAX_YAML_BYTES = 1 << 20
 MAX_YAML_NODES = 100_000  # aliases are expanded, so a few lines could otherwise stand for millions
@@ -75,6 +76,8 @@ def read(path: str | Path, overrides: typing.Sequence[str] = ()) -> Document:
 
 def overlay(document: Document, overrides: typing.Sequence[str]) -> Document:
     """Lay `a.b.c=value` overrides over a document; raises ConfigError."""
+    import yaml
+
     problems = []
     for override in overrides:
         key, separator, value = override.partition("=")
@@ -96,6 +99,8 @@ def overlay(document: Document, overrides: typing.Sequence[str]) -> Document:
 
 def parse(text: str, source: str) -> Document:
     """Parse YAML text into plain data; duplicate keys and anything but plain values are errors."""
+    import yaml
+
     document = Document(source, {})
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -118,6 +123,8 @@ def parse(text: str, source: str) -> Document:
 
 def parse_value(text: str) -> Any:
     """Parse the right side of an override as YAML (so `[1, 2]`, `null` and `1e-3` mean what they do in a file)."""
+    import yaml
+
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     problems: list[Problem] = []
     value = None if node is None else _convert(node, "", {}, problems, [0])
@@ -127,6 +134,8 @@ def parse_value(text: str) -> Any:
 
 
 def _convert(node: yaml.Node, key: str, lines: dict[str, int], problems: list[Problem], count: list[int]) -> Any:
+    import yaml
+
     count[0] += 1
     line = node.start_mark.line + 1
     if count[0] > MAX_YAML_NODES:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import runs
+
 ROOT = Path(__file__).parent.parent
 FILES = sorted([*(ROOT / "sslscale").rglob("*.py"), *(ROOT / "pipelines").glob("*.py")])
 HEAVY = {
@@ -141,3 +143,44 @@ def test_nothing_unpickles_or_runs_a_shell() -> None:
                 assert "shell=True" not in text, text
                 assert name != "torch.load" or "weights_only=True" in text, text
                 assert name != "np.load" or "allow_pickle=False" in text, text
+
+
+CORE_ALONE = """
+import sys
+
+MISSING = {missing!r}
+
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        frame, asked = sys._getframe(), False
+        while frame:  # a library that only asks whether there is such a module is answered by the others
+            asked = asked or "importlib.util" in frame.f_code.co_filename
+            frame = frame.f_back
+        if name.split(".")[0] in MISSING and not asked:
+            raise ModuleNotFoundError(name)
+
+
+sys.meta_path.insert(0, Missing())
+import dataclasses, importlib
+import torch
+for name in {modules!r}:
+    importlib.import_module(name)
+from sslscale.methods.method import Moment, build_method
+from sslscale.train.engine import Engine
+from tests.configurations import CONFIGS, batch_of
+config = dataclasses.replace(CONFIGS["simclr"], sync_batch_norm=False)
+engine = Engine(build_method(config.method, config.model, 10), config, 4, torch.device("cpu"))
+parts, _ = engine.train_step({{"images": batch_of(config, "images", 16, 0)}}, Moment(0, 0.0, 0.0))
+assert float(parts["loss"]) > 0
+"""
+
+
+def test_the_core_trains_with_torch_and_numpy_alone() -> None:
+    """As on a GPU machine that has nothing else."""
+    missing = (HEAVY | {"yaml", "fsspec", "pandas", "pytest", "scipy"}) - {"torch", "torchvision"}
+    rooms = ("methods", "nn", "data", "train", "evaluate")
+    files = [f for room in rooms for f in sorted((ROOT / "sslscale" / room).glob("*.py")) if f.stem != "__init__"]
+    optional = {"kernels", "zero", "from_timm", "export"}  # numba's, DeepSpeed's, timm's
+    modules = [f"sslscale.{f.parent.name}.{f.stem}" for f in files if f.stem not in optional]
+    runs.python(CORE_ALONE.format(missing=missing, modules=modules))
