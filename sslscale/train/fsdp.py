@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sslscale import distributed
 from sslscale.data.loader import Batch
@@ -55,12 +56,25 @@ class FSDPEngine(Engine):
         policy = CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if self._offload else OffloadPolicy()
         self.method.to(self.device)
         for block in blocks(self.method):
-            fully_shard(block, mesh=mesh, offload_policy=policy)
+            fully_shard(block, mesh=mesh, offload_policy=policy, mp_policy=self._precision(block))
         fully_shard(self.method, mesh=mesh, offload_policy=policy)
         # a method may differentiate inside its forward (VAT): what it goes on with must not be gone by then
         self.method.set_reshard_after_backward(False, recurse=False)  # pyright: ignore[reportCallIssue]
         self.optimizer = build_optimizer(self.method, self.config.optim)
         return self.method
+
+    def _precision(self, block: nn.Module) -> MixedPrecisionPolicy:
+        """With bf16 the weights of a block are gathered in bf16, half the bytes, and gradients are summed in float32.
+
+        Activations are left to autocast. Norms that need float32 weights keep their whole block in float32.
+        """
+        if self.config.precision != "bf16" or any(isinstance(m, self._float32_norms()) for m in block.modules()):
+            return MixedPrecisionPolicy()
+        return MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+
+    def _float32_norms(self) -> tuple[type[nn.Module], ...]:
+        """Autocast runs layer norm in float32 on GPUs alone; batch norm it does not cast anywhere."""
+        return (_BatchNorm,) if self.on_gpu else (_BatchNorm, nn.LayerNorm)
 
     def _forward_backward(self, batch: Mapping[str, Batch], last: bool) -> Losses:
         assert isinstance(self.method, FSDPModule)

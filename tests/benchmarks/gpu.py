@@ -1,9 +1,10 @@
 """A first day on a GPU, in one command of under 8 minutes, with torch, torchvision and numpy alone.
 
-    PYTHONPATH=. python tests/benchmarks/gpu.py [--parts losses,waits,speed] [--cases simclr,dino,mae,fixmatch] [--json]
+    PYTHONPATH=. python tests/benchmarks/gpu.py [--parts losses,waits,decoding,speed] [--cases simclr,dino] [--json]
 
 `losses`: each method's loss and gradient on the GPU against those on the CPU, from the same weights and batch, in
-float32. `waits`: the methods whose step makes the host wait for the GPU, by torch's own sync debug mode. `speed`:
+float32. `waits`: the methods whose step makes the host wait for the GPU, by torch's own sync debug mode. `decoding`:
+JPEGs decoded a second by the CPU's threads and by the GPU. `speed`:
 SimCLR with ResNet-50 at 224 pixels, DINO and MAE with ViT-S/16, FixMatch with WRN-28-2 at 32 pixels, in bf16, with and
 without `compile`: images/s of the step alone (a batch that is there), with data, the share of the time that the host
 waits for data, the arithmetic as a share of the device's bf16 peak (measured here by a large product of matrices), peak
@@ -31,10 +32,13 @@ import torchvision.transforms.v2 as transforms
 from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.io import ImageReadMode, decode_jpeg
 
+from sslscale.data.decode import decode
 from sslscale.data.loader import Batch, Loader, Stream
 from sslscale.data.samples import open_images, open_samples
 from sslscale.data.shards import Sample, write_shards
+from sslscale.data.threads import pool
 from sslscale.losses import in_float32
 from sslscale.methods.method import Moment, build_method
 from sslscale.methods.simclr import nt_xent
@@ -161,6 +165,27 @@ def waits(device: torch.device) -> dict[str, list[str]]:
             told = sorted({f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)})
         found[name] = told
         print(f"  {name:24} {', '.join(told) or 'waits nowhere'}")
+    return found
+
+
+def decoding(device: torch.device, threads: int, count: int = 512) -> dict[str, float]:
+    """JPEGs of 500 x 375 decoded a second: by `threads` threads of the CPU, as the loader does, and on the device."""
+    files = [bytes(sample.image) for sample in synthetic(count, 375, 500)]
+    workers = pool("decode", threads)
+    list(workers.map(decode, files))
+    started = time.perf_counter()
+    list(workers.map(decode, files))
+    found = {"cpu_images_per_s": count / (time.perf_counter() - started)}
+    if device.type == "cuda":
+        encoded = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in files]
+        for _ in range(2):  # the first starts the decoder
+            wait(device)
+            started = time.perf_counter()
+            for at in range(0, count, 128):
+                decode_jpeg(encoded[at : at + 128], mode=ImageReadMode.RGB, device=device)
+            wait(device)
+            found["device_images_per_s"] = count / (time.perf_counter() - started)
+    print("  " + "   ".join(f"{name} {rate:,.0f}" for name, rate in found.items()))
     return found
 
 
@@ -356,7 +381,7 @@ def speed(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default="losses,waits,speed")
+    parser.add_argument("--parts", default="losses,waits,decoding,speed")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--batch-size", type=int, default=0, help="of the first stream, if not the case's own")
     parser.add_argument("--steps", type=int, default=40)
@@ -376,6 +401,8 @@ def main() -> None:
             result[part] = losses(device)
         elif part == "waits":
             result[part] = waits(device)
+        elif part == "decoding":
+            result[part] = decoding(device, options.threads)
         else:
             set_up(device)
             result[part] = speed(device, options)

@@ -22,6 +22,7 @@ from sslscale.methods.method import Method, build_method
 from sslscale.recipes.train import OptimConfig
 from sslscale.train.blocks import blocks
 from sslscale.train.engine import Engine
+from sslscale.train.fsdp import FSDPEngine
 from sslscale.train.strategy import build_engine
 from tests.configurations import CONFIGS
 from tests.numerics import test_method_state as state_tests
@@ -266,3 +267,32 @@ def test_resources_that_do_not_fit_are_refused() -> None:
         Resources(strategy="zero3", sharded_checkpoints=True)
     with pytest.raises(ValueError, match="offload: ddp keeps everything"):
         Resources(offload=True)
+
+
+def test_fsdp_gathers_the_weights_of_blocks_in_bf16_and_keeps_them_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    def as_on_a_gpu(norm: torch.nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:  # where autocast casts all to float32
+        return torch.layer_norm(x.float(), norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
+
+    monkeypatch.setattr(torch.nn.LayerNorm, "forward", as_on_a_gpu)
+    monkeypatch.setattr(FSDPEngine, "_float32_norms", lambda self: (torch.nn.modules.batchnorm._BatchNorm,))
+    for name in ("dinov2", "noisy_student"):  # a ViT, and a network with batch norm
+        config = dataclasses.replace(state_tests.small(name), precision="bf16", sync_batch_norm=False)
+        found = []
+        for strategy in ("ddp", "fsdp"):
+            try:
+                engine = build_engine(
+                    state_tests.make(config), config, state_tests.STEPS, CPU, Resources(strategy=strategy)
+                )
+                seen: set[torch.dtype] = set()
+                for leaf in (m for block in blocks(engine.method) for m in block.modules() if hasattr(m, "weight")):
+                    leaf.register_forward_hook(lambda module, _, __, seen=seen: seen.add(module.weight.dtype))  # pyright: ignore[reportArgumentType]
+                state_tests.run(engine, config, 0, 1)
+                assert seen == {torch.bfloat16 if (strategy, name) == ("fsdp", "dinov2") else torch.float32}
+                assert all(weight.dtype == torch.float32 for weight in engine.method.parameters())
+                state_tests.run(engine, config, 1, 4)
+                found.append(engine.state_dict()["method"])
+            finally:
+                if dist.is_initialized():
+                    dist.destroy_process_group()
+        for key, value in found[0].items():
+            torch.testing.assert_close(found[1][key], value, rtol=2e-2, atol=2e-3, msg=lambda m, k=key: f"{k}: {m}")
