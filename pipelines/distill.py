@@ -17,14 +17,14 @@ from functools import partial
 from typing import Any, Literal
 
 from sslscale.config import require
-from sslscale.dag import Resources, Stage, stage
-from sslscale.recipes.data import PackConfig
-from sslscale.recipes.features import ExtractConfig
-from sslscale.recipes.knowledge_distillation import KnowledgeDistillation
-from sslscale.recipes.pseudo import EvaluateConfig
-from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.teacher import TeacherConfig, TimmConfig
-from sslscale.recipes.train import TrainConfig
+from sslscale.graph.dag import Resources, Stage, stage
+from sslscale.methods.knowledge_distillation import KnowledgeDistillation
+from sslscale.methods.supervised import Supervised
+from sslscale.settings.data import PackConfig
+from sslscale.settings.features import ExtractConfig
+from sslscale.settings.pseudo import EvaluateConfig
+from sslscale.settings.teacher import TeacherConfig, TimmConfig
+from sslscale.settings.train import TrainConfig
 from sslscale.stages import open_checkpoint, open_timm
 from sslscale.stages.comparison import ComparisonConfig, comparison
 from sslscale.stages.evaluate import evaluate

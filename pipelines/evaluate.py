@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sslscale.config import require
-from sslscale.dag import Resources, Stage, stage
-from sslscale.recipes.data import PackConfig, count_labeled
-from sslscale.recipes.features import ExtractConfig
-from sslscale.recipes.finetune import FinetuneConfig
-from sslscale.recipes.model import read_info
-from sslscale.recipes.probe import LayerwiseConfig, ProbeConfig
-from sslscale.recipes.pseudo import EvaluateConfig, read_class_map
-from sslscale.recipes.robustness import RobustnessConfig
+from sslscale.graph.dag import Resources, Stage, stage
+from sslscale.settings.data import PackConfig, count_labeled
+from sslscale.settings.features import ExtractConfig
+from sslscale.settings.finetune import FinetuneConfig
+from sslscale.settings.model import read_info
+from sslscale.settings.probe import LayerwiseConfig, ProbeConfig
+from sslscale.settings.pseudo import EvaluateConfig, read_class_map
+from sslscale.settings.robustness import RobustnessConfig
 from sslscale.stages import open_checkpoint
 from sslscale.stages.dossier import DossierConfig, dossier
 from sslscale.stages.evaluate import evaluate

@@ -14,15 +14,15 @@ from functools import partial
 from typing import Any
 
 from sslscale.config import require
-from sslscale.dag import Resources, Stage, stage
-from sslscale.recipes.augment import AugmentConfig
-from sslscale.recipes.data import PackConfig
-from sslscale.recipes.model import ModelConfig
-from sslscale.recipes.noisy_student import NoisyStudent
-from sslscale.recipes.pseudo import EvaluateConfig, ScoreConfig, SelectConfig
-from sslscale.recipes.robustness import RobustnessConfig
-from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.graph.dag import Resources, Stage, stage
+from sslscale.methods.noisy_student import NoisyStudent
+from sslscale.methods.supervised import Supervised
+from sslscale.settings.augment import AugmentConfig
+from sslscale.settings.data import PackConfig
+from sslscale.settings.model import ModelConfig
+from sslscale.settings.pseudo import EvaluateConfig, ScoreConfig, SelectConfig
+from sslscale.settings.robustness import RobustnessConfig
+from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.pack import content, pack
 from sslscale.stages.robustness import robustness

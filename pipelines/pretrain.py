@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from sslscale.config import require
-from sslscale.dag import Resources, Stage, stage
-from sslscale.recipes.augment import AugmentConfig
-from sslscale.recipes.data import PackConfig
-from sslscale.recipes.features import AttentionConfig, ExtractConfig
-from sslscale.recipes.probe import ProbeConfig
-from sslscale.recipes.pseudo import EvaluateConfig
-from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.train import TrainConfig
+from sslscale.graph.dag import Resources, Stage, stage
+from sslscale.methods.supervised import Supervised
+from sslscale.settings.augment import AugmentConfig
+from sslscale.settings.data import PackConfig
+from sslscale.settings.features import AttentionConfig, ExtractConfig
+from sslscale.settings.probe import ProbeConfig
+from sslscale.settings.pseudo import EvaluateConfig
+from sslscale.settings.train import TrainConfig
 from sslscale.stages.attention import attention
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.extract import extract

@@ -16,12 +16,12 @@ from functools import partial
 from typing import Any
 
 from sslscale.config import require
-from sslscale.dag import Resources, Stage, stage
-from sslscale.recipes.augment import AugmentConfig
-from sslscale.recipes.data import PackConfig
-from sslscale.recipes.pseudo import EvaluateConfig, ScoreConfig, SelectConfig
-from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.train import TrainConfig
+from sslscale.graph.dag import Resources, Stage, stage
+from sslscale.methods.supervised import Supervised
+from sslscale.settings.augment import AugmentConfig
+from sslscale.settings.data import PackConfig
+from sslscale.settings.pseudo import EvaluateConfig, ScoreConfig, SelectConfig
+from sslscale.settings.train import TrainConfig
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.grid import GridConfig, grid
 from sslscale.stages.pack import content, pack

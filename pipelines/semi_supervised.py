@@ -14,12 +14,12 @@ from functools import partial
 from typing import Any
 
 from sslscale.config import require
-from sslscale.dag import Resources, Stage, stage
-from sslscale.recipes.data import PackConfig
-from sslscale.recipes.pseudo import EvaluateConfig
-from sslscale.recipes.semi_supervised import SemiSupervised
-from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.train import TrainConfig
+from sslscale.graph.dag import Resources, Stage, stage
+from sslscale.methods.settings import SemiSupervised
+from sslscale.methods.supervised import Supervised
+from sslscale.settings.data import PackConfig
+from sslscale.settings.pseudo import EvaluateConfig
+from sslscale.settings.train import TrainConfig
 from sslscale.stages.comparison import ComparisonConfig, comparison
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.pack import content, pack

@@ -19,14 +19,14 @@ from functools import partial
 from typing import Any
 
 from sslscale.config import require
-from sslscale.dag import Resources, Stage, stage
-from sslscale.recipes.data import PackConfig
-from sslscale.recipes.feature_distillation import FeatureDistillation
-from sslscale.recipes.features import ExtractConfig, KMeansConfig
-from sslscale.recipes.probe import ProbeConfig
-from sslscale.recipes.pseudo import EvaluateConfig
-from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.train import TrainConfig
+from sslscale.graph.dag import Resources, Stage, stage
+from sslscale.methods.feature_distillation import FeatureDistillation
+from sslscale.methods.supervised import Supervised
+from sslscale.settings.data import PackConfig
+from sslscale.settings.features import ExtractConfig, KMeansConfig
+from sslscale.settings.probe import ProbeConfig
+from sslscale.settings.pseudo import EvaluateConfig
+from sslscale.settings.train import TrainConfig
 from sslscale.stages.comparison import ComparisonConfig, comparison
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.extract import extract

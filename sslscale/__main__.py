@@ -1,6 +1,6 @@
 """`python -m sslscale` is the `sslscale` command."""
 
-from sslscale.cli import main
+from sslscale.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

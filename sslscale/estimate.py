@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sslscale import collect, dag, sums
-from sslscale.jsonio import canonical
+from sslscale.graph import collect, dag
+from sslscale.storage import sums
+from sslscale.storage.jsonio import canonical
 
 EFFICIENCY = 0.9  # of each worker beside the first; measured: 0.94 for DDP, 0.95 and more for scoring
 _BY_IMAGES = {"score", "shard", "extract", "select"}

@@ -16,9 +16,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sslscale import collect, dag, execution, preflight
-from sslscale import config as configuration
+from sslscale import preflight
+from sslscale.config import document as yaml_document
+from sslscale.config.build import build as build_config
 from sslscale.errors import ConfigError, DataError, ResourceError, UserError
+from sslscale.graph import collect, dag, execution
 
 _PACKAGE = Path(__file__).parent
 
@@ -56,21 +58,21 @@ def find(path: str) -> Path:
 def load(path: str, overrides: Sequence[str] = ()) -> Experiment:
     """Read a configuration (from here, or one that comes with sslscale) and build its graph; raises ConfigError."""
     file = find(path)
-    return _build(configuration.read(file, overrides), path, file, tuple(overrides))
+    return _build(yaml_document.read(file, overrides), path, file, tuple(overrides))
 
 
 def of_values(source: str, values: Mapping[str, Any], overrides: Sequence[str]) -> Experiment:
     """The graph of a configuration that a command made, with a name for messages; raises ConfigError."""
-    document = configuration.overlay(configuration.Document(source, dict(values)), overrides)
+    document = yaml_document.overlay(yaml_document.Document(source, dict(values)), overrides)
     return _build(document, source, Path(source), tuple(overrides))
 
 
-def _build(document: configuration.Document, path: str, file: Path, overrides: tuple[str, ...]) -> Experiment:
+def _build(document: yaml_document.Document, path: str, file: Path, overrides: tuple[str, ...]) -> Experiment:
     name = document.data.pop("pipeline", None)
     if not isinstance(name, str):
         raise ConfigError(f"{file}: pipeline: is required, the name of a pipeline ({', '.join(pipelines())})")
     module = _load_pipeline(name, file)
-    settings = configuration.build(module.Config, document)
+    settings = build_config(module.Config, document)
     if not 0 <= getattr(settings, "seed", 0) < 2**40:  # numpy's and torch's take no less, and rounds multiply it
         raise ConfigError(f"{file}: seed: must lie between 0 and 2^40")
     try:
@@ -165,7 +167,7 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
         console.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True, markup=False)
     _check_root(root)
     collect.remember(root, experiment.run_name, planned)
-    from sslscale.progress import Progress
+    from sslscale.cli.progress import Progress
     from sslscale.tracking import Tracker
 
     logs = root / "logs" / time.strftime("%Y%m%d-%H%M%S")
@@ -177,7 +179,7 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
         progress = Progress(planned, console, logs)
         status = "FAILED"
         try:
-            from sslscale.cluster import RayRunner
+            from sslscale.cluster.runner import RayRunner
 
             runner = RayRunner(logs)
             try:
@@ -227,7 +229,7 @@ def replay(entry: dag.Planned, planned: Sequence[dag.Planned], root: Path, step:
 
 
 def _record(entry: dag.Planned) -> dict[str, Any]:
-    from sslscale import sums
+    from sslscale.storage import sums
 
     try:
         return sums.read_record(entry.path / dag.RECORD)

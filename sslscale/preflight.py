@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from sslscale import dag
-from sslscale.artifacts import Dataset
-from sslscale.dag import Planned
 from sslscale.data.split import Contents, contents
 from sslscale.errors import ConfigError, DataError, ResourceError
-from sslscale.recipes.train import TrainConfig
+from sslscale.graph import dag
+from sslscale.graph.artifacts import Dataset
+from sslscale.graph.dag import Planned
+from sslscale.settings.train import TrainConfig
 
 _SPLIT_OF = {"evaluate": "split", "attention": "split", "robustness": "split", "layerwise": "split"}
 

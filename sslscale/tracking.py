@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sslscale import jsonio
-from sslscale.dag import Planned
-from sslscale.execution import git_commit
+from sslscale.graph.dag import Planned
+from sslscale.graph.execution import git_commit
+from sslscale.storage import jsonio
 
 FORWARD_EVERY_S = 2.0
 _NOTE = "mlflow.json"

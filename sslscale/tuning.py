@@ -18,11 +18,15 @@ from typing import Any
 
 import yaml
 
-from sslscale import collect, dag, execution, experiment, mirror, trials
-from sslscale import config as configuration
+from sslscale import experiment
+from sslscale.cluster import trials
+from sslscale.config import document as yaml_document
+from sslscale.config.build import build as build_config
 from sslscale.errors import ConfigError, UserError
-from sslscale.jsonio import digest, write_json
-from sslscale.recipes.tune import TuneConfig
+from sslscale.graph import collect, dag, execution
+from sslscale.settings.tune import TuneConfig
+from sslscale.storage import mirror
+from sslscale.storage.jsonio import digest, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +69,8 @@ class Search:
 def read_space(path: str, source: str, overrides: Sequence[str], root: Path, samples: int | None) -> Search:
     """Read a space, and make sure that every end of it is a valid configuration; raises ConfigError."""
     file = experiment.find(path)
-    document = configuration.read(file, [f"samples={samples}"] if samples is not None else [])
-    config: TuneConfig = configuration.build(TuneConfig, document)
+    document = yaml_document.read(file, [f"samples={samples}"] if samples is not None else [])
+    config: TuneConfig = build_config(TuneConfig, document)
     search = Search(source=source, overrides=tuple(overrides), config=config, root=root.absolute())
     firsts = {key: dimension.ends[0] for key, dimension in config.space.items()}
     known = _keys(experiment.load(source, [*overrides]).config)
@@ -82,7 +86,7 @@ def read_space(path: str, source: str, overrides: Sequence[str], root: Path, sam
 
 
 def _keys(config: Any) -> set[str]:
-    from sslscale.jsonio import flat
+    from sslscale.storage.jsonio import flat
 
     found = flat(config)
     return {*found, *(name.split(".")[0] for name in found)}
@@ -141,7 +145,7 @@ class _Trial:
         self.store = store.url if store else ""
 
     def __call__(self, name: str, values: dict[str, Any], report: trials.Report, state: str | None) -> None:
-        from sslscale.cluster import RayRunner
+        from sslscale.cluster.runner import RayRunner
         from sslscale.tracking import Tracker
 
         search = self.search
@@ -248,7 +252,7 @@ def _write(search: Search, folder: Path, rows: list[dict[str, Any]], best: dict[
 
     keys = list(search.config.space)
     files = {name: folder / name for name in ("best.yaml", "trials.csv", "trials.json", "parallel.png", "report.html")}
-    document = configuration.read(experiment.find(search.source), search.words(best["values"]))
+    document = yaml_document.read(experiment.find(search.source), search.words(best["values"]))
     head = (
         f"# The best of {len(rows)} trials of {search.source}: {search.config.metric} {best['value']:.4f} with "
         f"{', '.join(f'{k}={_short(v)}' for k, v in best['values'].items())}\n"

@@ -9,47 +9,46 @@ from typing import Any
 
 import torch
 
-from sslscale.config import Recipe
 from sslscale.data.loader import Batch
-from sslscale.recipes.augment import AugmentConfig, JitterConfig, RandAugmentConfig
-from sslscale.recipes.barlow_twins import BarlowTwins
-from sslscale.recipes.byol import BYOL
-from sslscale.recipes.dash import Dash
-from sslscale.recipes.deit import DeiT
-from sslscale.recipes.dino import DINO
-from sslscale.recipes.dinov2 import DINOv2
-from sslscale.recipes.emp_ssl import EMPSSL
-from sslscale.recipes.feature_distillation import FeatureDistillation
-from sslscale.recipes.fixmatch import FixMatch
-from sslscale.recipes.flexmatch import FlexMatch
-from sslscale.recipes.freematch import FreeMatch
-from sslscale.recipes.joint_training import JointTraining
-from sslscale.recipes.knowledge_distillation import KnowledgeDistillation
-from sslscale.recipes.mae import MAE
-from sslscale.recipes.mean_teacher import MeanTeacher
-from sslscale.recipes.mixmatch import MixMatch
-from sslscale.recipes.moco_v2 import MoCoV2
-from sslscale.recipes.moco_v3 import MoCoV3
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.nnclr import NNCLR
-from sslscale.recipes.noisy_student import NoisyStudent
-from sslscale.recipes.pi_model import PiModel
-from sslscale.recipes.pirl import PIRL
-from sslscale.recipes.pseudo_label import PseudoLabel
-from sslscale.recipes.remixmatch import ReMixMatch
-from sslscale.recipes.scl import SCL
-from sslscale.recipes.semi_supervised import SemiSupervised
-from sslscale.recipes.simclr import SimCLR
-from sslscale.recipes.simsiam import SimSiam
-from sslscale.recipes.softmatch import SoftMatch
-from sslscale.recipes.supcon import SupCon
-from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.swav import SwAV
-from sslscale.recipes.temporal_ensembling import TemporalEnsembling
-from sslscale.recipes.train import OptimConfig, TrainConfig
-from sslscale.recipes.uda import UDA
-from sslscale.recipes.vat import VAT
-from sslscale.recipes.vicreg import VICReg
+from sslscale.methods.barlow_twins import BarlowTwins
+from sslscale.methods.byol import BYOL
+from sslscale.methods.dash import Dash
+from sslscale.methods.deit import DeiT
+from sslscale.methods.dino import DINO
+from sslscale.methods.dinov2 import DINOv2
+from sslscale.methods.emp_ssl import EMPSSL
+from sslscale.methods.feature_distillation import FeatureDistillation
+from sslscale.methods.fixmatch import FixMatch
+from sslscale.methods.flexmatch import FlexMatch
+from sslscale.methods.freematch import FreeMatch
+from sslscale.methods.joint_training import JointTraining
+from sslscale.methods.knowledge_distillation import KnowledgeDistillation
+from sslscale.methods.mae import MAE
+from sslscale.methods.mean_teacher import MeanTeacher
+from sslscale.methods.mixmatch import MixMatch
+from sslscale.methods.moco_v2 import MoCoV2
+from sslscale.methods.moco_v3 import MoCoV3
+from sslscale.methods.nnclr import NNCLR
+from sslscale.methods.noisy_student import NoisyStudent
+from sslscale.methods.pi_model import PiModel
+from sslscale.methods.pirl import PIRL
+from sslscale.methods.pseudo_label import PseudoLabel
+from sslscale.methods.remixmatch import ReMixMatch
+from sslscale.methods.scl import SCL
+from sslscale.methods.settings import MethodSettings, SemiSupervised
+from sslscale.methods.simclr import SimCLR
+from sslscale.methods.simsiam import SimSiam
+from sslscale.methods.softmatch import SoftMatch
+from sslscale.methods.supcon import SupCon
+from sslscale.methods.supervised import Supervised
+from sslscale.methods.swav import SwAV
+from sslscale.methods.temporal_ensembling import TemporalEnsembling
+from sslscale.methods.uda import UDA
+from sslscale.methods.vat import VAT
+from sslscale.methods.vicreg import VICReg
+from sslscale.settings.augment import AugmentConfig, JitterConfig, RandAugmentConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.train import OptimConfig, TrainConfig
 
 STEPS = 6
 CONFIG = TrainConfig(
@@ -71,7 +70,7 @@ VIT = ModelConfig(name="vit_32x2_2", grid=4)
 STEEP = {"moco_v3", "barlow_twins", "vicreg", "emp_ssl", "nnclr", "supcon", "swav", "dinov2", "pirl"}
 
 
-def of(recipe: Recipe, **more: Any) -> TrainConfig:
+def of(recipe: MethodSettings, **more: Any) -> TrainConfig:
     rate = 1e-4 if recipe.name in STEEP else 0.01
     return dataclasses.replace(CONFIG, method=recipe, augment=VIEWS, optim=OptimConfig(lr=rate), **more)
 

@@ -12,10 +12,10 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-from sslscale.dag import Resources, RunContext
 from sslscale.data import sources
 from sslscale.data.pack import pack
-from sslscale.recipes.data import PackConfig
+from sslscale.graph.dag import Resources, RunContext
+from sslscale.settings.data import PackConfig
 from tests.finished import finished
 
 __all__ = ["finished"]

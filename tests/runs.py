@@ -41,11 +41,11 @@ rounds: [{}]
 SHORT = """
 from dataclasses import dataclass
 from functools import partial
-from sslscale.artifacts import Checkpoint, Report
-from sslscale.dag import Resources, RunContext, Stage, stage
-from sslscale.recipes.data import PackConfig
-from sslscale.recipes.pseudo import EvaluateConfig
-from sslscale.recipes.train import TrainConfig
+from sslscale.graph.artifacts import Checkpoint, Report
+from sslscale.graph.dag import Resources, RunContext, Stage, stage
+from sslscale.settings.data import PackConfig
+from sslscale.settings.pseudo import EvaluateConfig
+from sslscale.settings.train import TrainConfig
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.pack import content, pack
 from sslscale.stages.train import train

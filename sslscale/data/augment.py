@@ -12,7 +12,7 @@ import torch
 from sslscale.data import geometry, ops
 from sslscale.data.plan import SLOTS, Plan
 from sslscale.data.transfer import constant, to_device
-from sslscale.recipes.augment import AugmentConfig, RandAugmentConfig
+from sslscale.settings.augment import AugmentConfig, RandAugmentConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, UInt8

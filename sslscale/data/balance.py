@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sslscale.recipes.pseudo import SelectConfig
+from sslscale.settings.pseudo import SelectConfig
 
 # Bins are the upper bits of float32, whose order is that of the numbers: 2,048 bins in each of [1/4, 1/2) and
 # [1/2, 1), and finer ones below. One bin above all holds 1.0 itself.

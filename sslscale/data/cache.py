@@ -23,7 +23,7 @@ from threading import Lock
 
 import numpy as np
 
-from sslscale import locks
+from sslscale.storage import locks
 
 VERSION = 3  # of what decoding and scaling give; files of another version are not read
 PLANES, INTERLEAVED = "planes", "interleaved"

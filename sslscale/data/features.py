@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sslscale import jsonio, sums
 from sslscale.errors import DataError, ResourceError
+from sslscale.storage import jsonio, sums
 
 _OPEN = 64  # files mapped at a time
 

@@ -6,9 +6,9 @@ import hashlib
 import os
 from pathlib import Path
 
-from sslscale import jsonio, mirror
 from sslscale.data import sources
 from sslscale.errors import DataError
+from sslscale.storage import jsonio, mirror
 
 HASHED_BYTES = 2 << 30  # a larger folder is identified by names, sizes and times instead of its content
 

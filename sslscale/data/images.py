@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from sslscale import locks
 from sslscale.data import cache as files
 from sslscale.data import decode
 from sslscale.data.cache import CacheFile
 from sslscale.data.shards import Shard, Shards
 from sslscale.data.threads import pool
 from sslscale.errors import DataError
+from sslscale.storage import locks
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8

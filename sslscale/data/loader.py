@@ -21,8 +21,8 @@ from sslscale.data.samples import Samples
 from sslscale.data.threads import pool
 from sslscale.data.transfer import to_device
 from sslscale.errors import ConfigError
-from sslscale.recipes.augment import AugmentConfig
-from sslscale.recipes.model import ImageConfig
+from sslscale.settings.augment import AugmentConfig
+from sslscale.settings.model import ImageConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8

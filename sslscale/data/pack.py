@@ -16,7 +16,7 @@ from sslscale.data.images import bad_allowed
 from sslscale.data.sources import HIDDEN, Item
 from sslscale.data.split import split
 from sslscale.errors import DataError
-from sslscale.recipes.data import PackConfig
+from sslscale.settings.data import PackConfig
 
 _LISTED = 200  # bad images that an error names
 

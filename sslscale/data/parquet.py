@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sslscale import jsonio, sums
 from sslscale.errors import DataError, ResourceError
+from sslscale.storage import jsonio, sums
 
 
 def write(file: Path, table: Any) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sslscale.data import geometry
-from sslscale.recipes.augment import AugmentConfig, JitterConfig
+from sslscale.settings.augment import AugmentConfig, JitterConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

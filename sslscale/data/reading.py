@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from sslscale.dag import RunContext
 from sslscale.data.images import SMALL, Images, bad_allowed
 from sslscale.data.samples import Samples, open_samples
 from sslscale.data.shards import Index, Shard, Shards
-from sslscale.recipes.model import ImageConfig
+from sslscale.graph.dag import RunContext
+from sslscale.settings.model import ImageConfig
 
 
 def open_split(ctx: RunContext, folder: Path, image: ImageConfig, on_bad_sample: str) -> tuple[Samples, Images]:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sslscale import sums
 from sslscale.data.features import Features, read_clusters, usable
 from sslscale.data.shards import INDEX, Index, Shards, read_index
 from sslscale.data.sources import HIDDEN
 from sslscale.errors import DataError
+from sslscale.storage import sums
 
 
 @dataclass(frozen=True)

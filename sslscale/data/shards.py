@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sslscale import jsonio, mirror, sums
 from sslscale.data import tar
 from sslscale.errors import DataError, ResourceError
+from sslscale.storage import jsonio, mirror, sums
 
 INDEX = "index.json"
 FORMAT = "sslscale-shards/2"

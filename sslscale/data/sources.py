@@ -20,9 +20,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from sslscale import mirror
 from sslscale.data import tables
 from sslscale.errors import DataError
+from sslscale.storage import mirror
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SPLITS = ("labeled", "unlabeled", "val", "test")

@@ -7,12 +7,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from sslscale import jsonio
 from sslscale.data import sources
 from sslscale.data.labels import read_labels
 from sslscale.data.sources import Item, Listing
 from sslscale.errors import DataError
-from sslscale.recipes.data import PackConfig
+from sslscale.settings.data import PackConfig
+from sslscale.storage import jsonio
 
 
 class Split(NamedTuple):

@@ -12,7 +12,7 @@ from sslscale.data.samples import Samples
 from sslscale.evaluate.knn import knn_classify
 from sslscale.evaluate.outputs import network_outputs
 from sslscale.nn.classifier import Classifier
-from sslscale.recipes.model import ImageConfig
+from sslscale.settings.model import ImageConfig
 
 if TYPE_CHECKING:
     from torch import nn

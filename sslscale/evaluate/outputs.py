@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from sslscale.allocator import keep_freed_memory
 from sslscale.data.augment import normalize
 from sslscale.data.images import Images
 from sslscale.data.threads import pool
 from sslscale.errors import DataError
-from sslscale.recipes.model import ImageConfig
+from sslscale.settings.model import ImageConfig
+from sslscale.train.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -1,1 +1,1 @@
-"""Learning algorithms, one file each; the file's name is the method's name in a configuration."""
+"""Learning algorithms, one folder each; the folder's name is the method's name in a configuration."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sslscale.config import Recipe
 from sslscale.data.loader import Batch
+from sslscale.methods.settings import MethodSettings
 from sslscale.nn.classifier import build_classifier
 from sslscale.nn.ema import update_ema, warm_momentum
-from sslscale.recipes.model import ModelConfig
-from sslscale.recipes.train import TrainConfig
+from sslscale.settings.model import ModelConfig
+from sslscale.settings.train import TrainConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -116,7 +117,7 @@ class ClassifierMethod(Method):
 
     learns_itself = False
 
-    def __init__(self, recipe: Recipe, model: ModelConfig, num_classes: int):
+    def __init__(self, recipe: MethodSettings, model: ModelConfig, num_classes: int):
         super().__init__()
         self.num_classes = num_classes
         self.network = build_classifier(model, num_classes)
@@ -158,7 +159,7 @@ class ClassifierMethod(Method):
 class TaughtMethod(ClassifierMethod):
     """A classifier that learns from another network, frozen, or from the logits that one gave of every image."""
 
-    def __init__(self, recipe: Recipe, model: ModelConfig, num_classes: int):
+    def __init__(self, recipe: MethodSettings, model: ModelConfig, num_classes: int):
         super().__init__(recipe, model, num_classes)
         self.teacher: nn.Module | None = None
 
@@ -175,10 +176,11 @@ class TaughtMethod(ClassifierMethod):
             return self.teacher.eval()(batch.views[0]).float()
 
 
-def build_method(recipe: Recipe, model: ModelConfig, num_outputs: int) -> Method:
-    """Make the method whose code stands in methods/NAME.py for the recipe of recipes/NAME.py."""
-    name = type(recipe).__module__.rpartition(".")[2]
-    module = importlib.import_module(f"sslscale.methods.{name}")
+def build_method(recipe: MethodSettings, model: ModelConfig, num_outputs: int) -> Method:
+    """Make the method of these settings: its code stands beside them, or in the module `method` of their package."""
+    module = sys.modules[type(recipe).__module__]
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{module.__name__}.method")
     own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
     (cls,) = [c for c in own if issubclass(c, Method)]
     return cls(recipe, model, num_outputs)

@@ -12,7 +12,7 @@ from sslscale.nn.heads import MeanOfHeads
 from sslscale.nn.resnet import ResNet
 from sslscale.nn.vit import SIZES, VisionTransformer
 from sslscale.nn.wide_resnet import WideResNet
-from sslscale.recipes.model import ModelConfig
+from sslscale.settings.model import ModelConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -12,7 +12,7 @@ from sslscale import distributed
 from sslscale.data import ctaugment, geometry, rng
 from sslscale.data.ctaugment import CTAugment, Policy
 from sslscale.data.transfer import Fetched, to_device
-from sslscale.recipes.model import ImageConfig
+from sslscale.settings.model import ImageConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

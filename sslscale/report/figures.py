@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sslscale.jsonio import read_json
+from sslscale.storage.jsonio import read_json
 
 _MAX_NAMED = 30  # classes whose names still fit along an axis
 _LONGEST = 24  # characters of such a name

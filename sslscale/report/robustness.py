@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sslscale.artifacts import Artifact
+from sslscale.graph.artifacts import Artifact
 from sslscale.report import page
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sslscale.artifacts import Checkpoint, Dataset, Report
-from sslscale.dag import RunContext
 from sslscale.errors import DataError
-from sslscale.recipes.features import AttentionConfig
+from sslscale.graph.artifacts import Checkpoint, Dataset, Report
+from sslscale.graph.dag import RunContext
+from sslscale.settings.features import AttentionConfig
 
 
 def attention(ctx: RunContext, config: AttentionConfig, *, model: Checkpoint, data: Dataset) -> Report:
@@ -15,9 +15,9 @@ def attention(ctx: RunContext, config: AttentionConfig, *, model: Checkpoint, da
 
     from sslscale.data.augment import normalize
     from sslscale.data.reading import open_split
-    from sslscale.jsonio import write_json
     from sslscale.nn.vit import VisionTransformer
     from sslscale.report.figures import attention_figure
+    from sslscale.storage.jsonio import write_json
     from sslscale.train.checkpoint import load_backbone
 
     if config.split not in data.num_samples:

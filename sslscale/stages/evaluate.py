@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sslscale.artifacts import Checkpoint, Dataset, Report
-from sslscale.dag import RunContext
 from sslscale.errors import DataError
-from sslscale.jsonio import write_json
-from sslscale.recipes.pseudo import EvaluateConfig
+from sslscale.graph.artifacts import Checkpoint, Dataset, Report
+from sslscale.graph.dag import RunContext
+from sslscale.settings.pseudo import EvaluateConfig
+from sslscale.storage.jsonio import write_json
 
 
 def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data: Dataset) -> Report:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from sslscale.artifacts import Checkpoint, Dataset, Embeddings
-from sslscale.dag import RunContext
 from sslscale.errors import DataError
-from sslscale.recipes.features import ExtractConfig
+from sslscale.graph.artifacts import Checkpoint, Dataset, Embeddings
+from sslscale.graph.dag import RunContext
+from sslscale.settings.features import ExtractConfig
 
 
 def extract(ctx: RunContext, config: ExtractConfig, *, model: Checkpoint, data: Dataset) -> Embeddings:
@@ -19,7 +19,7 @@ def extract(ctx: RunContext, config: ExtractConfig, *, model: Checkpoint, data: 
     """
     import numpy as np
 
-    from sslscale import workers
+    from sslscale.cluster import workers
     from sslscale.data.features import Features
     from sslscale.data.images import bad_allowed
     from sslscale.data.shards import read_index

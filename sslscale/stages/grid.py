@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sslscale.artifacts import Report
-from sslscale.dag import RunContext, cpu_only
-from sslscale.jsonio import read_json, write_json
+from sslscale.graph.artifacts import Report
+from sslscale.graph.dag import RunContext, cpu_only
+from sslscale.storage.jsonio import read_json, write_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sslscale.artifacts import Checkpoint, Dataset
-from sslscale.dag import RunContext, cpu_only
-from sslscale.recipes.train import TrainConfig
+from sslscale.graph.artifacts import Checkpoint, Dataset
+from sslscale.graph.dag import RunContext, cpu_only
+from sslscale.settings.train import TrainConfig
 
 
 @cpu_only

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sslscale.artifacts import Clusters, Embeddings
-from sslscale.dag import RunContext
 from sslscale.errors import DataError
-from sslscale.recipes.features import KMeansConfig
+from sslscale.graph.artifacts import Clusters, Embeddings
+from sslscale.graph.dag import RunContext
+from sslscale.settings.features import KMeansConfig
 
 _STATE = "state/kmeans.npz"
 _PART = 8  # rows of one part for each centroid: sums cost little beside the rows they are sums of
@@ -24,7 +24,7 @@ def kmeans(ctx: RunContext, config: KMeansConfig, *, features: Embeddings) -> Cl
     """
     import numpy as np
 
-    from sslscale import workers
+    from sslscale.cluster import workers
     from sslscale.data.features import Features, write_array
     from sslscale.report.figures import cluster_sizes
     from sslscale.train import kmeans as algorithm
@@ -168,7 +168,7 @@ def _save(file: Path, state: Mapping[str, Any]) -> None:
 
     import numpy as np
 
-    from sslscale import jsonio
+    from sslscale.storage import jsonio
 
     data = io.BytesIO()
     np.savez(data, **state)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sslscale.artifacts import Checkpoint, Dataset, Report
-from sslscale.dag import RunContext
 from sslscale.errors import DataError
-from sslscale.recipes.probe import LayerwiseConfig
+from sslscale.graph.artifacts import Checkpoint, Dataset, Report
+from sslscale.graph.dag import RunContext
+from sslscale.settings.probe import LayerwiseConfig
 
 
 def layerwise(ctx: RunContext, config: LayerwiseConfig, *, model: Checkpoint, data: Dataset) -> Report:
@@ -23,9 +23,9 @@ def layerwise(ctx: RunContext, config: LayerwiseConfig, *, model: Checkpoint, da
     from sslscale.evaluate.classify import measure
     from sslscale.evaluate.linear import linear_probe
     from sslscale.evaluate.outputs import network_outputs
-    from sslscale.jsonio import write_json
     from sslscale.nn.layers import LayerFeatures
     from sslscale.report.figures import layer_curve
+    from sslscale.storage.jsonio import write_json
     from sslscale.train.checkpoint import load_backbone
     from sslscale.train.engine import best_device
 

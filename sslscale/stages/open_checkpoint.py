@@ -6,13 +6,13 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sslscale import mirror
-from sslscale.artifacts import Checkpoint
-from sslscale.dag import RunContext, cpu_only
 from sslscale.data.fingerprint import file_hash
 from sslscale.errors import DataError
-from sslscale.jsonio import digest
-from sslscale.recipes.model import FILES, read_info
+from sslscale.graph.artifacts import Checkpoint
+from sslscale.graph.dag import RunContext, cpu_only
+from sslscale.settings.model import FILES, read_info
+from sslscale.storage import mirror
+from sslscale.storage.jsonio import digest
 
 
 @dataclass(frozen=True, kw_only=True)

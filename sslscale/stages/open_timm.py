@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sslscale.artifacts import Checkpoint, Dataset
-from sslscale.dag import RunContext
 from sslscale.data.fingerprint import file_hash
 from sslscale.errors import DataError
-from sslscale.jsonio import digest
-from sslscale.recipes.teacher import TimmConfig
+from sslscale.graph.artifacts import Checkpoint, Dataset
+from sslscale.graph.dag import RunContext
+from sslscale.settings.teacher import TimmConfig
+from sslscale.storage.jsonio import digest
 
 
 def content(config: TimmConfig, root: Path) -> str:

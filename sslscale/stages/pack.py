@@ -7,13 +7,13 @@ import os
 import shutil
 from pathlib import Path
 
-from sslscale import mirror
-from sslscale.artifacts import Dataset
-from sslscale.dag import RunContext, cpu_only
 from sslscale.data import fingerprint, sources, split
 from sslscale.errors import DataError
-from sslscale.jsonio import digest
-from sslscale.recipes.data import PackConfig
+from sslscale.graph.artifacts import Dataset
+from sslscale.graph.dag import RunContext, cpu_only
+from sslscale.settings.data import PackConfig
+from sslscale.storage import mirror
+from sslscale.storage.jsonio import digest
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sslscale.artifacts import Dataset, Embeddings, Report
-from sslscale.dag import RunContext
 from sslscale.errors import DataError
-from sslscale.recipes.probe import ProbeConfig
+from sslscale.graph.artifacts import Dataset, Embeddings, Report
+from sslscale.graph.dag import RunContext
+from sslscale.settings.probe import ProbeConfig
 
 _QUERIES, _SHOWN = 6, 8  # rows of the gallery, and nearest images in each
 
@@ -27,7 +27,7 @@ def probe(ctx: RunContext, config: ProbeConfig, *, features: Embeddings, data: D
     from sslscale.evaluate.linear import linear_probe
     from sslscale.evaluate.linear_sgd import sgd_probe
     from sslscale.evaluate.retrieval import retrieve
-    from sslscale.jsonio import write_json
+    from sslscale.storage.jsonio import write_json
     from sslscale.train.engine import best_device
 
     for split in ("labeled", config.split):

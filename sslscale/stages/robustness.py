@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sslscale.artifacts import Checkpoint, Dataset, Report
-from sslscale.dag import RunContext
 from sslscale.errors import DataError
-from sslscale.recipes.robustness import RobustnessConfig
+from sslscale.graph.artifacts import Checkpoint, Dataset, Report
+from sslscale.graph.dag import RunContext
+from sslscale.settings.robustness import RobustnessConfig
 
 
 def robustness(
@@ -31,8 +31,8 @@ def robustness(
     from sslscale.data.augment import normalize
     from sslscale.data.reading import open_split
     from sslscale.evaluate import corruptions
-    from sslscale.jsonio import read_json, write_json
     from sslscale.report.figures import robustness_figure
+    from sslscale.storage.jsonio import read_json, write_json
     from sslscale.train.checkpoint import load_model
     from sslscale.train.engine import best_device
 

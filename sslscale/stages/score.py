@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sslscale.artifacts import Checkpoint, Dataset, Scores
-from sslscale.dag import RunContext
 from sslscale.errors import DataError
-from sslscale.recipes.pseudo import ScoreConfig
+from sslscale.graph.artifacts import Checkpoint, Dataset, Scores
+from sslscale.graph.dag import RunContext
+from sslscale.settings.pseudo import ScoreConfig
 
 
 def score(ctx: RunContext, config: ScoreConfig, *, teacher: Checkpoint, data: Dataset) -> Scores:
@@ -20,7 +20,7 @@ def score(ctx: RunContext, config: ScoreConfig, *, teacher: Checkpoint, data: Da
     Writes scores-%06d.parquet: key, status (null, or why the image could not be scored), label (the most probable
     class), confidence, entropy (nats) and probs. Shards that are scored already are not scored again.
     """
-    from sslscale import workers
+    from sslscale.cluster import workers
     from sslscale.data.images import bad_allowed
     from sslscale.data.shards import read_index
 

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from sslscale.artifacts import Dataset, Scores, Selection
-from sslscale.dag import RunContext, cpu_only
 from sslscale.errors import DataError
-from sslscale.jsonio import write_json
-from sslscale.recipes.pseudo import SelectConfig
+from sslscale.graph.artifacts import Dataset, Scores, Selection
+from sslscale.graph.dag import RunContext, cpu_only
+from sslscale.settings.pseudo import SelectConfig
+from sslscale.storage.jsonio import write_json
 
 HISTOGRAM_BINS = 50
 

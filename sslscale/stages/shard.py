@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from sslscale.artifacts import Dataset, Selection, ShardSet
-from sslscale.dag import RunContext, cpu_only
+from sslscale.graph.artifacts import Dataset, Selection, ShardSet
+from sslscale.graph.dag import RunContext, cpu_only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,9 @@ class ShardConfig:
 @cpu_only
 def shard(ctx: RunContext, config: ShardConfig, *, selection: Selection, data: Dataset) -> ShardSet:
     """Write pseudo-%06d.tar with KEY.jpg|png|webp, KEY.cls and KEY.soft.npy; shards already written are kept."""
-    from sslscale import jsonio, workers
+    from sslscale.cluster import workers
     from sslscale.data.shards import ShardInfo, write_index
+    from sslscale.storage import jsonio
 
     count = -(-selection.num_samples // selection.shard_size)
     notes = [ctx.path / f"pseudo-{number:06d}.json" for number in range(count)]
@@ -46,9 +47,9 @@ def make_writer(selection: Path, unlabeled: Path, seed: int, shard_size: int, ct
     """Open the selection once a process; returns the function that writes one shard."""
     import numpy as np
 
-    from sslscale import jsonio
     from sslscale.data.selection import open_selected
     from sslscale.data.shards import Sample, write_shard
+    from sslscale.storage import jsonio
 
     samples = open_selected(selection, unlabeled, seed=seed, shard_size=shard_size)
 

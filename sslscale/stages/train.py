@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sslscale import mirror
-from sslscale.artifacts import Checkpoint, Clusters, Dataset, Embeddings, Selection, ShardSet
-from sslscale.dag import RunContext
 from sslscale.errors import DataError
-from sslscale.recipes.train import TrainConfig
+from sslscale.graph.artifacts import Checkpoint, Clusters, Dataset, Embeddings, Selection, ShardSet
+from sslscale.graph.dag import RunContext
+from sslscale.settings.train import TrainConfig
+from sslscale.storage import mirror
 
 if TYPE_CHECKING:
     from sslscale.train.opening import TrainWork
@@ -35,7 +35,7 @@ def train(
     classifier's, or a backbone's under a fresh classifier. `teacher` is a network that a distilling method learns from
     (its logits may come as `features` instead); `at_least` is one that this one must not be smaller than.
     """
-    from sslscale import workers
+    from sslscale.cluster import workers
     from sslscale.report.figures import learning_curves
 
     inputs = {"pseudo": pseudo, "selection": selection, "clusters": clusters, "features": features}

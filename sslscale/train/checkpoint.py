@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from sslscale import distributed, jsonio, sums
+from sslscale import distributed
 from sslscale.errors import ConfigError, DataError, ResourceError
 from sslscale.nn.classifier import Classifier, build_backbone, build_classifier, num_parameters
-from sslscale.recipes.model import FORMAT, ImageConfig, ModelConfig, ModelInfo, read_info
+from sslscale.settings.model import FORMAT, ImageConfig, ModelConfig, ModelInfo, read_info
+from sslscale.storage import jsonio, sums
 from sslscale.train import sharded
 
 log = logging.getLogger(__name__)

@@ -18,14 +18,14 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sslscale import distributed
-from sslscale.allocator import keep_freed_memory
-from sslscale.dag import Resources
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
+from sslscale.graph.dag import Resources
 from sslscale.methods.method import Guess, Losses, Method, Moment
 from sslscale.nn.batch_norm import use_global
-from sslscale.recipes.train import TrainConfig
+from sslscale.settings.train import TrainConfig
 from sslscale.train import checkpoint
+from sslscale.train.allocator import keep_freed_memory
 from sslscale.train.optim import build_optimizer, lr_share, step_if, weight_decay
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sslscale import jsonio
 from sslscale.errors import ConfigError, DataError
+from sslscale.storage import jsonio
 from sslscale.train.checkpoint import load_backbone
 
 

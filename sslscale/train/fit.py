@@ -10,12 +10,13 @@ from typing import NoReturn
 
 import torch
 
-from sslscale import distributed, jsonio
+from sslscale import distributed
 from sslscale.data.loader import Loader, Stream
 from sslscale.data.rng import stream_seed
 from sslscale.errors import DataError
 from sslscale.methods.method import Guess, Moment
 from sslscale.nn import collapse
+from sslscale.storage import jsonio
 from sslscale.train import checkpoint
 from sslscale.train.checkpoint import BAD_BATCH
 from sslscale.train.engine import Engine

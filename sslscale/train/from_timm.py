@@ -10,8 +10,8 @@ from torch import nn
 
 from sslscale.errors import ConfigError, DataError
 from sslscale.nn.classifier import Classifier, build_classifier
-from sslscale.recipes.model import ModelConfig
-from sslscale.recipes.teacher import TimmConfig
+from sslscale.settings.model import ModelConfig
+from sslscale.settings.teacher import TimmConfig
 
 
 def from_timm(config: TimmConfig, classes: tuple[str, ...]) -> tuple[Classifier, ModelConfig]:

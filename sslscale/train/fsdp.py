@@ -19,7 +19,7 @@ from sslscale import distributed
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
 from sslscale.methods.method import Losses, Method
-from sslscale.recipes.train import TrainConfig
+from sslscale.settings.train import TrainConfig
 from sslscale.train import checkpoint
 from sslscale.train.blocks import blocks
 from sslscale.train.engine import Engine

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from sslscale import distributed
-from sslscale.dag import RunContext
 from sslscale.data.loader import Stream
 from sslscale.data.samples import open_clustered, open_described, open_images, open_samples, open_unlabeled
 from sslscale.data.selection import open_selected
 from sslscale.errors import ConfigError, DataError
+from sslscale.graph.dag import RunContext
 from sslscale.methods.method import build_method
 from sslscale.nn.classifier import num_parameters
-from sslscale.recipes.features import TRAINING_SPLITS
-from sslscale.recipes.train import TrainConfig
+from sslscale.settings.features import TRAINING_SPLITS
+from sslscale.settings.train import TrainConfig
 from sslscale.train import checkpoint
 from sslscale.train.engine import Engine, best_device, set_up
 from sslscale.train.strategy import build_engine

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sslscale.errors import ConfigError
-from sslscale.recipes.train import OptimConfig, ScheduleConfig
+from sslscale.settings.train import OptimConfig, ScheduleConfig
 from sslscale.train.lars import LARS
 
 

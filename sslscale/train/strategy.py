@@ -6,9 +6,9 @@ import torch
 import torch.distributed as dist
 
 from sslscale import distributed
-from sslscale.dag import Resources
+from sslscale.graph.dag import Resources
 from sslscale.methods.method import Method
-from sslscale.recipes.train import TrainConfig
+from sslscale.settings.train import TrainConfig
 from sslscale.train.blocks import forget_activations
 from sslscale.train.engine import Engine
 

@@ -14,7 +14,7 @@ from sslscale import distributed
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
 from sslscale.methods.method import Losses, Method, Moment
-from sslscale.recipes.train import TrainConfig
+from sslscale.settings.train import TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.optim import build_optimizer
 

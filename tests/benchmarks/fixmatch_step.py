@@ -32,13 +32,13 @@ from torchvision.datasets import ImageFolder
 from sslscale.data.loader import Stream
 from sslscale.data.pack import pack
 from sslscale.data.samples import open_images, open_samples
+from sslscale.methods.fixmatch import FixMatch
 from sslscale.methods.method import build_method
 from sslscale.nn.classifier import build_classifier
-from sslscale.recipes.augment import AugmentConfig, RandAugmentConfig
-from sslscale.recipes.data import PackConfig
-from sslscale.recipes.fixmatch import FixMatch
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.settings.augment import AugmentConfig, RandAugmentConfig
+from sslscale.settings.data import PackConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
 

@@ -40,16 +40,16 @@ from sslscale.data.samples import open_images, open_samples
 from sslscale.data.shards import Sample, write_shards
 from sslscale.data.threads import pool
 from sslscale.losses import in_float32
+from sslscale.methods.dino import DINO
+from sslscale.methods.fixmatch import FixMatch
+from sslscale.methods.mae import MAE
 from sslscale.methods.method import Moment, build_method
-from sslscale.methods.simclr import nt_xent
+from sslscale.methods.simclr import SimCLR
+from sslscale.methods.simclr.method import nt_xent
 from sslscale.nn.classifier import build_backbone
-from sslscale.recipes.augment import AugmentConfig, BlurConfig, JitterConfig, RandAugmentConfig
-from sslscale.recipes.dino import DINO
-from sslscale.recipes.fixmatch import FixMatch
-from sslscale.recipes.mae import MAE
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.simclr import SimCLR
-from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.settings.augment import AugmentConfig, BlurConfig, JitterConfig, RandAugmentConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.engine import Engine, set_up
 from tests.configurations import CONFIGS, batch_of
 

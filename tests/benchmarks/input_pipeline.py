@@ -36,9 +36,9 @@ from torchvision.transforms import v2
 from sslscale.data.loader import Loader, Stream
 from sslscale.data.pack import pack
 from sslscale.data.samples import open_samples
-from sslscale.recipes.augment import AugmentConfig, BlurConfig, JitterConfig
-from sslscale.recipes.data import PackConfig
-from sslscale.recipes.model import ImageConfig
+from sslscale.settings.augment import AugmentConfig, BlurConfig, JitterConfig
+from sslscale.settings.data import PackConfig
+from sslscale.settings.model import ImageConfig
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -41,8 +41,8 @@ def read(folder: Path, cache: Path, steps: int) -> None:
 
     from sslscale.data.loader import Loader, Stream
     from sslscale.data.samples import open_samples
-    from sslscale.recipes.augment import AugmentConfig, JitterConfig
-    from sslscale.recipes.model import ImageConfig
+    from sslscale.settings.augment import AugmentConfig, JitterConfig
+    from sslscale.settings.model import ImageConfig
 
     torch.set_num_threads(1)
     started = time.perf_counter()

@@ -21,11 +21,11 @@ from sslscale.data.loader import Loader, Stream
 from sslscale.data.pack import pack
 from sslscale.data.samples import open_samples
 from sslscale.methods.method import Moment, build_method
-from sslscale.recipes.augment import AugmentConfig, JitterConfig
-from sslscale.recipes.data import PackConfig
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.simclr import SimCLR
-from sslscale.recipes.train import TrainConfig
+from sslscale.methods.simclr import SimCLR
+from sslscale.settings.augment import AugmentConfig, JitterConfig
+from sslscale.settings.data import PackConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.train import TrainConfig
 from sslscale.train.engine import Engine
 
 

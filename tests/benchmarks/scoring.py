@@ -23,15 +23,15 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from sslscale.artifacts import Checkpoint, Dataset
-from sslscale.connection import connect, disconnect
-from sslscale.dag import Resources, RunContext
+from sslscale.cluster.connection import connect, disconnect
 from sslscale.data.augment import normalize
 from sslscale.data.images import Images
 from sslscale.data.samples import open_samples
+from sslscale.graph.artifacts import Checkpoint, Dataset
+from sslscale.graph.dag import Resources, RunContext
 from sslscale.nn.classifier import build_classifier, num_parameters
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.pseudo import ScoreConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.pseudo import ScoreConfig
 from sslscale.stages.score import score
 from sslscale.train import checkpoint
 

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from sslscale.artifacts import Dataset, Scores
-from sslscale.dag import Resources, RunContext
-from sslscale.recipes.pseudo import SelectConfig
+from sslscale.graph.artifacts import Dataset, Scores
+from sslscale.graph.dag import Resources, RunContext
+from sslscale.settings.pseudo import SelectConfig
 from sslscale.stages.select import select
 
 SHARD = 100_000

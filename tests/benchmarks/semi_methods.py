@@ -24,7 +24,8 @@ from typing import Any
 
 import torch
 
-from sslscale import config
+from sslscale.config.build import build
+from sslscale.config.document import read
 from sslscale.data.images import Images
 from sslscale.data.loader import Stream
 from sslscale.data.pack import pack
@@ -32,9 +33,9 @@ from sslscale.data.samples import Samples, open_samples, open_unlabeled
 from sslscale.errors import UserError
 from sslscale.evaluate.outputs import network_outputs
 from sslscale.methods.method import build_method
-from sslscale.recipes.data import PackConfig
-from sslscale.recipes.noisy_student import NoisyStudent
-from sslscale.recipes.train import TrainConfig
+from sslscale.methods.noisy_student import NoisyStudent
+from sslscale.settings.data import PackConfig
+from sslscale.settings.train import TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
 
@@ -57,12 +58,12 @@ CACHE_BYTES = 8 << 30
 def settings(method: str, digits: bool) -> TrainConfig:
     """A method's training; of the supervised one and of Noisy Student as beside FixMatch."""
     source = method if method in METHODS else "fixmatch"
-    document = config.read(CONFIGS / f"{source}_cifar10_cpu.yaml")
+    document = read(CONFIGS / f"{source}_cifar10_cpu.yaml")
     section = "supervised" if method == "supervised" else "train"
-    own: TrainConfig = config.build(TrainConfig, document, document.data[section], section)
+    own: TrainConfig = build(TrainConfig, document, document.data[section], section)
     if digits:
-        document = config.read(CONFIGS / "fixmatch_digits.yaml")
-        small: TrainConfig = config.build(TrainConfig, document, document.data["train"], "train")
+        document = read(CONFIGS / "fixmatch_digits.yaml")
+        small: TrainConfig = build(TrainConfig, document, document.data["train"], "train")
         strong = small.augment_strong if own.augment_strong is not None else None
         recipe: Any = own.method
         short = dataclasses.replace(recipe, ema=0.95)  # of 400 steps an average over a hundred lags behind
@@ -72,8 +73,8 @@ def settings(method: str, digits: bool) -> TrainConfig:
     if method == "noisy_student":
         noise = own.augment_strong
         if not digits:
-            document = config.read(CONFIGS.parent / "noisy_student/cifar10_cpu.yaml")
-            graph: TrainConfig = config.build(TrainConfig, document, document.data["student"], "student")
+            document = read(CONFIGS.parent / "noisy_student/cifar10_cpu.yaml")
+            graph: TrainConfig = build(TrainConfig, document, document.data["student"], "student")
             noise = graph.augment
         assert noise is not None
         # 2 times as many soft labels: the images of a step are as many as FixMatch's

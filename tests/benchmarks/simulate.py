@@ -86,8 +86,8 @@ def check(folder: Path) -> dict[str, float]:
 
     from sslscale.data.pack import pack
     from sslscale.nn.classifier import build_backbone, num_parameters
-    from sslscale.recipes.data import PackConfig
-    from sslscale.recipes.model import ModelConfig
+    from sslscale.settings.data import PackConfig
+    from sslscale.settings.model import ModelConfig
     from tests.benchmarks.scaling import worker
 
     rates = {}

@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sslscale import config
+from sslscale.config.build import build
+from sslscale.config.document import read
 from sslscale.data.images import Images
 from sslscale.data.loader import Stream
 from sslscale.data.pack import pack
@@ -36,11 +37,11 @@ from sslscale.evaluate.linear import linear_probe
 from sslscale.evaluate.outputs import network_outputs
 from sslscale.evaluate.patches import PatchMean
 from sslscale.methods.method import build_method
-from sslscale.recipes.augment import AugmentConfig
-from sslscale.recipes.data import PackConfig
-from sslscale.recipes.features import ExtractConfig
-from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.methods.supervised import Supervised
+from sslscale.settings.augment import AugmentConfig
+from sslscale.settings.data import PackConfig
+from sslscale.settings.features import ExtractConfig
+from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
 
@@ -54,9 +55,9 @@ def settings(method: str) -> tuple[TrainConfig, ExtractConfig, int | None]:
     """Training and extraction of a method's configuration, and how many images of each class it learns from (None:
     all); of the baselines SimCLR's and DINO's network and images."""
     source = {"random": "simclr", "random_vit": "dino", "supervised": "simclr"}.get(method, method)
-    document = config.read(CONFIGS / f"{source}_cifar10_cpu.yaml")
-    own: TrainConfig = config.build(TrainConfig, document, document.data["pretrain"], "pretrain")
-    extract: ExtractConfig = config.build(ExtractConfig, document, document.data.get("extract", {}), "extract")
+    document = read(CONFIGS / f"{source}_cifar10_cpu.yaml")
+    own: TrainConfig = build(TrainConfig, document, document.data["pretrain"], "pretrain")
+    extract: ExtractConfig = build(ExtractConfig, document, document.data.get("extract", {}), "extract")
     if method == "supervised":
         plain = AugmentConfig(crop="resized", scale=(0.3, 1.0), flip=True)
         own = dataclasses.replace(own, method=Supervised(), augment=plain, optim=OptimConfig(lr=0.1))

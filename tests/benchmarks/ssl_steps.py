@@ -23,25 +23,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sslscale.config import Recipe
 from sslscale.data.loader import Batch
+from sslscale.methods.barlow_twins import BarlowTwins
+from sslscale.methods.byol import BYOL
+from sslscale.methods.dino import DINO
+from sslscale.methods.dinov2 import DINOv2
+from sslscale.methods.emp_ssl import EMPSSL
+from sslscale.methods.mae import MAE
 from sslscale.methods.method import Moment, build_method
+from sslscale.methods.moco_v2 import MoCoV2
+from sslscale.methods.nnclr import NNCLR
+from sslscale.methods.settings import MethodSettings
+from sslscale.methods.simclr import SimCLR
+from sslscale.methods.simsiam import SimSiam
+from sslscale.methods.swav import SwAV
+from sslscale.methods.vicreg import VICReg
 from sslscale.nn.classifier import build_backbone
-from sslscale.recipes.augment import AugmentConfig
-from sslscale.recipes.barlow_twins import BarlowTwins
-from sslscale.recipes.byol import BYOL
-from sslscale.recipes.dino import DINO
-from sslscale.recipes.dinov2 import DINOv2
-from sslscale.recipes.emp_ssl import EMPSSL
-from sslscale.recipes.mae import MAE
-from sslscale.recipes.moco_v2 import MoCoV2
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.nnclr import NNCLR
-from sslscale.recipes.simclr import SimCLR
-from sslscale.recipes.simsiam import SimSiam
-from sslscale.recipes.swav import SwAV
-from sslscale.recipes.train import OptimConfig, TrainConfig
-from sslscale.recipes.vicreg import VICReg
+from sslscale.settings.augment import AugmentConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.engine import Engine
 
 SIZE, SMALL, CROPS, PATCHES, HIDDEN, OUT, QUEUE = 32, 16, 4, 6, 256, 128, 4096
@@ -50,7 +50,7 @@ OPTIM = OptimConfig(lr=0.01, nesterov=False, weight_decay=0.0)
 Step = Callable[[list[Tensor]], Tensor]
 
 
-def recipes(width: int) -> dict[str, Recipe]:
+def recipes(width: int) -> dict[str, MethodSettings]:
     """Ours, with lightly's sizes of heads."""
     return {
         "simclr": SimCLR(projection=OUT),

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sslscale import dag, execution
-from sslscale.artifacts import Report
-from sslscale.cluster import RayRunner
-from sslscale.connection import connect, disconnect
-from sslscale.dag import Resources, RunContext, stage
-from sslscale.workers import train_workers
+from sslscale.cluster.connection import connect, disconnect
+from sslscale.cluster.runner import RayRunner
+from sslscale.cluster.workers import train_workers
+from sslscale.graph import dag, execution
+from sslscale.graph.artifacts import Report
+from sslscale.graph.dag import Resources, RunContext, stage
 
 
 def meet(work: Any) -> int:

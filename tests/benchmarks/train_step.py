@@ -28,12 +28,12 @@ from sslscale.data.loader import Batch, Stream
 from sslscale.data.pack import pack
 from sslscale.data.samples import open_samples
 from sslscale.methods.method import Moment, build_method
+from sslscale.methods.simclr import SimCLR
 from sslscale.nn.classifier import build_backbone
-from sslscale.recipes.augment import AugmentConfig, JitterConfig
-from sslscale.recipes.data import PackConfig
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.simclr import SimCLR
-from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.settings.augment import AugmentConfig, JitterConfig
+from sslscale.settings.data import PackConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
 

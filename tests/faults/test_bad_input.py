@@ -11,20 +11,20 @@ import pytest
 from safetensors.torch import load_file
 
 from sslscale import experiment
-from sslscale.artifacts import Checkpoint, Dataset, Scores
-from sslscale.cli import main
-from sslscale.dag import RunContext
+from sslscale.cli.main import main
 from sslscale.data import shards, sources
 from sslscale.data.shards import Sample
 from sslscale.errors import ConfigError, DataError
-from sslscale.jsonio import read_json
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.pseudo import ScoreConfig, SelectConfig
-from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.graph.artifacts import Checkpoint, Dataset, Scores
+from sslscale.graph.dag import RunContext
+from sslscale.methods.supervised import Supervised
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.pseudo import ScoreConfig, SelectConfig
+from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.stages.score import score, write_scores
 from sslscale.stages.select import select
 from sslscale.stages.train import train, train_worker
+from sslscale.storage.jsonio import read_json
 from tests import runs
 from tests.finished import Finished
 
@@ -187,7 +187,7 @@ def test_a_batch_that_does_not_divide_over_the_workers_is_a_config_error() -> No
 
 
 def test_a_source_that_is_not_there_is_named_before_anything_starts(tmp_path: Path) -> None:
-    from sslscale import dag
+    from sslscale.graph import dag
 
     loaded = experiment.load("configs/noisy_student/digits.yaml", [f"data.source={tmp_path / 'none'}"])
     with pytest.raises(DataError, match="there is no such file or folder"):
@@ -197,7 +197,8 @@ def test_a_source_that_is_not_there_is_named_before_anything_starts(tmp_path: Pa
 FULL_DISK = """
 import resource, shutil, signal, sys
 from pathlib import Path
-from sslscale import dag, execution, experiment
+from sslscale.graph import dag, execution
+from sslscale import experiment
 from sslscale.errors import ResourceError
 
 config, root, name, limit = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])

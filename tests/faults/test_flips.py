@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sslscale import dag, execution, experiment, sums
+from sslscale import experiment
 from sslscale.errors import DataError
-from sslscale.jsonio import read_json
+from sslscale.graph import dag, execution
+from sslscale.storage import sums
+from sslscale.storage.jsonio import read_json
 from tests import runs
 from tests.finished import Finished
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from sslscale.jsonio import read_json
+from sslscale.storage.jsonio import read_json
 from tests import runs
 
 WILD = runs.SHORT_CONFIG.replace("num_steps: 400", "num_steps: 40\n  optim: {lr: 1000000000.0, weight_decay: 1.0}")

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sslscale.artifacts import Embeddings
-from sslscale.dag import RunContext
-from sslscale.jsonio import read_json
-from sslscale.recipes.features import KMeansConfig
+from sslscale.graph.artifacts import Embeddings
+from sslscale.graph.dag import RunContext
+from sslscale.settings.features import KMeansConfig
 from sslscale.stages.kmeans import kmeans
+from sslscale.storage.jsonio import read_json
 from tests import runs
 
 SHORT = ("pretrain.num_steps=80", "clusterfit.num_steps=80", "finetune.num_steps=40", "kmeans.k=30")
@@ -117,7 +117,7 @@ def test_k_means_on_two_workers_gives_the_bytes_of_one_and_survives_a_kill(
 ) -> None:
     import ray
 
-    from sslscale.cluster import RayRunner
+    from sslscale.cluster.runner import RayRunner
     from sslscale.stages import kmeans as module
 
     monkeypatch.setattr(module, "_PART", 20)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from sslscale import dag, experiment
-from sslscale.artifacts import Dataset
-from sslscale.config import Recipe, recipe_names
-from sslscale.dag import RunContext
-from sslscale.recipes.model import ModelConfig
-from sslscale.recipes.semi_supervised import SemiSupervised
-from sslscale.recipes.train import TrainConfig
+from sslscale import experiment
+from sslscale.graph import dag
+from sslscale.graph.artifacts import Dataset
+from sslscale.graph.dag import RunContext
+from sslscale.methods.settings import SemiSupervised, find, method_names
+from sslscale.settings.model import ModelConfig
+from sslscale.settings.train import TrainConfig
 from sslscale.stages.train import train
 
 EVERY = (experiment.share() / "configs").rglob("*.yaml")
@@ -58,16 +57,9 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
     assert planned[-1].stage.name == "report"
 
 
-def recipe(name: str) -> type[Recipe]:
-    module = importlib.import_module(f"sslscale.recipes.{name}")
-    own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
-    (found,) = [c for c in own if issubclass(c, Recipe)]
-    return found
-
-
-SEMI_SUPERVISED = [name for name in recipe_names() if issubclass(recipe(name), SemiSupervised)]
+SEMI_SUPERVISED = [name for name in method_names() if issubclass(find(name), SemiSupervised)]
 SELF_SUPERVISED = sorted(
-    set(recipe_names())
+    set(method_names())
     - {"supervised", "noisy_student", "feature_distillation", "joint_training", "knowledge_distillation", "deit"}
     - set(SEMI_SUPERVISED)
 )
@@ -167,9 +159,9 @@ def pseudo_labels(digits: Path, context: Callable[..., RunContext]):
     """Shards of the labelled images with soft labels, as a student reads them."""
     import numpy as np
 
-    from sslscale.artifacts import ShardSet
     from sslscale.data.samples import open_samples
     from sslscale.data.shards import write_shards
+    from sslscale.graph.artifacts import ShardSet
 
     samples = open_samples(digits / "labeled")
     soft = np.full((len(samples), 10), 0.02, np.float32)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sslscale import mirror
 from sslscale.errors import ResourceError
+from sslscale.storage import mirror
 from tests import runs
 
 pytest.importorskip("gcsfs")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sslscale.connection import connect, disconnect
-from sslscale.dag import RunContext
-from sslscale.workers import Mappers
+from sslscale.cluster.connection import connect, disconnect
+from sslscale.cluster.workers import Mappers
+from sslscale.graph.dag import RunContext
 
 
 @pytest.mark.slow

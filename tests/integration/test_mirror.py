@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
-from sslscale import collect, dag, execution, experiment, mirror
-from sslscale.cli import main
+from sslscale import experiment
+from sslscale.cli.main import main
+from sslscale.graph import collect, dag, execution
+from sslscale.storage import mirror
 from tests import runs
 
 pytest.importorskip("s3fs")

@@ -113,15 +113,15 @@ def test_training_takes_in_a_node_that_comes(nodes: tuple[Any, list[Any]], tmp_p
 def test_the_drivers_memory_does_not_grow_with_the_number_of_shards(tmp_path: Path) -> None:
     """20,000 shards, which a manifest names and one file holds, through the scoring stage with two workers."""
 
-    from sslscale.artifacts import Checkpoint, Dataset
-    from sslscale.connection import connect, disconnect
-    from sslscale.dag import Resources, RunContext
+    from sslscale.cluster.connection import connect, disconnect
     from sslscale.data.pack import pack
     from sslscale.data.shards import ShardInfo, read_index, write_index
+    from sslscale.graph.artifacts import Checkpoint, Dataset
+    from sslscale.graph.dag import Resources, RunContext
     from sslscale.nn.classifier import build_classifier, num_parameters
-    from sslscale.recipes.data import PackConfig
-    from sslscale.recipes.model import ImageConfig, ModelConfig
-    from sslscale.recipes.pseudo import ScoreConfig
+    from sslscale.settings.data import PackConfig
+    from sslscale.settings.model import ImageConfig, ModelConfig
+    from sslscale.settings.pseudo import ScoreConfig
     from sslscale.stages.score import score
     from sslscale.train import checkpoint
 

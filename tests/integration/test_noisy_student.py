@@ -26,7 +26,7 @@ def test_the_json_line(finished: Finished) -> None:
 
 def test_nothing_missing_answers_at_once_without_ray_or_torch(finished: Finished) -> None:
     code = (
-        "import sys; from sslscale.cli import main\n"
+        "import sys; from sslscale.cli.main import main\n"
         f"code = main(['run', {str(finished.config)!r}, '--root', {str(finished.root)!r}, '--json'])\n"
         "heavy = {'ray', 'torch', 'mlflow', 'numpy', 'pyarrow'} & set(sys.modules)\n"
         "assert code == 0 and not heavy, heavy\n"
@@ -38,7 +38,7 @@ def test_nothing_missing_answers_at_once_without_ray_or_torch(finished: Finished
 
 def test_help_imports_no_library() -> None:
     code = (
-        "import sys; from sslscale.cli import main\n"
+        "import sys; from sslscale.cli.main import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "heavy = {'ray', 'torch', 'mlflow', 'numpy', 'pyarrow', 'rich'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

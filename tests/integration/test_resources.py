@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from sslscale.dag import Resources
+from sslscale.cluster.workers import gpus_per_worker, threads_per_worker
 from sslscale.errors import ConfigError
-from sslscale.workers import gpus_per_worker, threads_per_worker
+from sslscale.graph.dag import Resources
 from tests import runs
 
 

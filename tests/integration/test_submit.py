@@ -107,7 +107,9 @@ def test_what_cannot_be_submitted_is_said(head: tuple[str, dict[str, str]], tmp_
 def test_a_cluster_of_another_version_is_named(cluster: tuple[str, dict[str, str], int], tmp_path: Path) -> None:
     _, auth, port = cluster
     config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
-    code = "import sys, ray; ray.__version__ = '2.58.0'; from sslscale.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = (
+        "import sys, ray; ray.__version__ = '2.58.0'; from sslscale.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, "run", str(config), "--root", str(tmp_path / "root")],
         env={**os.environ, **auth, "RAY_ADDRESS": f"127.0.0.1:{port}"},

@@ -11,11 +11,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from sslscale.artifacts import Dataset
-from sslscale.dag import RunContext
 from sslscale.errors import ConfigError, DataError
-from sslscale.recipes.model import ImageConfig
-from sslscale.recipes.teacher import TimmConfig
+from sslscale.graph.artifacts import Dataset
+from sslscale.graph.dag import RunContext
+from sslscale.settings.model import ImageConfig
+from sslscale.settings.teacher import TimmConfig
 from sslscale.stages import open_timm
 from sslscale.train.checkpoint import load_model
 from tests import runs

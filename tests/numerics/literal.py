@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from sslscale.data.loader import Batch
 from sslscale.methods.method import ClassifierMethod, Losses, Moment, build_method
-from sslscale.recipes.augment import AugmentConfig
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.semi_supervised import SemiSupervised
-from sslscale.recipes.train import TrainConfig
+from sslscale.methods.settings import SemiSupervised
+from sslscale.settings.augment import AugmentConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.train import TrainConfig
 
 K, LABELED, UNLABELED, IMAGES = 5, 4, 12, 40
 

@@ -10,8 +10,8 @@ import torch
 import torch._dynamo
 from torch._dynamo.utils import counters
 
-from sslscale.config import recipe_names
 from sslscale.methods.method import Moment, build_method
+from sslscale.methods.settings import method_names
 from sslscale.train.engine import Engine
 from tests.configurations import CONFIGS, batch_of
 
@@ -56,4 +56,4 @@ def test_a_step_is_compiled_once_and_gives_the_same(name: str) -> None:
 
 
 def test_every_method_is_compiled() -> None:
-    assert {config.method.name for config in CONFIGS.values()} == set(recipe_names())
+    assert {config.method.name for config in CONFIGS.values()} == set(method_names())

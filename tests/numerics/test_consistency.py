@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from sslscale.data import rng
 from sslscale.data.loader import Batch
 from sslscale.losses import gaussian_rise, linear_rise
-from sslscale.methods import vat
+from sslscale.methods.mean_teacher import MeanTeacher
+from sslscale.methods.pi_model import PiModel
+from sslscale.methods.pseudo_label import PseudoLabel
+from sslscale.methods.temporal_ensembling import TemporalEnsembling
+from sslscale.methods.vat import VAT
+from sslscale.methods.vat import method as vat
 from sslscale.nn.batch_norm import statistics_kept
 from sslscale.nn.memory import SampleMemory
-from sslscale.recipes.mean_teacher import MeanTeacher
-from sslscale.recipes.pi_model import PiModel
-from sslscale.recipes.pseudo_label import PseudoLabel
-from sslscale.recipes.temporal_ensembling import TemporalEnsembling
-from sslscale.recipes.vat import VAT
 from tests.numerics.literal import (
     UNLABELED,
     Fixed,

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from sslscale.methods.moco_v2 import queue_contrast
-from sslscale.methods.moco_v3 import batch_contrast
-from sslscale.methods.nnclr import nnclr_loss
-from sslscale.methods.pirl import pirl_nce
-from sslscale.methods.scl import spectral_loss
-from sslscale.methods.supcon import supcon_loss
+from sslscale.methods.moco_v2.method import queue_contrast
+from sslscale.methods.moco_v3.method import batch_contrast
+from sslscale.methods.nnclr.method import nnclr_loss
+from sslscale.methods.pirl.method import pirl_nce
+from sslscale.methods.scl.method import spectral_loss
+from sslscale.methods.supcon.method import supcon_loss
 from sslscale.nn.queue import Queue
 
 Row = list[float]
@@ -101,7 +101,7 @@ def test_supcon_is_equation_2_with_unlabelled_images_alone() -> None:
 
 
 def test_supcon_without_labels_is_simclr() -> None:
-    from sslscale.methods.simclr import nt_xent
+    from sslscale.methods.simclr.method import nt_xent
 
     first, second = rows(1), rows(2)
     none = torch.full((7,), -1)
@@ -133,7 +133,7 @@ def test_pirl_is_equations_3_and_4_with_the_memory() -> None:
 
 
 def test_losses_are_in_float32_under_autocast() -> None:
-    from sslscale.methods.simclr import nt_xent
+    from sslscale.methods.simclr.method import nt_xent
 
     first, second, queue = rows(1, 32, 16), rows(2, 32, 16), rows(3, 64, 16, unit=True)
     for loss in (

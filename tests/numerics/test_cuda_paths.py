@@ -14,15 +14,15 @@ from sslscale.data.loader import Batch, Stream
 from sslscale.data.samples import open_samples
 from sslscale.data.transfer import Fetched
 from sslscale.methods.method import Moment, build_method
+from sslscale.methods.supervised import Supervised
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.ema import update_ema
 from sslscale.nn.learned_augment import LearnedAugment
 from sslscale.nn.memory import SampleMemory
 from sslscale.nn.queue import Queue
-from sslscale.recipes.augment import AugmentConfig, BlurConfig, JitterConfig, RandAugmentConfig
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.train import TrainConfig
+from sslscale.settings.augment import AugmentConfig, BlurConfig, JitterConfig, RandAugmentConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.train import TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.lars import LARS
 from sslscale.train.optim import step_if

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from sslscale.data import mix, rng
 from sslscale.data.loader import Batch
 from sslscale.losses import distillation_loss
-from sslscale.methods.deit import teacher_loss
-from sslscale.methods.knowledge_distillation import virtual_teacher_loss
+from sslscale.methods.deit import DeiT
+from sslscale.methods.deit.method import teacher_loss
+from sslscale.methods.joint_training import JointTraining
+from sslscale.methods.knowledge_distillation import KnowledgeDistillation
+from sslscale.methods.knowledge_distillation.method import virtual_teacher_loss
 from sslscale.methods.method import ClassifierMethod, Moment, TaughtMethod, build_method
+from sslscale.methods.supervised import Supervised
 from sslscale.nn.classifier import build_classifier
 from sslscale.nn.heads import MeanOfHeads
-from sslscale.recipes.deit import DeiT
-from sslscale.recipes.joint_training import JointTraining
-from sslscale.recipes.knowledge_distillation import KnowledgeDistillation
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.train import TrainConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.train import TrainConfig
 from tests.numerics.literal import Fixed, entropy, hot, rows, softmax
 
 K = 5

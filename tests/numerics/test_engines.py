@@ -16,10 +16,10 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
-from sslscale.dag import Resources, Strategy
 from sslscale.errors import ConfigError
+from sslscale.graph.dag import Resources, Strategy
 from sslscale.methods.method import Method, build_method
-from sslscale.recipes.train import OptimConfig
+from sslscale.settings.train import OptimConfig
 from sslscale.train.blocks import blocks
 from sslscale.train.engine import Engine
 from sslscale.train.fsdp import FSDPEngine

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from sslscale.artifacts import Dataset
-from sslscale.dag import RunContext
 from sslscale.data.loader import Stream
 from sslscale.data.samples import open_described
 from sslscale.data.shards import read_index
 from sslscale.errors import DataError
-from sslscale.methods.feature_distillation import feature_distance
-from sslscale.recipes.augment import AugmentConfig
-from sslscale.recipes.features import ExtractConfig
-from sslscale.recipes.model import ImageConfig
+from sslscale.graph.artifacts import Dataset
+from sslscale.graph.dag import RunContext
+from sslscale.methods.feature_distillation.method import feature_distance
+from sslscale.settings.augment import AugmentConfig
+from sslscale.settings.features import ExtractConfig
+from sslscale.settings.model import ImageConfig
 from sslscale.stages.extract import extract
 from tests.unit.test_evaluation import save
 

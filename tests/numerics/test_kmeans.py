@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from sslscale.artifacts import Embeddings
-from sslscale.dag import RunContext
 from sslscale.errors import DataError
-from sslscale.recipes.features import KMeansConfig
+from sslscale.graph.artifacts import Embeddings
+from sslscale.graph.dag import RunContext
+from sslscale.settings.features import KMeansConfig
 from sslscale.stages import kmeans as stage_module
 from sslscale.stages.kmeans import kmeans
 from sslscale.train import kmeans as algorithm

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sslscale.config import recipe_names
 from sslscale.data.loader import Batch
 from sslscale.methods.method import Method, Moment, build_method
+from sslscale.methods.settings import SemiSupervised, method_names
 from sslscale.nn.ema import cosine_momentum
-from sslscale.recipes.semi_supervised import SemiSupervised
-from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train import checkpoint
 from sslscale.train.engine import Engine
 from tests.configurations import CONFIGS
@@ -63,7 +62,7 @@ def run(engine: Engine, config: TrainConfig, first: int, last: int) -> list[dict
 
 def test_the_list_is_whole() -> None:
     others = {"supervised", "noisy_student", "feature_distillation"}
-    assert {*SELF_SUPERVISED, *SEMI_SUPERVISED, *TAUGHT} >= set(recipe_names()) - others
+    assert {*SELF_SUPERVISED, *SEMI_SUPERVISED, *TAUGHT} >= set(method_names()) - others
     assert len(SEMI_SUPERVISED) == 15 and len(SELF_SUPERVISED) == 16
 
 
@@ -211,8 +210,8 @@ def test_pirls_bank_moves_for_the_images_of_the_batch_alone() -> None:
 
 def test_moco_v3_can_leave_a_vits_patches_as_they_are() -> None:
     from sslscale.errors import ConfigError
-    from sslscale.recipes.moco_v3 import MoCoV3
-    from sslscale.recipes.model import ModelConfig
+    from sslscale.methods.moco_v3 import MoCoV3
+    from sslscale.settings.model import ModelConfig
 
     recipe = MoCoV3(hidden=24, projection=16, freeze_patches=True)
     method = build_method(recipe, ModelConfig(name="vit_32x2_2", grid=4), 10)

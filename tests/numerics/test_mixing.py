@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from sslscale.data import rng
 from sslscale.data.mix import mixup_with_all
-from sslscale.methods import remixmatch
-from sslscale.recipes.mixmatch import MixMatch
-from sslscale.recipes.remixmatch import ReMixMatch
+from sslscale.methods.mixmatch import MixMatch
+from sslscale.methods.remixmatch import ReMixMatch
+from sslscale.methods.remixmatch import method as remixmatch
 from tests.numerics.literal import (
     LABELED,
     UNLABELED,

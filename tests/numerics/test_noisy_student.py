@@ -14,13 +14,13 @@ from sslscale.data.loader import Batch
 from sslscale.evaluate.classify import calibration_error, measure, wilson
 from sslscale.losses import sharpen, smooth_labels, soft_cross_entropy
 from sslscale.methods.method import build_method
-from sslscale.methods.noisy_student import NoisyStudentMethod, student_loss
+from sslscale.methods.noisy_student import NoisyStudent
+from sslscale.methods.noisy_student.method import NoisyStudentMethod, student_loss
+from sslscale.methods.supervised import Supervised
 from sslscale.nn.ema import warm_momentum
 from sslscale.nn.wide_resnet import StochasticDepth, WideResNet
-from sslscale.recipes.model import ModelConfig
-from sslscale.recipes.noisy_student import NoisyStudent
-from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.train import OptimConfig, ScheduleConfig
+from sslscale.settings.model import ModelConfig
+from sslscale.settings.train import OptimConfig, ScheduleConfig
 from sslscale.train.optim import build_optimizer, lr_share
 
 K = 5

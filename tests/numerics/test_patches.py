@@ -12,14 +12,14 @@ import torch
 
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
-from sslscale.methods.dinov2 import DINOv2Method
-from sslscale.methods.emp_ssl import coding_rate, patch_invariance
-from sslscale.methods.mae import Decoder, MAEMethod, mae_loss
+from sslscale.methods.dinov2 import DINOv2
+from sslscale.methods.dinov2.method import DINOv2Method
+from sslscale.methods.emp_ssl.method import coding_rate, patch_invariance
+from sslscale.methods.mae import MAE
+from sslscale.methods.mae.method import Decoder, MAEMethod, mae_loss
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.vit import VisionTransformer, patch_pixels, resize_positions, sincos_positions
-from sslscale.recipes.dinov2 import DINOv2
-from sslscale.recipes.mae import MAE
-from sslscale.recipes.model import ModelConfig
+from sslscale.settings.model import ModelConfig
 
 
 def patches(seed: int, count: int = 3, batch: int = 6, dim: int = 4) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from sslscale.data import rng
 from sslscale.losses import cross_view_entropy, warm_temperature
-from sslscale.methods.dinov2 import ibot_loss, koleo_loss
+from sslscale.methods.dinov2.method import ibot_loss, koleo_loss
 from sslscale.nn.heads import PrototypeHead
 from sslscale.nn.masks import BLOCK_DRAWS, block_masks
 from sslscale.nn.sinkhorn import sinkhorn, usage_entropy

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from sslscale.methods.simclr import nt_xent
+from sslscale.methods.simclr.method import nt_xent
 
 
 def literal(first: torch.Tensor, second: torch.Tensor, t: float) -> float:

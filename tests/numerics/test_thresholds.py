@@ -10,15 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from sslscale.data.loader import Batch
-from sslscale.methods import dash, flexmatch, freematch, softmatch, uda
+from sslscale.methods.dash import Dash
+from sslscale.methods.dash import method as dash
+from sslscale.methods.fixmatch import FixMatch
+from sslscale.methods.flexmatch import FlexMatch
+from sslscale.methods.flexmatch import method as flexmatch
+from sslscale.methods.freematch import FreeMatch
+from sslscale.methods.freematch import method as freematch
+from sslscale.methods.settings import SemiSupervised
+from sslscale.methods.softmatch import SoftMatch
+from sslscale.methods.softmatch import method as softmatch
+from sslscale.methods.uda import UDA
+from sslscale.methods.uda import method as uda
 from sslscale.nn.learned_augment import LearnedAugment
-from sslscale.recipes.dash import Dash
-from sslscale.recipes.fixmatch import FixMatch
-from sslscale.recipes.flexmatch import FlexMatch
-from sslscale.recipes.freematch import FreeMatch
-from sslscale.recipes.semi_supervised import SemiSupervised
-from sslscale.recipes.softmatch import SoftMatch
-from sslscale.recipes.uda import UDA
 from tests.numerics.literal import (
     IMAGES,
     UNLABELED,

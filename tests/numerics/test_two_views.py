@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from sslscale.methods.barlow_twins import barlow_twins_loss
-from sslscale.methods.byol import byol_loss
-from sslscale.methods.simsiam import SimSiamMethod, negative_cosine
-from sslscale.methods.vicreg import vicreg_terms
+from sslscale.methods.barlow_twins.method import barlow_twins_loss
+from sslscale.methods.byol.method import byol_loss
+from sslscale.methods.simsiam import SimSiam
+from sslscale.methods.simsiam.method import SimSiamMethod, negative_cosine
+from sslscale.methods.vicreg.method import vicreg_terms
 from sslscale.nn.collapse import effective_rank, embedding_std
-from sslscale.recipes.model import ModelConfig
-from sslscale.recipes.simsiam import SimSiam
-from sslscale.recipes.train import OptimConfig
+from sslscale.settings.model import ModelConfig
+from sslscale.settings.train import OptimConfig
 from sslscale.train.optim import build_optimizer
 
 Rows = list[list[float]]

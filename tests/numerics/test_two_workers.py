@@ -17,15 +17,15 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
 from sslscale import distributed
-from sslscale.config import recipe_names
-from sslscale.dag import Resources, Strategy
 from sslscale.data.loader import Stream
 from sslscale.data.samples import open_described, open_images, open_samples
 from sslscale.data.shards import read_index
 from sslscale.errors import DataError
+from sslscale.graph.dag import Resources, Strategy
 from sslscale.methods.method import build_method
+from sslscale.methods.settings import method_names
 from sslscale.nn.batch_norm import use_global
-from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.fit import fit
 from sslscale.train.strategy import build_engine
 from tests.configurations import CONFIG, CONFIGS, STEPS
@@ -198,7 +198,7 @@ def test_two_workers_train_as_one(two_workers: tuple[Path, list[dict[str, Any]]]
 
 
 def test_every_method_is_compared() -> None:
-    assert {config.method.name for config in CONFIGS.values()} == set(recipe_names())
+    assert {config.method.name for config in CONFIGS.values()} == set(method_names())
 
 
 def test_collectives_and_the_check_of_equal_data(shared: Path) -> None:

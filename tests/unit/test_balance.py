@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sslscale.data.balance import Chunk, confidence_bin, decide
-from sslscale.recipes.pseudo import SelectConfig
+from sslscale.settings.pseudo import SelectConfig
 
 K = 6
 

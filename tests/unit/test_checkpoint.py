@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sslscale import jsonio, sums
 from sslscale.errors import DataError
 from sslscale.nn.classifier import Classifier, build_classifier, num_parameters
-from sslscale.recipes.model import ImageConfig, ModelConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.storage import jsonio, sums
 from sslscale.train import checkpoint
 
 CPU = torch.device("cpu")

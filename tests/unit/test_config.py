@@ -15,8 +15,12 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from sslscale import config, dag, experiment
+from sslscale import experiment
+from sslscale.config import require
+from sslscale.config.build import build
+from sslscale.config.document import parse, read
 from sslscale.errors import ConfigError, UserError
+from sslscale.graph import dag
 
 ROOT = Path(__file__).parent.parent.parent
 DIGITS = "configs/noisy_student/digits.yaml"
@@ -29,8 +33,8 @@ class Inner:
     sizes: tuple[int, ...] = (1, 2)
 
     def __post_init__(self) -> None:
-        config.require(self.rate > 0, "rate", "must be positive")
-        config.require(len(self.sizes) < 4, "sizes", "too many")
+        require(self.rate > 0, "rate", "must be positive")
+        require(len(self.sizes) < 4, "sizes", "too many")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +47,7 @@ class Outer:
 
 
 def make(text: str) -> Outer:
-    return config.build(Outer, config.parse(text, "f.yaml"))
+    return build(Outer, parse(text, "f.yaml"))
 
 
 def test_values_of_every_type() -> None:
@@ -93,18 +97,18 @@ def test_nested_aliases_do_not_explode() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
     with pytest.raises(ConfigError, match="aliases"):
-        config.parse("\n".join(lines), "f.yaml")
+        parse("\n".join(lines), "f.yaml")
 
 
 def test_overrides(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("name: x\nmore: [{}, {}]\n")
-    document = config.read(file, ["inner.rate=3e-2", "more.1.kind=b", "maybe=null", "inner.sizes=[5]"])
-    made = config.build(Outer, document)
+    document = read(file, ["inner.rate=3e-2", "more.1.kind=b", "maybe=null", "inner.sizes=[5]"])
+    made = build(Outer, document)
     assert made.inner == Inner(rate=0.03, sizes=(5,)) and made.more[1].kind == "b"
     for bad in ("more.7.kind=b", "inner", "name.x=1"):
         with pytest.raises(ConfigError):
-            config.read(file, [bad])
+            read(file, [bad])
 
 
 def field_paths(value: object, prefix: str = "") -> list[str]:

@@ -17,9 +17,9 @@ from sslscale.data.samples import open_samples
 from sslscale.data.shards import Sample, read_index, write_shards
 from sslscale.data.split import is_labeled, split
 from sslscale.errors import ConfigError, DataError
-from sslscale.recipes.augment import AugmentConfig, RandAugmentConfig
-from sslscale.recipes.data import PackConfig
-from sslscale.recipes.model import ImageConfig
+from sslscale.settings.augment import AugmentConfig, RandAugmentConfig
+from sslscale.settings.data import PackConfig
+from sslscale.settings.model import ImageConfig
 
 
 @pytest.mark.parametrize("window", [1 << 20, 40])

@@ -8,14 +8,14 @@ import platform
 import pytest
 import torch
 
-from sslscale.config import recipe_names
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError
 from sslscale.methods.method import Moment, build_method
+from sslscale.methods.settings import method_names
+from sslscale.methods.supervised import Supervised
 from sslscale.nn.batch_norm import use_global
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.engine import Engine, _part, set_up
 from sslscale.train.optim import build_optimizer, weight_decay
 from tests import runs
@@ -82,7 +82,7 @@ def test_rates_of_biases_and_the_decay_follow_their_own_schedules() -> None:
 
 FAULTS = """
 import resource, sys, torch
-from sslscale.allocator import keep_freed_memory
+from sslscale.train.allocator import keep_freed_memory
 torch.set_num_threads(1)
 assert sys.argv[1] == "as it is" or keep_freed_memory()
 def step():
@@ -107,7 +107,7 @@ COMPARING = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", method_names())
 def test_a_batch_that_is_needed_at_once_is_not_taken_in_parts(name: str) -> None:
     plain: dict[str, TrainConfig] = {}
     for config in [CONFIG, *CONFIGS.values()]:  # the first of each name

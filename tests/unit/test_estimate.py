@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from sslscale import dag
-from sslscale.dag import Resources, stage
 from sslscale.estimate import EFFICIENCY, estimate
-from sslscale.jsonio import canonical
-from sslscale.recipes.data import PackConfig
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.noisy_student import NoisyStudent
-from sslscale.recipes.train import TrainConfig
+from sslscale.graph import dag
+from sslscale.graph.dag import Resources, stage
+from sslscale.methods.noisy_student import NoisyStudent
+from sslscale.settings.data import PackConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.train import TrainConfig
 from sslscale.stages.pack import pack
 from sslscale.stages.train import train
+from sslscale.storage.jsonio import canonical
 from tests.benchmarks.simulate import Machine, Run, shards_for, simulate, step_seconds
 
 CONFIG = TrainConfig(

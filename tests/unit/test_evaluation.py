@@ -11,8 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from sslscale.artifacts import Checkpoint, Dataset
-from sslscale.dag import RunContext
 from sslscale.data.images import Images
 from sslscale.data.reading import open_one
 from sslscale.data.samples import open_samples
@@ -22,12 +20,14 @@ from sslscale.evaluate import linear_sgd
 from sslscale.evaluate.clustering import cluster_agreement
 from sslscale.evaluate.monitor import KnnMonitor
 from sslscale.evaluate.retrieval import retrieve
-from sslscale.jsonio import canonical
+from sslscale.graph.artifacts import Checkpoint, Dataset
+from sslscale.graph.dag import RunContext
 from sslscale.nn.classifier import build_backbone, build_classifier
 from sslscale.nn.layers import LayerFeatures, layer_names
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.pseudo import EvaluateConfig, ScoreConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.pseudo import EvaluateConfig, ScoreConfig
 from sslscale.stages.evaluate import evaluate
+from sslscale.storage.jsonio import canonical
 from sslscale.train import checkpoint
 from tests.unit.test_probes import blobs
 

@@ -16,15 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
-from sslscale import locks
 from sslscale.data import cache, decode
 from sslscale.data.images import Images
 from sslscale.data.loader import Loader, Stream
 from sslscale.data.samples import open_samples
 from sslscale.data.shards import Sample, Shards, read_index, write_shards
 from sslscale.errors import DataError
-from sslscale.recipes.augment import AugmentConfig, JitterConfig
-from sslscale.recipes.model import ImageConfig
+from sslscale.settings.augment import AugmentConfig, JitterConfig
+from sslscale.settings.model import ImageConfig
+from sslscale.storage import locks
 
 SHAPES = [(60, 90), (120, 80), (200, 200), (75, 75), (64, 300), (1100, 1300)]
 

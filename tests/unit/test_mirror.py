@@ -10,8 +10,8 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from sslscale import mirror
 from sslscale.errors import ConfigError, ResourceError
+from sslscale.storage import mirror
 
 
 class Flaky(LocalFileSystem):

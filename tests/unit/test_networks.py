@@ -10,12 +10,12 @@ import timm
 import torch
 import torchvision
 
-from sslscale.dag import RunContext
 from sslscale.errors import ConfigError, DataError
+from sslscale.graph.dag import RunContext
 from sslscale.nn.classifier import build_backbone, build_classifier, num_parameters
 from sslscale.nn.resnet import ResNet
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.train import OptimConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.train import OptimConfig
 from sslscale.train import checkpoint
 from sslscale.train.export import export_backbone
 from sslscale.train.optim import build_optimizer

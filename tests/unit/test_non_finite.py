@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from sslscale.data.loader import Batch, Stream
 from sslscale.data.samples import open_samples
 from sslscale.errors import DataError
-from sslscale.jsonio import read_json
 from sslscale.methods.method import build_method
-from sslscale.recipes.augment import AugmentConfig
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.methods.supervised import Supervised
+from sslscale.settings.augment import AugmentConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.train import OptimConfig, TrainConfig
+from sslscale.storage.jsonio import read_json
 from sslscale.train import checkpoint
 from sslscale.train.engine import Engine
 from sslscale.train.fit import fit

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as V
 
 from sslscale.data import augment, geometry, mix, ops, rng
 from sslscale.data.plan import make_plan, num_draws
-from sslscale.recipes.augment import OPERATIONS, AugmentConfig, BlurConfig, JitterConfig, RandAugmentConfig
+from sslscale.settings.augment import OPERATIONS, AugmentConfig, BlurConfig, JitterConfig, RandAugmentConfig
 
 NEAREST = InterpolationMode.NEAREST
 

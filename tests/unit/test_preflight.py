@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sslscale import dag, experiment, preflight
-from sslscale.cli import main
+from sslscale import experiment, preflight
+from sslscale.cli.main import main
 from sslscale.errors import UserError
+from sslscale.graph import dag
 from tests import runs
 
 DIGITS = "configs/noisy_student/digits.yaml"
@@ -54,7 +55,7 @@ def test_a_plan_refuses_what_a_run_would_fail_of(
 
 def test_that_takes_no_library() -> None:
     code = (
-        "import sys; from sslscale.cli import main\n"
+        "import sys; from sslscale.cli.main import main\n"
         f"assert main(['plan', {DIGITS!r}, 'teacher.model.name=timm:resnet51']) == 2\n"
         f"assert main(['plan', {DIGITS!r}, 'teacher.batch_size=500']) == 2\n"
         "heavy = {'ray', 'torch', 'mlflow', 'timm', 'sklearn'} & set(sys.modules)\n"

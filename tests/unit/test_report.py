@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from sslscale.artifacts import Report, Selection
-from sslscale.dag import RunContext
 from sslscale.evaluate.classify import measure, wilson
-from sslscale.jsonio import write_json
+from sslscale.graph.artifacts import Report, Selection
+from sslscale.graph.dag import RunContext
 from sslscale.report import figures, page
 from sslscale.stages.comparison import ComparisonConfig, comparison
 from sslscale.stages.summary import SummaryConfig, summary
+from sslscale.storage.jsonio import write_json
 
 Context = Callable[..., RunContext]
 NAMES = ("<script>alert(1)<", "$x_{", "a&b\"'", "tiếng Việt", "", "_under", "%s {0}", "x" * 200)

@@ -11,26 +11,27 @@ from typing import Literal
 import pytest
 import torch
 
-from sslscale import dag, experiment
-from sslscale.artifacts import Dataset
-from sslscale.dag import RunContext
+from sslscale import experiment
+from sslscale.cluster.warned import Warnings, warned
 from sslscale.data.loader import Batch
 from sslscale.errors import ConfigError, DataError
 from sslscale.evaluate.patches import PatchMean
-from sslscale.jsonio import read_json
-from sslscale.recipes.augment import AugmentConfig
-from sslscale.recipes.dinov2 import DINOv2
-from sslscale.recipes.features import AttentionConfig, ExtractConfig
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.simclr import SimCLR
-from sslscale.recipes.simsiam import SimSiam
-from sslscale.recipes.supcon import SupCon
-from sslscale.recipes.supervised import Supervised
-from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.graph import dag
+from sslscale.graph.artifacts import Dataset
+from sslscale.graph.dag import RunContext
+from sslscale.methods.dinov2 import DINOv2
+from sslscale.methods.simclr import SimCLR
+from sslscale.methods.simsiam import SimSiam
+from sslscale.methods.supcon import SupCon
+from sslscale.methods.supervised import Supervised
+from sslscale.settings.augment import AugmentConfig
+from sslscale.settings.features import AttentionConfig, ExtractConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.stages.attention import attention
 from sslscale.stages.extract import extract
 from sslscale.stages.train import train
-from sslscale.warned import Warnings, warned
+from sslscale.storage.jsonio import read_json
 
 VIEW = AugmentConfig(crop="resized", scale=(0.4, 1.0))
 BASE = TrainConfig(
@@ -74,7 +75,8 @@ def test_a_collapse_is_told_by_step_500_and_health_is_not(
     def without_stop_gradient(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return -torch.nn.functional.cosine_similarity(predicted, target).mean()
 
-    monkeypatch.setattr("sslscale.methods.simsiam.negative_cosine", without_stop_gradient)  # figure 2 of the paper
+    # figure 2 of the paper
+    monkeypatch.setattr("sslscale.methods.simsiam.method.negative_cosine", without_stop_gradient)
     train(context("collapsing"), config, data=data)
     (told,) = [r.getMessage() for r in caplog.records if "collapses" in r.getMessage()]
     assert told.startswith(("step 200", "step 250", "step 300"))
@@ -188,7 +190,7 @@ def test_a_method_goes_on_at_a_higher_resolution_with_all_it_has(context: Contex
 
 def test_supcon_learns_from_labels_where_they_are_known(context: Context, data: Dataset) -> None:
     seen: list[Batch] = []
-    from sslscale.methods import supcon
+    from sslscale.methods.supcon import method as supcon
 
     original = supcon.SupConMethod.forward
 

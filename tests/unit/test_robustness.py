@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from sslscale.artifacts import Dataset
-from sslscale.dag import RunContext
 from sslscale.errors import DataError
 from sslscale.evaluate import perturbations
 from sslscale.evaluate.adversarial import fgsm, pgd
-from sslscale.jsonio import read_json
-from sslscale.recipes.robustness import RobustnessConfig
+from sslscale.graph.artifacts import Dataset
+from sslscale.graph.dag import RunContext
+from sslscale.settings.robustness import RobustnessConfig
 from sslscale.stages.robustness import robustness
+from sslscale.storage.jsonio import read_json
 from tests.unit.test_evaluation import save
 
 

@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 
 from sslscale import experiment
-from sslscale.artifacts import Dataset
-from sslscale.dag import RunContext
 from sslscale.data.pack import pack
 from sslscale.data.samples import open_images, open_samples, open_unlabeled
 from sslscale.data.shards import write_shards
 from sslscale.data.sources import HIDDEN
 from sslscale.errors import ConfigError, DataError
-from sslscale.recipes.augment import AugmentConfig, RandAugmentConfig
-from sslscale.recipes.data import PackConfig
-from sslscale.recipes.fixmatch import FixMatch
-from sslscale.recipes.flexmatch import FlexMatch
-from sslscale.recipes.model import ImageConfig, ModelConfig
-from sslscale.recipes.temporal_ensembling import TemporalEnsembling
-from sslscale.recipes.train import OptimConfig, TrainConfig
+from sslscale.graph.artifacts import Dataset
+from sslscale.graph.dag import RunContext
+from sslscale.methods.fixmatch import FixMatch
+from sslscale.methods.flexmatch import FlexMatch
+from sslscale.methods.temporal_ensembling import TemporalEnsembling
+from sslscale.settings.augment import AugmentConfig, RandAugmentConfig
+from sslscale.settings.data import PackConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.stages.train import train
 from tests import runs
 

@@ -1,0 +1,223 @@
+"""The `sslscale` command. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sslscale import __version__
+from sslscale.cli import commands
+from sslscale.errors import ConfigError, DataError, ResourceError, UserError
+from sslscale.storage import mirror
+
+_EPILOG = """examples:
+  sslscale run configs/noisy_student/digits.yaml
+  sslscale run configs/noisy_student/digits.yaml seed=1 student.model.dropout=0 --plan
+  sslscale data pack photos/ shards/ --labels labels.csv --test 0.1
+  sslscale predict runs/artifacts/train/KEY photo.jpg
+  sslscale eval runs/artifacts/train/KEY shards/ --protocol knn,linear,finetune --labels 1%,10%
+"""
+
+
+_PATHS = (errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR)  # of a path that is not usable
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with our exit code and one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}\n(see: {self.prog} --help)")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = _Parser(
+        prog="sslscale",
+        description="Image models from few labels and many images, as a graph of cached stages.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"sslscale {__version__}")
+    named = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def add(to: Any, name: str, call: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = to.add_parser(name, help=text, description=text)
+        command.set_defaults(call=call)
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+        return command
+
+    def add_root(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--root", default="runs", help="where results are kept: a folder, or s3://... (./runs)")
+
+    run = add(named, "run", commands.run, "Run the graph of a configuration; what is done already is not done again.")
+    run.add_argument("--plan", action="store_true", help="show what would run, and why; run nothing")
+    plan = add(named, "plan", commands.run, "Show what `run` would run, and why; run nothing.")
+    plan.set_defaults(plan=True)
+    for command in (run, plan):
+        command.add_argument("config", metavar="CONFIG", help="a YAML file")
+        command.add_argument(
+            "overrides", nargs="*", metavar="key.path=value", help="values to set in it; seed=N sets all seeds"
+        )
+        add_root(command)
+        command.add_argument(
+            "--estimate", action="store_true", help="of a plan: each stage's time and bytes, by what this root measured"
+        )
+        command.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
+
+    again = add(
+        named, "replay", commands.replay, "Run one batch of a training again, alone: where it stops being finite."
+    )
+    again.add_argument("config", metavar="CONFIG", help="the YAML file of the run")
+    again.add_argument("stage", metavar="STAGE", help="the name of the training, as `sslscale plan` shows it")
+    again.add_argument("overrides", nargs="*", metavar="key.path=value", help="values that were set in it")
+    again.add_argument("--step", type=int, help="the batch, if not the one that the training stopped at")
+    add_root(again)
+    again.add_argument("--json", action="store_true", help="print one JSON line")
+
+    tuning = add(named, "tune", commands.tune, "Search for the best values of a configuration's keys.")
+    tuning.add_argument("config", metavar="CONFIG", help="a YAML file that `sslscale run` takes")
+    tuning.add_argument("overrides", nargs="*", metavar="key.path=value", help="values to set in it")
+    tuning.add_argument("--space", required=True, help="a YAML file: metric, space, search (see configs/tune)")
+    tuning.add_argument("--samples", type=_count, help="trials, if not as many as the space says")
+    add_root(tuning)
+    tuning.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
+
+    def add_address(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--address",
+            default=os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265"),
+            help="the cluster's dashboard (http://127.0.0.1:8265)",
+        )
+
+    submit = add(named, "submit", commands.submit, "Run a configuration on a Ray cluster, as a job of its own.")
+    submit.add_argument("config", metavar="CONFIG", help="a YAML file")
+    submit.add_argument("overrides", nargs="*", metavar="key.path=value", help="values to set in it")
+    submit.add_argument(
+        "--root", required=True, help="where results are kept: a path that every node sees, or s3://..."
+    )
+    add_address(submit)
+    submit.add_argument("--follow", action="store_true", help="show the job's log until it ends")
+    listed = add(named, "jobs", commands.list_jobs, "List a cluster's jobs.")
+    add_address(listed)
+    listed.add_argument("--json", action="store_true", help="one JSON line for each job")
+    stop = add(named, "stop", commands.stop, "Stop a job; submitted again, it goes on where it was.")
+    stop.add_argument("job", metavar="JOB", help="its name, as `sslscale jobs` shows it")
+    add_address(stop)
+
+    data = named.add_parser("data", help="Pack and check images.").add_subparsers(
+        dest="data_command", required=True, metavar="COMMAND", parser_class=_Parser
+    )
+    pack = add(data, "pack", commands.pack, "Write images as shards: labeled, unlabeled, val and test.")
+    pack.add_argument("source", metavar="SRC", help="a folder, a CSV (path,label), torchvision:NAME:ROOT, or digits")
+    pack.add_argument("out", metavar="OUT", help="a folder that is not there yet, or s3://...")
+    pack.add_argument("--labels", help="CSV (path,label) of the few labelled images; all others are unlabelled")
+    pack.add_argument("--labels-per-class", type=int, help="keep so many labels of each class and hide the rest")
+    pack.add_argument(
+        "--keep-hidden-labels",
+        action="store_true",
+        help="keep those that are hidden beside the shards, so that logs tell how often pseudo-labels are right",
+    )
+    pack.add_argument("--val", help="a fraction of the labelled images, or a folder of class folders")
+    pack.add_argument("--test", help="a fraction of the labelled images, or a folder of class folders")
+    pack.add_argument("--shard-size", type=int, default=1000, help="images a shard (1000)")
+    pack.add_argument("--resize", type=int, help="scale larger images to this short side (re-encodes them)")
+    pack.add_argument("--on-bad-sample", choices=("error", "skip"), default="error")
+    pack.add_argument("--seed", type=int, default=0, help="which labels --labels-per-class keeps")
+    check = add(data, "check", commands.check, "Check shards: counts, checksums, images, class balance, duplicates.")
+    check.add_argument("shards", metavar="SHARDS", help="a folder of shards, or of splits")
+    check.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
+
+    predict = add(named, "predict", commands.predict, "Class and probability for image files, from any checkpoint.")
+    predict.add_argument("model", metavar="MODEL", help="the folder of a checkpoint")
+    predict.add_argument("paths", metavar="PATHS", nargs="+", type=Path, help="images, or folders of images")
+    predict.add_argument("--top", type=_count, default=1, help="classes to show for each image (1)")
+    predict.add_argument("--json", action="store_true", help="one JSON line for each image")
+
+    judge = add(named, "eval", commands.evaluate, "What a checkpoint is worth on shards of labelled images.")
+    judge.add_argument("model", metavar="CHECKPOINT", help="the folder of a checkpoint")
+    judge.add_argument(
+        "shards", metavar="SHARDS", help="a folder that `sslscale data pack` wrote: labeled and a test split"
+    )
+    judge.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings of the evaluation pipeline")
+    judge.add_argument(
+        "--protocol",
+        default="knn,linear",
+        help="of knn, linear, sgd, retrieval, clustering, layerwise, finetune, classify, robustness (knn,linear)",
+    )
+    judge.add_argument("--labels", default="1%,10%,100%", help="shares of the labels to fine-tune on (1%%,10%%,100%%)")
+    judge.add_argument("--split", default="test", help="the split to measure on (test)")
+    judge.add_argument("--seeds", type=_count, default=1, help="fine-tunings of each share (1)")
+    add_root(judge)
+    judge.add_argument("--plan", action="store_true", help="show what would run, and why; run nothing")
+    judge.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
+
+    export = add(named, "export", commands.export, "Write a checkpoint's backbone as torchvision and timm load it.")
+    export.add_argument("model", metavar="CHECKPOINT", help="the folder of a checkpoint")
+    export.add_argument("out", metavar="OUT", type=Path, help="the file to write: .safetensors or .pth")
+
+    ui = add(named, "ui", commands.ui, "Open MLflow's own page over this root's store, on this machine only.")
+    add_root(ui)
+    ui.add_argument("--port", type=int, default=5000)
+    listing = add(named, "ls", commands.list_artifacts, "List artifacts: stage, key, age, size, headline numbers.")
+    add_root(listing)
+    listing.add_argument("--json", action="store_true", help="one JSON line for each artifact")
+    collect = add(named, "gc", commands.collect_garbage, "Remove artifacts that no configuration's last run uses.")
+    add_root(collect)
+    collect.add_argument("--dry-run", action="store_true", help="show what would go")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        options = _parse(arguments)
+        if "root" in options and options.call is not commands.submit:
+            options.root = mirror.open_root(options.root)
+        return options.call(options)
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if debug:
+            raise
+        where = f"{str(error.filename)[:200]}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error} (--debug shows where)", file=sys.stderr)
+        return (DataError if error.errno in _PATHS else ResourceError).exit_code
+    except Exception as error:
+        if debug:
+            raise
+        text = (str(error).strip() or "no message").splitlines()[0]
+        print(f"error: {type(error).__name__}: {text}\n(--debug shows where; this may be a defect)", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse; key=value words may stand anywhere among the flags of `run` and `eval`."""
+    top = parser()
+    if arguments[:1] in (["run"], ["plan"], ["eval"], ["tune"], ["submit"], ["replay"]):
+        overrides = [word for word in arguments[1:] if "=" in word and not word.startswith("-")]
+        options = top.parse_args([word for word in arguments if word not in overrides])
+        options.overrides += overrides
+        return options
+    return top.parse_args(arguments)

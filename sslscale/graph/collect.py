@@ -1,0 +1,82 @@
+"""Which artifacts are still of use, and the end of the others."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sslscale.errors import DataError
+from sslscale.graph.dag import RECORD, Planned
+from sslscale.storage import locks, mirror
+from sslscale.storage.jsonio import digest, read_json, write_json
+
+
+def remember(root: Path, run_name: str, planned: Sequence[Planned]) -> None:
+    """Note which artifacts a run uses, so that `collect` keeps them. The same run again replaces its note."""
+    folder = root / "refs"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{digest(run_name)}.json"
+    note = {"run": run_name, "keys": {p.stage.name: f"{p.stage.kind}/{p.key}" for p in planned}}
+    if _noted(file) != note:
+        write_json(file, note)
+        if store := mirror.of(root.absolute()):
+            store.put([file.absolute()])
+
+
+def collect(root: Path, *, dry_run: bool = False) -> list[tuple[Path, int]]:
+    """Remove artifacts that no remembered run uses, and decoded images of theirs; returns what went, with its bytes.
+
+    A stage that some process is working on is left alone.
+    """
+    kept: set[str] = set()
+    store = mirror.of(root.absolute())
+    for file in (root / "refs").glob("*.json"):
+        note = _noted(file)
+        if note is None:  # which artifacts it keeps is not known: removing any of them would be a guess
+            raise DataError(f"{file}: damaged; run the configurations of this root once more, or remove the file")
+        kept.update(note["keys"].values())
+    removed = []
+    for path in sorted((root / "artifacts").glob("*/*")):
+        if f"{path.parent.name}/{path.name}" in kept or not path.is_dir():
+            continue
+        lock = locks.try_lock(root / "locks" / f"{path.name}.lock")
+        if lock is None:
+            continue
+        with lock:
+            removed.append((path, sum(store.sizes(path.absolute()).values()) if store else tree_bytes(path)))
+            if not dry_run:
+                if store:
+                    store.remove(path.absolute())
+                (path / RECORD).unlink(missing_ok=True)  # first: a half-removed artifact must not look finished
+                shutil.rmtree(path)
+    return removed + _collect_cache(root, {path for path, _ in removed}, dry_run)
+
+
+def _collect_cache(root: Path, gone: set[Path], dry_run: bool) -> list[tuple[Path, int]]:
+    """Remove decoded images and tables of shards that no artifact left has."""
+    indexes = [*(root / "artifacts").glob("*/*/index.json"), *(root / "artifacts").glob("*/*/*/index.json")]
+    left = [file for file in indexes if not gone.intersection(file.parents)]
+    used = {shard["sha256"][:24] for file in left for shard in read_json(file)["shards"]}
+    removed = []
+    for file in sorted((root / "cache").glob("*/*-v*")):
+        if file.name.partition("-")[0] not in used:
+            removed.append((file, file.stat().st_size))
+            if not dry_run:
+                file.unlink()
+    return removed
+
+
+def _noted(file: Path) -> dict[str, Any] | None:
+    """A note of a run; None if it is not there or is damaged."""
+    try:
+        note = read_json(file)
+        return note if isinstance(note["keys"], dict) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def tree_bytes(path: Path) -> int:
+    """Bytes of all files below `path`."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,0 +1,312 @@
+"""Stages, their identities, and the plan. Nothing here knows torch, Ray, MLflow or learning.
+
+A stage is an inert description: a function, a frozen config, and the stages it reads. Its key is a hash of what it is
+(function, config, the keys of its inputs, the content of outside data), never of where or how it runs (paths,
+resources, workers, log cadence), so the same experiment twice is free. An artifact is finished when its record.json
+exists, which is written last.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from sslscale.errors import DataError
+from sslscale.graph.artifacts import Artifact, from_fields
+from sslscale.storage import mirror, sums
+from sslscale.storage.jsonio import canonical, digest
+from sslscale.storage.mirror import RECORD
+
+Strategy = Literal["ddp", "fsdp", "zero0", "zero1", "zero2", "zero3"]
+DESCRIPTION = "stage.json"
+F = TypeVar("F", bound=Callable[..., Artifact])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Where and how a stage runs; never part of its identity. None means all there is, shared among workers.
+
+    With `min_workers` a training goes on with as few when nodes are lost, and takes up more as they come back.
+    `gpus_per_worker`: None is a GPU each if there are GPUs at all, 0 computes on CPUs. On a cluster that was joined, a
+    stage that does not fit the nodes there are waits `wait_for_nodes_s` seconds for nodes that may come.
+    `cache_bytes` bounds the decoded images that a node keeps under the root for all stages; 0 decodes at each access.
+    `strategy` is how training workers share the weights: whole on each (ddp), or in parts (fsdp; DeepSpeed's ZeRO:
+    optimiser state 1, gradients 2, weights 3). `offload` keeps fsdp's and ZeRO's parts in the host's memory;
+    `checkpoint_activations` computes activations twice instead of keeping them; `sharded_checkpoints` lets each of
+    fsdp's workers write its own part of a checkpoint.
+    """
+
+    num_workers: int = 1
+    min_workers: int | None = None
+    cpus_per_worker: int | None = None
+    gpus_per_worker: float | None = None
+    max_failures: int = 3
+    wait_for_nodes_s: float = 900
+    cache_bytes: int = 8 << 30
+    strategy: Strategy = "ddp"
+    offload: bool = False
+    checkpoint_activations: bool = False
+    sharded_checkpoints: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers: must be 1 or more, not {self.num_workers}")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ValueError(f"min_workers: must lie between 1 and num_workers, not be {self.min_workers}")
+        if self.max_failures < 0:
+            raise ValueError(f"max_failures: must be 0 or more, not {self.max_failures}")
+        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
+            raise ValueError(f"gpus_per_worker: must be 0 or more, not {self.gpus_per_worker:g}")
+        if self.cpus_per_worker is not None and self.cpus_per_worker < 1:
+            raise ValueError(f"cpus_per_worker: must be 1 or more, not {self.cpus_per_worker}")
+        if self.wait_for_nodes_s < 0:
+            raise ValueError(f"wait_for_nodes_s: must be 0 or more, not {self.wait_for_nodes_s:g}")
+        if self.cache_bytes < 0:
+            raise ValueError(f"cache_bytes: must be 0 or more, not {self.cache_bytes}")
+        if self.sharded_checkpoints and self.strategy != "fsdp":
+            raise ValueError(f"sharded_checkpoints: fsdp writes them, {self.strategy} does not")
+        if self.offload and self.strategy in ("ddp", "zero0"):
+            raise ValueError(f"offload: {self.strategy} keeps everything on its device; choose fsdp or zero1 to zero3")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stage:
+    """One node of the graph. Making it runs nothing and touches no disk."""
+
+    name: str  # for people: teacher, student_1/score; never part of the key
+    fn: Callable[..., Artifact]
+    config: Any
+    inputs: Mapping[str, Stage]
+    content: Callable[[Path], str] | None = None  # identity of data outside the root, given the root
+    resources: Resources = field(default_factory=Resources)
+
+    @property
+    def kind(self) -> str:
+        """The function's name; that of a user's own module with its module before it."""
+        module = self.fn.__module__
+        return self.fn.__name__ if module.startswith("sslscale.") else f"{module}.{self.fn.__name__}"
+
+
+def cpu_only(fn: F) -> F:
+    """Mark a stage's function that has nothing for a GPU to do, so that none is kept from others for it."""
+    fn.cpu_only = True  # pyright: ignore[reportFunctionMemberAccess]
+    return fn
+
+
+def stage(
+    fn: Callable[..., Artifact],
+    config: Any,
+    *,
+    name: str,
+    resources: Resources | None = None,
+    content: Callable[[Path], str] | None = None,
+    **inputs: Stage,
+) -> Stage:
+    """Describe a stage. A wrong input name fails here, at declaration, before anything runs."""
+    try:
+        inspect.signature(fn).bind(None, config, **inputs)
+    except TypeError as error:
+        raise TypeError(f"stage {name!r} cannot call {fn.__name__}: {error}") from None
+    for key, value in inputs.items():
+        if not isinstance(value, Stage):
+            raise TypeError(f"stage {name!r}: input {key!r} must be a Stage, not {type(value).__name__}")
+    return Stage(
+        name=name,
+        fn=fn,
+        config=config,
+        inputs=inputs,
+        content=content,
+        resources=resources or Resources(),
+    )
+
+
+def topological(targets: Sequence[Stage]) -> list[Stage]:
+    """All stages that the targets need, inputs before users, in the order of declaration."""
+    order: list[Stage] = []
+    seen: set[int] = set()
+
+    def visit(node: Stage) -> None:
+        if id(node) in seen:
+            return
+        seen.add(id(node))
+        for parent in node.inputs.values():
+            visit(parent)
+        order.append(node)
+
+    for target in targets:
+        visit(target)
+    names = [node.name for node in order]
+    for node in order:
+        if names.count(node.name) > 1:
+            raise ValueError(f"two stages are named {node.name!r}")
+    return order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What will happen to one stage, and why."""
+
+    stage: Stage
+    key: str
+    path: Path
+    state: str  # "cached" or "run"
+    why: str
+    input_keys: Mapping[str, str]
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the key is the hash of."""
+        return describe(self.stage, self.input_keys, None)
+
+
+def describe(node: Stage, input_keys: Mapping[str, str], content: str | None) -> dict[str, Any]:
+    """The identity of a stage as plain JSON."""
+    identity = {"stage": node.kind, "config": canonical(node.config), "inputs": dict(input_keys)}
+    return identity if content is None else {**identity, "content": content}
+
+
+def plan(targets: Sequence[Stage], root: str | Path) -> list[Planned]:
+    """Say for every stage whether its result is there, and if not, why. Reads the root, writes nothing to it."""
+    root = Path(root)
+    planned: list[Planned] = []
+    keys: dict[int, str] = {}
+    known: dict[str, list[dict[str, Any]]] = {}
+    for node in topological(targets):
+        input_keys = {name: keys[id(parent)] for name, parent in sorted(node.inputs.items())}
+        content = node.content(root) if node.content else None
+        identity = describe(node, input_keys, content)
+        key = digest(identity)
+        keys[id(node)] = key
+        path = root / "artifacts" / node.kind / key
+        if (path / RECORD).exists():
+            state, why = "cached", "cached"
+        else:
+            state = "run"
+            if node.kind not in known:
+                known[node.kind] = earlier(root, node.kind)
+            why = _why(identity, path, known[node.kind])
+        planned.append(Planned(stage=node, key=key, path=path, state=state, why=why, input_keys=input_keys))
+    return planned
+
+
+def earlier(root: Path, kind: str) -> list[dict[str, Any]]:
+    """The records of all finished stages of a kind; unreadable ones are passed over."""
+    found = []
+    for file in sorted((root / "artifacts" / kind).glob(f"*/{RECORD}")):
+        try:
+            found.append(sums.read_record(file))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _why(identity: Mapping[str, Any], path: Path, records: list[dict[str, Any]]) -> str:
+    if (path / DESCRIPTION).exists():
+        return "unfinished: goes on where it stopped"
+    nearest: tuple[int, str] | None = None
+    for record in records:
+        changes = differences(record, identity)
+        if nearest is None or len(changes) < nearest[0]:
+            shown = "; ".join(changes[:2]) + (f"; {len(changes) - 2} more" if len(changes) > 2 else "")
+            nearest = (len(changes), f"{shown} (nearest {record.get('key', '?')})")
+    return nearest[1] if nearest else "no earlier result"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Name the fields in which two identities differ, config fields first."""
+    changes = _diff("", old.get("config"), new.get("config"))
+    old_inputs, new_inputs = old.get("inputs", {}), new.get("inputs", {})
+    changes += [
+        f"input {n} changed" for n in sorted({*old_inputs, *new_inputs}) if old_inputs.get(n) != new_inputs.get(n)
+    ]
+    if old.get("content") != new.get("content"):
+        changes.append("the source's content changed")
+    return changes
+
+
+def _diff(key: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for name in sorted({*old, *new})
+            for line in _diff(f"{key}.{name}" if key else name, old.get(name), new.get(name))
+        ]
+    return [] if old == new else [f"{key}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def load(path: Path) -> Artifact:
+    """Load a finished artifact; raises DataError if its record is missing or unreadable."""
+    try:
+        record: dict[str, Any] = sums.read_record(path / RECORD)
+        return from_fields(record["kind"], path, record["fields"])
+    except FileNotFoundError:
+        raise DataError(f"{path}: not a finished artifact (it has no {RECORD})") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path / RECORD}: unreadable record ({error}); remove the folder to redo it") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """Where and how a stage runs. It bears no identity: nothing read from it may change a result."""
+
+    path: Path
+    root: Path
+    name: str
+    resources: Resources
+    threads: int = 1
+    store: str = ""  # the root's URL, if the root mirrors one
+    inputs: tuple[Path, ...] = ()  # the folders of what the stage reads
+
+    def arrive(self, *, exact: bool = False) -> None:
+        """Of a root in a store, make this machine have the stage's inputs and what the stage has left so far.
+
+        Shards stay where they are until they are opened. `exact`: what the store does not have goes, so that all
+        workers go on from the same.
+        """
+        if self.store:
+            own = mirror.at(self.store, self.root)
+            for folder in self.inputs:
+                own.pull(folder)
+            self.gather(exact=exact)
+
+    def gather(self, *, exact: bool = False) -> None:
+        """The second half of `arrive`: what other machines have made of this stage."""
+        if self.store:
+            self.path.mkdir(parents=True, exist_ok=True)
+            mirror.at(self.store, self.root).pull(self.path, exact=exact)
+
+    def keep(self) -> None:
+        """Of a root in a store, send there what this machine has made since: then no lost machine loses it."""
+        if self.store:
+            mirror.at(self.store, self.root).push(self.path)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one row to metrics.jsonl (the tracker mirrors it; the file is the truth)."""
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop rows after `step`, which a killed attempt wrote beyond the checkpoint it is resumed from."""
+        file = self.path / "metrics.jsonl"
+        if file.exists():
+            rows = [line for line in file.read_text("utf-8").splitlines() if line.endswith("}")]
+            kept = [line for line in rows if json.loads(line)["step"] <= step]
+            temporary = file.with_suffix(".tmp")
+            temporary.write_text("".join(line + "\n" for line in kept), "utf-8")
+            os.replace(temporary, file)
+
+    def progress(self, done: int, total: int, **shown: float | str) -> None:
+        """Say how far the stage is; the driver's table shows it. Lossy and cheap."""
+        temporary = self.path / "progress.tmp"
+        temporary.write_text(json.dumps({"done": done, "total": total, **shown}), "utf-8")
+        os.replace(temporary, self.path / "progress.json")

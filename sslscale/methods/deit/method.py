@@ -1,0 +1,54 @@
+"""DeiT: a vision transformer with a token that learns from a teacher (Touvron et al. 2021, arXiv:2012.12877)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+
+from sslscale.data.loader import Batch
+from sslscale.errors import ConfigError
+from sslscale.losses import distillation_loss, smooth_labels, soft_cross_entropy
+from sslscale.methods.deit import DeiT
+from sslscale.methods.method import Losses, TaughtMethod
+from sslscale.nn.heads import MeanOfHeads
+from sslscale.settings.model import ModelConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+def teacher_loss(
+    logits: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"], mode: str, temperature: float
+) -> Float[Tensor, ""]:
+    """Hard: cross-entropy to the teacher's class (eq. 3); soft: distillation (eq. 2). The mean over the batch."""
+    if mode == "hard":
+        return F.cross_entropy(logits, teacher.argmax(1))
+    return distillation_loss(logits, teacher, temperature)
+
+
+class DeiTMethod(TaughtMethod):
+    """(1 - weight) cross-entropy of the class token's head + weight * the teacher's loss of the other's. A
+    prediction is the mean of both heads' logits."""
+
+    def __init__(self, recipe: DeiT, model: ModelConfig, num_classes: int):
+        super().__init__(recipe, model, num_classes)
+        self.recipe = recipe
+        if not isinstance(self.network.head, MeanOfHeads):
+            raise ConfigError(f"model.name: DeiT needs distillation_token: true, which {model.name} has not here")
+
+    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        labeled, recipe = batch["labeled"], self.recipe
+        assert labeled.label is not None and isinstance(self.network.head, MeanOfHeads)
+        features = self.network.dropout(self.network.backbone(labeled.views[0]))
+        of_class, of_teacher = (logits.float() for logits in self.network.head.each(features))
+        target = smooth_labels(labeled.label, self.num_classes, recipe.label_smoothing)
+        supervised = soft_cross_entropy(of_class, target).mean()
+        taught = teacher_loss(of_teacher, self.teacher_logits(labeled), recipe.mode, recipe.temperature)
+        weight = recipe.weight if recipe.weight is not None else {"hard": 0.5, "soft": 0.1}[recipe.mode]
+        total = (1 - weight) * supervised + weight * taught
+        accuracy = ((of_class + of_teacher).argmax(1) == labeled.label).float().mean()
+        shown = {"loss": total, "labeled_loss": supervised, "teacher_loss": taught, "train_accuracy": accuracy}
+        return Losses(total, {name: value.detach() for name, value in shown.items()})

@@ -1,0 +1,58 @@
+"""Settings of DINO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self
+
+from sslscale.config import require
+from sslscale.methods.settings import MethodSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class DINO(MethodSettings):
+    """DINO (Caron et al. 2021, arXiv:2104.14294): published with AdamW, lr 5e-4 * batch / 256, decay .04 to .4,
+    gradients cut at 3 (each weight's by itself there, all together here), and 8 small crops (`augment_local`).
+    """
+
+    num_views: ClassVar[int] = 2
+    multi_crop: ClassVar[bool] = True
+    name: Literal["dino"] = "dino"  # pyright: ignore[reportIncompatibleVariableOverride]
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.04  # where it begins
+    final_teacher_temperature: float = 0.07
+    warmup_epochs: float = 30.0  # until it is there
+    momentum: float = 0.996  # of the teacher, where it begins; it rises to 1 by a cosine
+    center_momentum: float = 0.9
+    prototypes: int = 65_536  # the head's outputs
+    hidden: int = 2048
+    bottleneck: int = 256
+    norm: bool = False  # batch norm in the head, for ResNets
+    freeze_last: float = 1.0  # epochs
+    version: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)")
+        require(0 <= self.center_momentum < 1, "center_momentum", "must lie in [0, 1)")
+        require(self.warmup_epochs >= 0, "warmup_epochs", "must be 0 or more")
+        require(self.freeze_last >= 0, "freeze_last", "must be 0 or more")
+        require(self.student_temperature > 0, "student_temperature", "must be positive")
+        require(self.teacher_temperature > 0, "teacher_temperature", "must be positive")
+        require(self.final_teacher_temperature > 0, "final_teacher_temperature", "must be positive")
+        require(self.prototypes > 0, "prototypes", "must be positive")
+        require(self.hidden > 0, "hidden", "must be positive")
+        require(self.bottleneck > 0, "bottleneck", "must be positive")
+
+    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
+        """Images of each stream in one global batch."""
+        return {"images": batch_size}
+
+    def going_on(self) -> Self:
+        """Without warm-ups and freezes, which the training before has had."""
+        return replace(self, warmup_epochs=0.0, freeze_last=0.0)
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "its centre follows whole batches"

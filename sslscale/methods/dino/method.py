@@ -1,0 +1,79 @@
+"""DINO: a student matches the sharpened, centred outputs of its own moving average (arXiv:2104.14294)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from sslscale import distributed
+from sslscale.data.loader import Batch
+from sslscale.losses import cross_view_entropy, warm_temperature
+from sslscale.methods.dino import DINO
+from sslscale.methods.method import Losses, Method
+from sslscale.nn.classifier import build_backbone
+from sslscale.nn.ema import cosine_momentum, update_ema
+from sslscale.nn.heads import PrototypeHead
+from sslscale.nn.multi_crop import encode_views
+from sslscale.nn.sinkhorn import usage_entropy
+from sslscale.settings.model import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class DINOMethod(Method):
+    """A student of backbone and head, and a teacher of both, whose backbone is kept in the end."""
+
+    center: Tensor
+
+    def __init__(self, recipe: DINO, model: ModelConfig, num_outputs: int):
+        super().__init__()
+        del num_outputs
+        self.recipe = recipe
+        self.backbone, width = build_backbone(model)
+        self.head = PrototypeHead(width, recipe.hidden, recipe.bottleneck, recipe.prototypes, norm=recipe.norm)
+        still, _ = build_backbone(dataclasses.replace(model, survival=1.0))  # the teacher drops no path
+        head = PrototypeHead(width, recipe.hidden, recipe.bottleneck, recipe.prototypes, norm=recipe.norm)
+        still.load_state_dict(self.backbone.state_dict())
+        head.load_state_dict(self.head.state_dict())
+        self.teacher = nn.Sequential(still, head).requires_grad_(False)
+        self.register_buffer("center", torch.zeros(recipe.prototypes))
+
+    @property
+    def frozen(self) -> tuple[Tensor, ...]:
+        return (self.head.last.weight,) if self.now.epoch < self.recipe.freeze_last else ()
+
+    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        views, recipe = batch["images"].views, self.recipe
+        temperature = warm_temperature(
+            recipe.teacher_temperature, recipe.final_teacher_temperature, recipe.warmup_epochs, self.now.epoch
+        )
+        with torch.no_grad():
+            outputs = self.teacher(torch.cat(views[:2])).float()
+            targets = ((outputs - self.center) / temperature).softmax(1).chunk(2)
+        features = encode_views(self.backbone, views)
+        student = self.head(torch.cat(features)).chunk(len(views))
+        loss = cross_view_entropy(student, targets, recipe.student_temperature)
+        if self.training:  # eq. 4
+            mean = distributed.all_sum(outputs.mean(0)) / distributed.world_size()
+            self.center.lerp_(mean, 1 - recipe.center_momentum)
+        entropy = torch.special.entr(targets[0]).sum(1).mean()
+        parts = {
+            "loss": loss.detach(),
+            "center_norm": self.center.norm(),
+            "teacher_entropy": entropy,
+            "prototype_entropy": usage_entropy(targets[0]),
+        }
+        return Losses(loss, parts, features[0].detach())
+
+    def after_step(self, step: int, progress: float) -> None:
+        momentum = cosine_momentum(self.recipe.momentum, progress)
+        update_ema(self.teacher, nn.Sequential(self.backbone, self.head), momentum, buffers=False)
+
+    @property
+    def result(self) -> nn.Module:
+        return self.teacher[0]

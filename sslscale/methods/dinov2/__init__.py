@@ -1,0 +1,74 @@
+"""Settings of DINOv2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self
+
+from sslscale.config import require
+from sslscale.methods.settings import MethodSettings
+from sslscale.settings.model import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DINOv2(MethodSettings):
+    """DINOv2 (Oquab et al. 2023, arXiv:2304.07193): DINO, masked patches (iBOT, arXiv:2111.07832) and KoLeo, for ViTs
+    alone. Published with AdamW, lr .004 * sqrt(batch / 1024), decay .04 to .4 (.2 for the largest).
+    """
+
+    num_views: ClassVar[int] = 2
+    multi_crop: ClassVar[bool] = True
+    name: Literal["dinov2"] = "dinov2"  # pyright: ignore[reportIncompatibleVariableOverride]
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.04  # where it begins
+    final_teacher_temperature: float = 0.07
+    warmup_epochs: float = 30.0  # until it is there
+    momentum: float = 0.992  # of the teacher, where it begins; it rises to 1 by a cosine
+    iterations: int = 3  # of Sinkhorn
+    masked_images: float = 0.5  # share of the images that have masked patches
+    masked_patches: tuple[float, float] = (0.1, 0.5)  # share of such an image's patches
+    ibot: float = 1.0  # weight of the masked patches' loss
+    koleo: float = 0.1
+    prototypes: int = 65_536  # outputs of each head
+    hidden: int = 2048
+    bottleneck: int = 256
+    norm: bool = False  # batch norm in the class token's head, as DINO's for ResNets: short trainings need it
+    freeze_last: float = 1.0  # epochs
+    version: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)")
+        require(0 <= self.masked_images <= 1, "masked_images", "must lie between 0 and 1")
+        low, high = self.masked_patches
+        require(0 < low <= high < 1, "masked_patches", "must be two shares, low then high")
+        require(self.ibot >= 0, "ibot", "must be 0 or more")
+        require(self.koleo >= 0, "koleo", "must be 0 or more")
+        require(self.warmup_epochs >= 0, "warmup_epochs", "must be 0 or more")
+        require(self.freeze_last >= 0, "freeze_last", "must be 0 or more")
+        require(self.student_temperature > 0, "student_temperature", "must be positive")
+        require(self.teacher_temperature > 0, "teacher_temperature", "must be positive")
+        require(self.final_teacher_temperature > 0, "final_teacher_temperature", "must be positive")
+        require(self.iterations > 0, "iterations", "must be positive")
+        require(self.prototypes > 0, "prototypes", "must be positive")
+        require(self.hidden > 0, "hidden", "must be positive")
+        require(self.bottleneck > 0, "bottleneck", "must be positive")
+
+    def objection(self, model: ModelConfig, size: int) -> str | None:
+        """Patches are masked, so there must be some."""
+        del size
+        wrong = f"{self.name} masks patches, which {model.name} has not: take a vit_SIZE_PATCH"
+        return wrong if model.patch is None else None
+
+    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
+        """Images of each stream in one global batch."""
+        return {"images": batch_size}
+
+    def going_on(self) -> Self:
+        """Without warm-ups and freezes, which the training before has had."""
+        return replace(self, warmup_epochs=0.0, freeze_last=0.0)
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "it shares the prototypes out among the images of a batch"

@@ -1,0 +1,154 @@
+"""DINOv2: DINO on class tokens, its like on masked patches, and class tokens spread evenly (arXiv:2304.07193)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sslscale import distributed
+from sslscale.data import rng
+from sslscale.data.loader import Batch
+from sslscale.data.transfer import to_device
+from sslscale.errors import ConfigError
+from sslscale.losses import cross_view_entropy, in_float32, soft_cross_entropy, warm_temperature
+from sslscale.methods.dinov2 import DINOv2
+from sslscale.methods.method import Losses, Method
+from sslscale.nn.classifier import build_backbone
+from sslscale.nn.ema import cosine_momentum, update_ema
+from sslscale.nn.heads import PrototypeHead
+from sslscale.nn.masks import BLOCK_DRAWS, block_masks
+from sslscale.nn.multi_crop import encode_views
+from sslscale.nn.sinkhorn import sinkhorn, usage_entropy
+from sslscale.nn.vit import VisionTransformer
+from sslscale.settings.model import ModelConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+
+def ibot_loss(
+    student: Float[Tensor, "patches prototypes"],
+    target: Float[Tensor, "patches prototypes"],
+    masked: Bool[Tensor, "images tokens"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Section 4: the cross-entropy of each masked patch (given row by row), an image's mean, summed over images and
+    divided by all of them, masked or not, as in the authors' code. `masked` is on the host."""
+    weight = to_device(patch_weights(masked), student.device)
+    return _weighed(student, target, weight, temperature) / len(masked)
+
+
+def patch_weights(masked: Bool[Tensor, "images tokens"]) -> Float[Tensor, " patches"]:
+    """1 / the number of its image's masked patches, for each masked patch."""
+    return (1 / masked.sum(1).clamp(min=1))[:, None].expand_as(masked)[masked]
+
+
+def _weighed(student: Tensor, target: Tensor, weight: Tensor, temperature: float) -> Float[Tensor, ""]:
+    return (weight * soft_cross_entropy(student / temperature, target.detach())).sum()
+
+
+@in_float32
+def koleo_loss(features: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
+    """Section 4: -mean_i log(distance of z_i to its nearest neighbour among all workers' images), of rows of length 1.
+
+    Sablayrolles et al. 2019, arXiv:1806.03198.
+    """
+    mine = F.normalize(features.float(), dim=1, eps=1e-8)
+    every = distributed.gather(mine)
+    with torch.no_grad():
+        cosines = mine @ every.T
+        place = distributed.rank() * len(mine) + torch.arange(len(mine), device=mine.device)
+        nearest = cosines.scatter(1, place[:, None], -2.0).argmax(1)
+    return -torch.log(F.pairwise_distance(mine, every[nearest], eps=1e-8) + 1e-8).mean()
+
+
+class DINOv2Method(Method):
+    """A student and a teacher, each a ViT, a head for class tokens, one for patches; the teacher's ViT is kept."""
+
+    def __init__(self, recipe: DINOv2, model: ModelConfig, num_outputs: int):
+        super().__init__()
+        del num_outputs
+        self.recipe = recipe
+        self.backbone, width = _build_vit(model)
+        self.heads = nn.ModuleList(self._head(width, norm) for norm in (recipe.norm, False))
+        teacher, _ = _build_vit(dataclasses.replace(model, survival=1.0))
+        teacher.load_state_dict(self.backbone.state_dict())
+        heads = nn.ModuleList(self._head(width, norm) for norm in (recipe.norm, False))
+        heads.load_state_dict(self.heads.state_dict())
+        self.teacher, self.teacher_heads = teacher.requires_grad_(False), heads.requires_grad_(False)
+        self.mask_token = nn.Parameter(torch.zeros(width))
+
+    def _head(self, width: int, norm: bool) -> PrototypeHead:
+        recipe = self.recipe
+        return PrototypeHead(width, recipe.hidden, recipe.bottleneck, recipe.prototypes, norm=norm)
+
+    @property
+    def frozen(self) -> tuple[Tensor, ...]:
+        if self.now.epoch >= self.recipe.freeze_last:
+            return ()
+        return tuple(head.last.weight for head in self.heads)  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
+
+    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """Which patches are masked, where they stand among all tokens, and how much each weighs."""
+        images = batch["images"]
+        masked = self._masks(images, images.views[0].shape[-1] // self.backbone.patch)
+        found = {"masked": masked, "places": self.backbone.places(masked), "weights": patch_weights(masked)}
+        return {name: to_device(value, images.index.device) for name, value in found.items()}
+
+    def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
+        views, recipe = batch["images"].views, self.recipe
+        both = torch.cat(views[:2])
+        masked, places = drawn["masked"], drawn["places"]
+        temperature = warm_temperature(
+            recipe.teacher_temperature, recipe.final_teacher_temperature, recipe.warmup_epochs, self.now.epoch
+        )
+        with torch.no_grad():
+            cls, patches = self.teacher.masked_tokens(both, masked, places=places)
+            targets = sinkhorn(self.teacher_heads[0](cls), temperature, recipe.iterations)
+            patch_targets = sinkhorn(self.teacher_heads[1](patches), temperature, recipe.iterations)
+        cls, patches = self.backbone.masked_tokens(both, masked, self.mask_token, places=places)
+        features = [*cls.chunk(2), *encode_views(self.backbone, views[2:])]
+        student = self.heads[0](torch.cat(features)).chunk(len(views))
+        global_loss = cross_view_entropy(student, targets.chunk(2), recipe.student_temperature)
+        hidden = self.heads[1](patches)
+        ibot = _weighed(hidden, patch_targets, drawn["weights"], recipe.student_temperature) / len(masked)
+        koleo = koleo_loss(features[0]) + koleo_loss(features[1])
+        loss = global_loss + recipe.ibot * ibot + recipe.koleo * koleo
+        parts = {"loss": loss, "dino": global_loss, "ibot": ibot, "koleo": koleo}
+        parts = {name: value.detach() for name, value in parts.items()}
+        parts["prototype_entropy"] = usage_entropy(targets)
+        return Losses(loss, parts, features[0].detach())
+
+    def _masks(self, images: Batch, side: int) -> Bool[Tensor, "images patches"]:
+        """Which patches of both global views are masked, on the host: it follows from the step and the image."""
+        recipe = self.recipe
+        index = images.host_index
+        every = []
+        for view in range(2):
+            draws = rng.uniforms(
+                rng.stream_seed(view, "masks"), torch.full_like(index, self.now.step), index, BLOCK_DRAWS
+            )
+            every.append(block_masks(draws, side, recipe.masked_images, recipe.masked_patches))
+        return torch.cat(every)
+
+    def after_step(self, step: int, progress: float) -> None:
+        momentum = cosine_momentum(self.recipe.momentum, progress)
+        update_ema(self.teacher, self.backbone, momentum, buffers=False)
+        update_ema(self.teacher_heads, self.heads, momentum, buffers=False)
+
+    @property
+    def result(self) -> nn.Module:
+        return self.teacher
+
+
+def _build_vit(model: ModelConfig) -> tuple[VisionTransformer, int]:
+    backbone, width = build_backbone(dataclasses.replace(model, pool="cls"))
+    if not isinstance(backbone, VisionTransformer):
+        raise ConfigError(f"method.name: it masks patches, which {model.name} has not: take a vit_SIZE_PATCH")
+    return backbone, width

@@ -1,0 +1,69 @@
+"""FixMatch: learn for strong views what the weak ones say with confidence (Sohn et al. 2020, arXiv:2001.07685)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+
+from sslscale.data.loader import Batch
+from sslscale.losses import hard_consistency
+from sslscale.methods.fixmatch import FixMatch
+from sslscale.methods.method import ClassifierMethod, Guess, Losses
+from sslscale.nn.classifier import together
+from sslscale.nn.learned_augment import LearnedAugment
+from sslscale.settings.model import ModelConfig
+from sslscale.settings.train import TrainConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+def fixmatch_loss(
+    weak: Float[Tensor, "batch classes"], strong: Float[Tensor, "batch classes"], threshold: float
+) -> tuple[Float[Tensor, ""], Guess]:
+    """Eq. 4: 1(max q >= threshold) H(argmax q, p_strong), the mean over the batch, with q = softmax(weak), through
+    which no gradient flows."""
+    confidence, label = weak.detach().softmax(1).max(1)
+    kept = (confidence >= threshold).float()
+    return hard_consistency(strong, label, kept), Guess(label, kept)
+
+
+class FixMatchMethod(ClassifierMethod):
+    """Cross-entropy of labelled images, and of strong views to the confident classes of the weak ones.
+
+    With CTAugment the strong view is made here of a second weak one; a second view of the labelled images teaches it.
+    """
+
+    def __init__(self, recipe: FixMatch, model: ModelConfig, num_classes: int):
+        super().__init__(recipe, model, num_classes)
+        self.recipe = recipe
+        self.learned = LearnedAugment() if recipe.ctaugment else None
+
+    def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
+        super().prepare(num_images, config, scratch)
+        if self.learned is not None:
+            self.learned.prepare(config.image, config.seed)
+
+    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """CTAugment's view of the unlabelled images, if it makes one."""
+        labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+        if self.learned is None:
+            return {}
+        assert labeled.label is not None
+        if self.training:
+            self.learned.learn(self.result, labeled.views[1], labeled.host_index, labeled.label, self.now.step)
+        return {"strong": self.learned.strong(unlabeled.views[1], unlabeled.host_index, self.now.step)}
+
+    def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
+        labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+        assert labeled.label is not None
+        first, second = unlabeled.views
+        second = drawn.get("strong", second)
+        logits, weak, strong = together(self.network, labeled.views[0], first, second)
+        supervised = F.cross_entropy(logits, labeled.label)
+        own, guess = fixmatch_loss(weak, strong, self.recipe.threshold)
+        return self.losses(logits, labeled.label, supervised, self.recipe.unlabeled_weight, own, guess)

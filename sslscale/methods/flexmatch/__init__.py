@@ -1,0 +1,32 @@
+"""Settings of FlexMatch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from sslscale.config import require
+from sslscale.methods.settings import SemiSupervised
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlexMatch(SemiSupervised):
+    """FlexMatch (Zhang et al. 2021, arXiv:2110.08263): as FixMatch, with a threshold for each class that grows as more
+    unlabelled images are confidently of it.
+    """
+
+    strong_views: ClassVar[int] = 1
+
+    name: Literal["flexmatch"] = "flexmatch"  # pyright: ignore[reportIncompatibleVariableOverride]
+    unlabeled_ratio: int = 7
+    threshold: float = 0.95
+    version: int = field(default=2, init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.threshold <= 1, "threshold", "must lie between 0 and 1")
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "its thresholds follow whole batches"

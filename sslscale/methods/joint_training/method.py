@@ -1,0 +1,61 @@
+"""Joint training: human labels and pseudo-labels at once, with losses of one size (Zoph et al. 2020, arXiv:2006.06882).
+
+L = (L_h + alpha (mean L_h / mean L_p) L_p) / (1 + alpha), with running means of both losses: pseudo-labels of an easy
+teacher have a small loss, which would else hardly count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from sslscale import distributed
+from sslscale.data.loader import Batch
+from sslscale.losses import smooth_labels, soft_cross_entropy
+from sslscale.methods.joint_training import JointTraining
+from sslscale.methods.method import ClassifierMethod, Losses
+from sslscale.nn.classifier import together
+from sslscale.settings.model import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class JointTrainingMethod(ClassifierMethod):
+    """Cross-entropy to labels and to the teacher's distributions, in one batch; the ratio has no gradient."""
+
+    means: Tensor
+
+    def __init__(self, recipe: JointTraining, model: ModelConfig, num_classes: int):
+        super().__init__(recipe, model, num_classes)
+        self.recipe = recipe
+        self.register_buffer("means", torch.zeros(2))  # of L_h and L_p; 0 before the first step
+
+    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        labeled, pseudo, recipe = batch["labeled"], batch["pseudo"], self.recipe
+        assert labeled.label is not None and pseudo.soft is not None
+        logits, guessed = together(self.network, labeled.views[0], pseudo.views[0])
+        truth = smooth_labels(labeled.label, self.num_classes, recipe.label_smoothing)
+        target = pseudo.soft
+        if not recipe.soft_labels:
+            target = F.one_hot(target.argmax(1), self.num_classes).float()
+        supervised = soft_cross_entropy(logits, truth).mean()
+        taught = soft_cross_entropy(guessed, target).mean()
+        if self.training:
+            now = distributed.all_sum(torch.stack([supervised, taught]).detach()) / distributed.world_size()
+            self.means = torch.where(self.means == 0, now, torch.lerp(now, self.means, recipe.momentum))
+        ratio = self.means[0] / self.means[1].clamp(min=1e-12)
+        total = (supervised + recipe.weight * ratio * taught) / (1 + recipe.weight)
+        agreement = (guessed.argmax(1) == pseudo.soft.argmax(1)).float().mean()
+        shown = {
+            "loss": total,
+            "labeled_loss": supervised,
+            "pseudo_loss": taught,
+            "ratio": ratio,
+            "train_accuracy": (logits.argmax(1) == labeled.label).float().mean(),
+            "pseudo_agreement": agreement,
+        }
+        return Losses(total, {name: value.detach() for name, value in shown.items()})

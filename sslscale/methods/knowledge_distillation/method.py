@@ -1,0 +1,54 @@
+"""Knowledge distillation: from a teacher (Hinton et al. 2015, arXiv:1503.02531) or from none (Yuan et al. 2020,
+arXiv:1909.11723)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from sslscale.data.loader import Batch
+from sslscale.losses import distillation_loss
+from sslscale.methods.knowledge_distillation import KnowledgeDistillation
+from sslscale.methods.method import Losses, TaughtMethod
+from sslscale.settings.model import ModelConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+def virtual_teacher_loss(
+    logits: Float[Tensor, "batch classes"], label: Int[Tensor, " batch"], correct: float, temperature: float
+) -> Float[Tensor, ""]:
+    """Tf-KD's eqs. 9 and 10: KL(softmax(p_d / T) || softmax(logits / T)), where p_d is `correct` for the label and the
+    same for all others."""
+    classes = logits.shape[1]
+    probs = torch.full_like(logits, (1 - correct) / (classes - 1)).scatter(1, label[:, None], correct)
+    target = F.log_softmax(probs / temperature, 1)
+    student = F.log_softmax(logits / temperature, 1)
+    return (target.exp() * (target - student)).sum(1).mean()
+
+
+class KnowledgeDistillationMethod(TaughtMethod):
+    """(1 - alpha) cross-entropy to the labels + alpha * distillation."""
+
+    def __init__(self, recipe: KnowledgeDistillation, model: ModelConfig, num_classes: int):
+        super().__init__(recipe, model, num_classes)
+        self.recipe = recipe
+
+    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        labeled, recipe = batch["labeled"], self.recipe
+        assert labeled.label is not None
+        logits = self.network(labeled.views[0]).float()
+        supervised = F.cross_entropy(logits, labeled.label)
+        if recipe.virtual:
+            taught = virtual_teacher_loss(logits, labeled.label, recipe.virtual_correct, recipe.temperature)
+        else:
+            taught = distillation_loss(logits, self.teacher_logits(labeled), recipe.temperature)
+        total = (1 - recipe.alpha) * supervised + recipe.alpha * taught
+        accuracy = (logits.argmax(1) == labeled.label).float().mean()
+        shown = {"loss": total, "labeled_loss": supervised, "teacher_loss": taught, "train_accuracy": accuracy}
+        return Losses(total, {name: value.detach() for name, value in shown.items()})

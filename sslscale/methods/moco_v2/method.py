@@ -1,0 +1,74 @@
+"""MoCo v2: a view finds its other view, made by a slow network, among many keys of past batches (arXiv:1911.05722)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sslscale.data.loader import Batch
+from sslscale.losses import in_float32
+from sslscale.methods.method import Losses, Method
+from sslscale.methods.moco_v2 import MoCoV2
+from sslscale.nn.classifier import build_backbone
+from sslscale.nn.ema import update_ema
+from sslscale.nn.queue import Queue
+from sslscale.settings.model import ModelConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+@in_float32
+def queue_contrast(
+    query: Float[Tensor, "batch dim"],
+    key: Float[Tensor, "batch dim"],
+    queue: Float[Tensor, "keys dim"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Eq. 1 of arXiv:1911.05722: -log(exp(q . k+ / t) / sum of exp(q . k / t) over k+ and the queue), the batch's mean.
+
+    All rows have length 1; no gradient reaches keys and queue.
+    """
+    query, key = query.float(), key.detach().float()
+    logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.detach().T], 1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
+
+
+class MoCoV2Method(Method):
+    """A backbone and projector for queries, a slow copy of both for keys, and a queue of keys."""
+
+    def __init__(self, recipe: MoCoV2, model: ModelConfig, num_outputs: int):
+        super().__init__()
+        del num_outputs
+        self.recipe = recipe
+        self.backbone, width = build_backbone(model)
+        self.projector = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, recipe.projection)
+        )
+        self.slow = copy.deepcopy(nn.Sequential(self.backbone, self.projector)).requires_grad_(False)
+        self.queue = Queue(recipe.queue, recipe.projection)
+
+    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        first, second = batch["images"].views
+        embedding = self.projector(self.backbone(first))
+        with torch.no_grad():  # in training mode, as in the authors' code
+            key = F.normalize(self.slow(second).float(), dim=1)
+        query = F.normalize(embedding.float(), dim=1)
+        loss = queue_contrast(query, key, self.queue.rows, self.recipe.temperature)
+        if self.training:
+            self.queue.push(key)
+        return Losses(loss, {"loss": loss.detach()}, embedding.detach())
+
+    def after_step(self, step: int, progress: float) -> None:
+        online = nn.Sequential(self.backbone, self.projector)
+        update_ema(self.slow, online, self.recipe.momentum, buffers=False)  # eq. 2
+
+    @property
+    def result(self) -> nn.Module:
+        return self.backbone

@@ -1,0 +1,64 @@
+"""NNCLR: an image's nearest neighbour among past embeddings attracts its other view (arXiv:2104.14548)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sslscale import distributed
+from sslscale.data.loader import Batch
+from sslscale.losses import in_float32
+from sslscale.methods.method import Losses, Method
+from sslscale.methods.nnclr import NNCLR
+from sslscale.nn.classifier import build_backbone
+from sslscale.nn.heads import mlp
+from sslscale.nn.queue import Queue
+from sslscale.settings.model import ModelConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+@in_float32
+def nnclr_loss(
+    neighbours: Float[Tensor, "batch dim"], predicted: Float[Tensor, "batch dim"], temperature: float
+) -> Float[Tensor, ""]:
+    """Eq. 4: -log(exp(nn_i . p_i / t) / sum_k exp(nn_i . p_k / t)), its mean over this worker's images.
+
+    Neighbours and predictions are scaled to length 1; k runs over the images of all workers.
+    """
+    every = distributed.gather(F.normalize(predicted.float(), dim=1))
+    place = distributed.rank() * len(neighbours) + torch.arange(len(neighbours), device=every.device)
+    return F.cross_entropy(F.normalize(neighbours.detach().float(), dim=1) @ every.T / temperature, place)
+
+
+class NNCLRMethod(Method):
+    """A backbone, a projector of three layers, a predictor, and a queue of past projections."""
+
+    def __init__(self, recipe: NNCLR, model: ModelConfig, num_outputs: int):
+        super().__init__()
+        del num_outputs
+        self.recipe = recipe
+        self.backbone, width = build_backbone(model)
+        self.projector = mlp([width, recipe.hidden, recipe.hidden, recipe.projection], last="norm")
+        self.predictor = mlp([recipe.projection, recipe.predictor, recipe.projection])
+        self.queue = Queue(recipe.queue, recipe.projection)
+
+    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        first, second = (self.projector(self.backbone(view)) for view in batch["images"].views)
+        p_first, p_second = self.predictor(first), self.predictor(second)
+        temperature = self.recipe.temperature
+        loss = nnclr_loss(self.queue.nearest(first), p_second, temperature)
+        loss = (loss + nnclr_loss(self.queue.nearest(second), p_first, temperature)) / 2
+        if self.training:
+            self.queue.push(F.normalize(first.float(), dim=1))  # algorithm 1: of the first view alone
+        return Losses(loss, {"loss": loss.detach()}, first.detach())
+
+    @property
+    def result(self) -> nn.Module:
+        return self.backbone

@@ -1,0 +1,35 @@
+"""Pi-model: two noisy passes over an image shall agree (Laine and Aila 2017, arXiv:1610.02242, algorithm 1).
+
+The paper divides the labelled sum by all images of a mixed batch; here the labelled mean is over labelled images, and
+the squares are a mean over images and classes, so that the published weight of 100 keeps its meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+
+from sslscale.data.loader import Batch
+from sslscale.losses import gaussian_rise
+from sslscale.methods.method import ClassifierMethod, Losses
+from sslscale.methods.pi_model import PiModel
+from sslscale.nn.classifier import together
+from sslscale.settings.model import ModelConfig
+
+
+class PiModelMethod(ClassifierMethod):
+    """Cross-entropy of labelled images; squares between the softmax of two views of unlabelled ones."""
+
+    def __init__(self, recipe: PiModel, model: ModelConfig, num_classes: int):
+        super().__init__(recipe, model, num_classes)
+        self.recipe = recipe
+
+    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+        assert labeled.label is not None
+        logits, first, second = together(self.network, labeled.views[0], *unlabeled.views)
+        supervised = F.cross_entropy(logits, labeled.label)
+        squares = F.mse_loss(first.softmax(1), second.softmax(1))
+        weight = self.recipe.unlabeled_weight * gaussian_rise(self.now.progress, self.recipe.ramp)
+        return self.losses(logits, labeled.label, supervised, weight, squares)

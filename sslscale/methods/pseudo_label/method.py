@@ -1,0 +1,43 @@
+"""Pseudo-Label: the class that the network finds most probable is learned as if it were true (Lee 2013)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+
+from sslscale.data.loader import Batch
+from sslscale.losses import linear_rise
+from sslscale.methods.method import ClassifierMethod, Guess, Losses
+from sslscale.methods.pseudo_label import PseudoLabel
+from sslscale.nn.classifier import together
+from sslscale.settings.model import ModelConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+def pseudo_label_loss(logits: Float[Tensor, "batch classes"], threshold: float) -> tuple[Float[Tensor, ""], Guess]:
+    """Eq. 15's second term: the cross-entropy to the most probable class, 0 below the threshold; the batch's mean."""
+    confidence, label = logits.detach().softmax(1).max(1)
+    kept = (confidence >= threshold).float()
+    return (kept * F.cross_entropy(logits, label, reduction="none")).mean(), Guess(label, kept)
+
+
+class PseudoLabelMethod(ClassifierMethod):
+    """Cross-entropy of labelled images, and of unlabelled ones to what the network itself takes them for."""
+
+    def __init__(self, recipe: PseudoLabel, model: ModelConfig, num_classes: int):
+        super().__init__(recipe, model, num_classes)
+        self.recipe = recipe
+
+    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+        assert labeled.label is not None
+        logits, guessed = together(self.network, labeled.views[0], unlabeled.views[0])
+        supervised = F.cross_entropy(logits, labeled.label)
+        weight = self.recipe.unlabeled_weight * linear_rise(self.now.progress, *self.recipe.ramp)  # eq. 16
+        own, guess = pseudo_label_loss(guessed, self.recipe.threshold)
+        return self.losses(logits, labeled.label, supervised, weight, own, guess)

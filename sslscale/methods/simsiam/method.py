@@ -1,0 +1,50 @@
+"""SimSiam: each view predicts the other's embedding, through which no gradient flows (arXiv:2011.10566)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import nn
+
+from sslscale.data.loader import Batch
+from sslscale.methods.method import Losses, Method
+from sslscale.methods.simsiam import SimSiam
+from sslscale.nn.classifier import build_backbone
+from sslscale.nn.heads import mlp
+from sslscale.settings.model import ModelConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+def negative_cosine(predicted: Float[Tensor, "batch dim"], target: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
+    """Eq. 1: D(p, z) = -p/|p| . z/|z|, its mean over the batch; no gradient reaches z."""
+    return -F.cosine_similarity(predicted.float(), target.detach().float(), dim=1).mean()
+
+
+class SimSiamMethod(Method):
+    """A backbone, a projector of three layers (the last norm without scale and shift, as the authors' code) and a
+    predictor; both are thrown away afterwards."""
+
+    def __init__(self, recipe: SimSiam, model: ModelConfig, num_outputs: int):
+        super().__init__()
+        del num_outputs
+        self.recipe = recipe
+        self.backbone, width = build_backbone(model)
+        self.projector = mlp([width, *[recipe.projection] * 3], last="plain_norm")
+        self.predictor = mlp([recipe.projection, recipe.hidden, recipe.projection])
+        self.constant_lr = ("predictor.",) if recipe.constant_predictor else ()
+
+    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        # one view after the other: each has its own batch statistics, as published
+        embeddings = [self.projector(self.backbone(view)) for view in batch["images"].views]
+        first, second = (self.predictor(z) for z in embeddings)
+        loss = (negative_cosine(first, embeddings[1]) + negative_cosine(second, embeddings[0])) / 2  # eq. 4
+        return Losses(loss, {"loss": loss.detach()}, embeddings[0].detach())
+
+    @property
+    def result(self) -> nn.Module:
+        return self.backbone

@@ -1,0 +1,55 @@
+"""Settings of SwAV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self
+
+from sslscale.config import require
+from sslscale.methods.settings import MethodSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwAV(MethodSettings):
+    """SwAV (Caron et al. 2020, arXiv:2006.09882): published with LARS, lr .6 * batch / 256, and crops of two sizes
+    (`augment_local` of the training). Small batches take the queue; the authors' code switches it on at epoch 15.
+    """
+
+    num_views: ClassVar[int] = 2
+    multi_crop: ClassVar[bool] = True
+    name: Literal["swav"] = "swav"  # pyright: ignore[reportIncompatibleVariableOverride]
+    temperature: float = 0.1
+    epsilon: float = 0.05  # of the assignments' entropy
+    iterations: int = 3  # of Sinkhorn
+    prototypes: int = 3000
+    hidden: int = 2048  # of the projector
+    projection: int = 128
+    queue: int = 0  # embeddings of past batches that take part in the assignments; 3,840 for batches of 256
+    queue_epoch: float = 15.0  # when they begin to
+    freeze_prototypes: float = 1.0  # epochs
+    version: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        require(self.queue >= 0, "queue", "must be 0 (none) or more")
+        require(self.queue_epoch >= 0, "queue_epoch", "must be 0 or more")
+        require(self.freeze_prototypes >= 0, "freeze_prototypes", "must be 0 or more")
+        require(self.temperature > 0, "temperature", "must be positive")
+        require(self.epsilon > 0, "epsilon", "must be positive")
+        require(self.iterations > 0, "iterations", "must be positive")
+        require(self.prototypes > 0, "prototypes", "must be positive")
+        require(self.hidden > 0, "hidden", "must be positive")
+        require(self.projection > 0, "projection", "must be positive")
+
+    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
+        """Images of each stream in one global batch."""
+        return {"images": batch_size}
+
+    def going_on(self) -> Self:
+        """Without warm-ups and freezes, which the training before has had."""
+        return replace(self, queue_epoch=0.0, freeze_prototypes=0.0)
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a step needs its batch at once."""
+        return "it shares the prototypes out among the images of a batch"

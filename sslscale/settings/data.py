@@ -1,0 +1,53 @@
+"""Settings of packing and of reading images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from sslscale.config import require
+from sslscale.errors import ConfigError
+from sslscale.storage import jsonio
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackConfig:
+    """Which images, which of them are labelled, and how they are split.
+
+    `source` is a folder of class folders, a folder that `sslscale data pack` wrote, a CSV manifest (path,label),
+    `torchvision:NAME:ROOT[:SPLIT]`, or `digits`. Its content is part of the identity of what is made of it; its place
+    is not.
+    """
+
+    source: str = field(metadata={"identity": False})
+    labels: str | None = field(default=None, metadata={"identity": False})  # CSV of the few labelled paths
+    labels_per_class: int | None = None  # keep so many labels of each class and hide the rest
+    # a fraction, or a folder of class folders (whose content, not place, is then part of the identity)
+    val: float | str | None = field(default=None, metadata={"identity": False})
+    test: float | str | None = field(default=None, metadata={"identity": False})
+    # beside the shards lie the classes of unlabelled images whose class is known: the log then tells how often
+    # pseudo-labels are right; no method ever sees them
+    keep_hidden_labels: bool = False
+    shard_size: int = 1000
+    resize: int | None = None  # short side, for images larger than that; the only case of re-encoding
+    on_bad_sample: Literal["error", "skip"] = "error"
+    seed: int = field(default=0, metadata={"hidden": True})
+    version: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("val", "test"):
+            share = getattr(self, name)
+            require(not isinstance(share, float) or 0 < share < 1, name, "must lie between 0 and 1")
+        require(self.labels_per_class is None or self.labels_per_class > 0, "labels_per_class", "must be positive")
+        require(self.shard_size > 0, "shard_size", "must be positive")
+        require(self.resize is None or self.resize > 0, "resize", "must be positive")
+
+
+def count_labeled(source: str) -> int:
+    """How many labelled images a folder of shards holds; raises ConfigError if it holds none."""
+    index = Path(source) / "labeled" / "index.json"
+    try:
+        return jsonio.read_json(index)["num_samples"]
+    except (OSError, ValueError, KeyError):
+        raise ConfigError(f"{source}: has no shards of labelled images; see `sslscale data pack`") from None

@@ -1,0 +1,116 @@
+"""Settings of networks and of the images they take, and what a checkpoint says of both."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sslscale.config import require
+from sslscale.config.build import build
+from sslscale.config.document import Document
+from sslscale.errors import ConfigError, DataError
+from sslscale.storage import jsonio, sums
+
+FORMAT = "sslscale-checkpoint/1"
+FILES = ("model.json", "model.safetensors")  # of every checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """What a network is fed: the side in pixels, the share of the short side that evaluation keeps, mean and std.
+
+    `short_side` scales larger images down once, before any random crop: so they are decoded once and kept, at some
+    loss where a small crop is enlarged again. Without it crops are cut from the images at full resolution.
+    """
+
+    size: int
+    crop: float = 1.0
+    short_side: int | None = None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        require(self.size > 0, "size", "must be positive")
+        require(self.short_side is None or self.short_side >= self.size, "short_side", "must not be below size")
+        require(0 < self.crop <= 1, "crop", "must lie between 0 and 1")
+        require(all(s > 0 for s in self.std), "std", "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A network by name, with the noise that lies inside it.
+
+    `wrn_DEPTH_WIDTH` is a wide residual network for small images (WIDTH may be broken: wrn_10_0.5); with `stem_stride`
+    2 its first layer halves the image's side, for about a quarter of the time. `resnet_DEPTH` is a ResNet of depth 18,
+    34, 50, 101 or 152, `resnet_DEPTH_WIDTH` one with all channels times WIDTH, and `small_images` gives it a stem for
+    32 pixels; `timm:NAME` is any model of timm. `vit_SIZE_PATCH` is a vision transformer of size tiny, small, base,
+    large or WIDTHxDEPTH; its positions are learned for a `grid` of patches (image side / PATCH) and resized for others;
+    its features are the class token or the mean of the patches (`pool`).
+
+    `dropout` acts on the features before the classifier; `survival` is the chance that the last residual block is kept,
+    falling to it linearly from 1 at the first (Huang et al. 2016, arXiv:1603.09382).
+    """
+
+    name: str
+    dropout: float = 0.0
+    survival: float = 1.0
+    small_images: bool = False
+    stem_stride: Literal[1, 2] = 1
+    grid: int = 14  # of a ViT, as the next four
+    registers: int = 0
+    layer_scale: float | None = None
+    pool: Literal["cls", "mean"] = "cls"
+    distillation_token: bool = False  # a second token with a classifier of its own, for DeiT
+
+    def __post_init__(self) -> None:
+        require(0 <= self.dropout < 1, "dropout", "must lie in [0, 1)")
+        require(0 < self.survival <= 1, "survival", "must lie in (0, 1]")
+        resnet = re.fullmatch(r"resnet_(18|34|50|101|152)(_\d+(\.\d+)?)?", self.name)
+        require(resnet is not None or not self.small_images, "small_images", "is for resnet_DEPTH alone")
+        halved = self.stem_stride != 1 and not self.name.startswith("wrn_")
+        require(not halved, "stem_stride", "is for wrn_DEPTH_WIDTH alone")
+        require(resnet is None or self.survival == 1, "survival", "is not for resnet_DEPTH: take timm:resnet...")
+        require(self.grid > 0, "grid", "must be positive")
+        require(self.registers >= 0, "registers", "must be 0 or more")
+        vit = re.fullmatch(r"vit_(tiny|small|base|large|(\d+)x(\d+))_(\d+)", self.name)
+        if vit is not None:
+            divides = vit[2] is None or (int(vit[2]) > 0 and int(vit[2]) % 32 == 0 and int(vit[3]) > 0)
+            require(divides and int(vit[4]) > 0, "name", f"{self.name!r}: the width is a multiple of 32")
+            return
+        own = self.registers == 0 and self.layer_scale is None and self.pool == "cls" and self.grid == 14
+        own = own and not self.distillation_token
+        require(own, "name", "grid, registers, layer_scale, pool and distillation_token are for vit_SIZE_PATCH alone")
+        if resnet is None and not self.name.startswith("timm:"):
+            wide = re.fullmatch(r"wrn_(\d+)_(\d+(\.\d+)?)", self.name)
+            valid = wide is not None and (int(wide[1]) - 4) % 6 == 0 and int(wide[1]) >= 10 and float(wide[2]) > 0
+            known = "wrn_DEPTH_WIDTH (depth 10, 16, 22, 28, ...), resnet_DEPTH (18, 34, ...), vit_SIZE_PATCH, timm:NAME"
+            require(valid, "name", f"{self.name!r} is none of {known}")
+
+    @property
+    def patch(self) -> int | None:
+        """Pixels on a side of a vision transformer's patches; None of another network."""
+        return int(self.name.rpartition("_")[2]) if self.name.startswith("vit_") else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What model.json says: how to build the network, and what to feed it. Without `head` it is a backbone alone."""
+
+    model: ModelConfig
+    image: ImageConfig
+    classes: tuple[str, ...]
+    num_parameters: int
+    head: bool = True
+
+
+def read_info(folder: Path) -> ModelInfo:
+    """What a checkpoint folder holds; raises DataError."""
+    try:
+        data = jsonio.read_json(sums.checked(folder / "model.json"))
+        return build(ModelInfo, Document(str(folder / "model.json"), {k: v for k, v in data.items() if k != "format"}))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{folder}: no checkpoint there (it has no model.json)") from None
+    except (ConfigError, AttributeError, ValueError) as error:
+        raise DataError(f"{folder / 'model.json'}: unreadable ({error})") from None

@@ -1,0 +1,175 @@
+"""Settings of one training: optimiser, schedule, batch, length."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sslscale.config import require
+from sslscale.methods.settings import MethodSettings
+from sslscale.settings.augment import AugmentConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The learning rate as a share of its peak: linear warm-up, then cosine, steps, exponential decay or constant.
+
+    `cosine_7_16` is FixMatch's cos(7 pi / 16 t), which ends at a fifth of the peak (arXiv:2001.07685, section 2.3).
+
+    `milestones` (shares of the training, for step) multiply by `decay` each; exponential multiplies by `decay` every
+    `decay_steps` steps (EfficientNet: .97 every 2.4 epochs).
+    """
+
+    name: Literal["cosine", "cosine_7_16", "step", "exponential", "constant"] = "cosine"
+    warmup_steps: int = 0
+    final: float = 0.0
+    milestones: tuple[float, ...] = (0.3, 0.6, 0.9)
+    decay: float = 0.1
+    decay_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        require(self.warmup_steps >= 0, "warmup_steps", "must be 0 or more")
+        require(0 <= self.final <= 1, "final", "is a share of the peak, 0 to 1")
+        require(list(self.milestones) == sorted(self.milestones), "milestones", "must rise")
+        require(all(0 < m < 1 for m in self.milestones), "milestones", "are shares of the training, 0 to 1")
+        require(0 < self.decay <= 1, "decay", "must lie in (0, 1]")
+        require(self.decay_steps > 0, "decay_steps", "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimiser. `lr` is the peak for the global batch as configured; biases and norms are not decayed.
+
+    lars (SimCLR's for large batches) leaves them to plain momentum too; `trust` is its coefficient. `layer_decay` below
+    1 multiplies the rate of each block once for every block above it (fine-tuning a ViT: .65 to .75, arXiv:2111.06377).
+    `bias_lr` is the peak of biases and norms if it is not `lr`; `final_weight_decay` is where a cosine takes the decay.
+    """
+
+    name: Literal["sgd", "lars", "adamw", "rmsprop"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    betas: tuple[float, float] = (0.9, 0.999)  # of adamw
+    bias_lr: float | None = None
+    weight_decay: float = 5e-4
+    final_weight_decay: float | None = None
+    trust: float = 0.001
+    layer_decay: float = 1.0
+    clip_norm: float | None = None
+    schedule: ScheduleConfig = ScheduleConfig()
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "lr", "must be positive")
+        require(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)")
+        require(self.weight_decay >= 0, "weight_decay", "must be 0 or more")
+        require(all(0 <= beta < 1 for beta in self.betas), "betas", "must lie in [0, 1)")
+        require(self.bias_lr is None or self.bias_lr > 0, "bias_lr", "must be positive")
+        require((self.final_weight_decay or 0) >= 0, "final_weight_decay", "must be 0 or more")
+        require(self.trust > 0, "trust", "must be positive")
+        require(0 < self.layer_decay <= 1, "layer_decay", "must lie in (0, 1]")
+        require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training. `batch_size` is global and counts images of the method's first stream: workers divide it, and
+    results stay the same."""
+
+    method: MethodSettings
+    model: ModelConfig
+    image: ImageConfig
+    augment: AugmentConfig = AugmentConfig()
+    augment_second: AugmentConfig | None = None  # of the second of two views; None: as the first
+    augment_local: AugmentConfig | None = None  # multi-crop: `count` crops of `size` more
+    augment_strong: AugmentConfig | None = None  # of the strong views of semi-supervised methods
+    optim: OptimConfig = OptimConfig()
+    batch_size: int = 256
+    num_steps: int | None = None
+    epochs: float | None = None  # passes over the images of the method's first stream
+    accumulate: int = 1  # parts of a batch that go through the network one after another; batch norm sees a part
+    sync_batch_norm: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = field(default=False, metadata={"identity": False})  # torch.compile: needs a C++ compiler on a CPU
+    # the same bits in every run on the same GPU: slower kernels; an operation that has none is an error
+    deterministic: bool = field(default=False, metadata={"identity": False})
+    trainable: Literal["all", "last_stage"] = "all"  # last_stage: FixRes, the shallow layers stay
+    keep_method: bool = False  # with heads, teachers and queues, so that another training can go on with it
+    splits: tuple[Literal["labeled", "unlabeled"], ...] = (
+        "labeled",
+        "unlabeled",
+    )  # read by `images`, `mixed` and `unlabeled`
+    continues: str | None = None  # TUNE_FOLDER/states/KEY@STEP below the root: a state that this training takes up
+    label_fraction: float = 1.0  # share of each class's labelled images that is used, one at least; drawn by the seed
+    on_bad_sample: Literal["error", "skip"] = "error"
+    # steps whose gradients are not finite and that may be passed over; one more stops the training
+    max_skipped_steps: int = field(default=0, metadata={"identity": False})
+    seed: int = field(default=0, metadata={"hidden": True})
+    log_every: int = field(default=50, metadata={"identity": False})
+    save_every: int = field(default=500, metadata={"identity": False})
+    monitor_every: int = field(default=0, metadata={"identity": False})  # kNN accuracy every so many steps; 0: never
+    monitor_images: int = field(default=2500, metadata={"identity": False})  # labelled training images it looks at
+    version: int = field(default=2, init=False)
+
+    def __post_init__(self) -> None:
+        size = self.augment.size or self.image.size
+        self._require_whole_patches()
+        objection = self.method.objection(self.model, size)
+        require(objection is None, "model", objection or "")
+        require(self.augment_second is None or self.method.num_views == 2, "augment_second", "needs two views")
+        require(self.augment_local is None or self.method.multi_crop, "augment_local", "this method has no small crops")
+        strong = any(self.method.views(stream)[1] for stream in self.method.batch_sizes(1))
+        require(strong or self.augment_strong is None, "augment_strong", "this method has no strong views")
+        require(
+            not strong or self.augment_strong is not None, "augment_strong", "is what this method's strong views need"
+        )
+        require(self.batch_size > 0, "batch_size", "must be positive")
+        require((self.num_steps is None) != (self.epochs is None), "num_steps", "give either num_steps or epochs")
+        require(self.num_steps is None or self.num_steps > 0, "num_steps", "must be positive")
+        require(self.epochs is None or self.epochs > 0, "epochs", "must be positive")
+        require(self.accumulate > 0, "accumulate", "must be 1 or more")
+        require(self.batch_size % max(self.accumulate, 1) == 0, "accumulate", "must divide batch_size")
+        why = self.method.whole_batch
+        require(self.accumulate == 1 or not why, "accumulate", f"{self.method.name} needs its batch at once: {why}")
+        require(len(self.splits) > 0, "splits", "must name at least one split")
+        outside = self.continues is not None and (self.continues.startswith("/") or ".." in self.continues)
+        require(not outside, "continues", "is a folder below the root")
+        require(0 < self.label_fraction <= 1, "label_fraction", "must lie in (0, 1]")
+        require(self.max_skipped_steps >= 0, "max_skipped_steps", "must be 0 or more")
+        require(self.log_every > 0, "log_every", "must be positive")
+        require(self.save_every > 0, "save_every", "must be positive")
+        require(self.monitor_every >= 0, "monitor_every", "must be 0 (never) or more")
+        require(self.monitor_images >= 10, "monitor_images", "must be 10 or more")
+
+    def _require_whole_patches(self) -> None:
+        patch = self.model.patch or 1
+        sides = {"image.size": self.image.size}
+        for name in ("augment", "augment_second", "augment_local", "augment_strong"):
+            views = getattr(self, name)
+            if views is not None and views.size is not None:
+                sides[f"{name}.size"] = views.size
+        for name, side in sides.items():
+            require(
+                side % patch == 0, name, f"is {side}, but must be a multiple of {patch}: {self.model.name}'s patches"
+            )
+
+    def steps(self, num_images: int) -> int:
+        """The number of optimiser steps, with so many images in the method's first stream."""
+        if self.num_steps is not None:
+            return self.num_steps
+        assert self.epochs is not None
+        return max(round(self.epochs * num_images / self.batch_size), 1)
+
+    def views(self, stream: str) -> tuple[AugmentConfig, ...]:
+        """How the views of an image of this stream are made, in their order."""
+        weak, strong = self.method.views(stream)
+        views = [dataclasses.replace(self.augment, count=self.augment.count * weak)] if weak else []
+        if self.augment_second is not None:
+            views = [self.augment, self.augment_second]
+        if self.augment_local is not None:
+            views.append(self.augment_local)
+        if strong:
+            assert self.augment_strong is not None
+            views.append(dataclasses.replace(self.augment_strong, count=self.augment_strong.count * strong))
+        return tuple(views)

@@ -1,0 +1,372 @@
+"""Folders on object stores (s3://, gs://, what else fsspec knows), each mirrored on the machine that uses it.
+
+A mirror is a plain folder with a note of its URL; everything else reads and writes that folder. What a stage needs is
+pulled before it runs, what it leaves is pushed after, its record last of all: the store never shows half an artifact
+as a whole one. Shards are fetched one by one, when they are opened first. A root in a store is as one on disk, but for
+`records/KIND.KEY.json`: copies of all records under one prefix, so that a plan lists one folder and not millions of
+shards.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import random
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sslscale.errors import ConfigError, ResourceError
+from sslscale.storage import jsonio
+
+T = TypeVar("T")
+NOTE = ".mirror.json"
+RECORD = "record.json"
+_WHOLE = ("index.json", "commit.json")  # shards are a whole set by the one, a state to go on from is by the other
+LAZY = (".tar",)  # fetched when they are opened
+_OWN = {NOTE, "writer.lock", "progress.json", "progress.tmp", "mlflow.json"}  # of this machine's run alone
+_STATE = "state/"  # the one part of an artifact that shrinks as it is made
+_TRIES, _PAUSE = 5, 0.2  # seconds before the second; twice as many before each next
+_GOOGLE = ("gs", "gcs")
+_PATIENCE = 20.0  # seconds of a store of Google's: gcsfs tries again by itself, for half a minute a call
+_THREADS = 8
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError, TypeError, ImportError)
+
+
+def is_url(place: str | os.PathLike[str]) -> bool:
+    """Whether a place is an address in a store, not a path (`file://` is one)."""
+    return "://" in os.fspath(place) and not os.fspath(place).startswith("file://")
+
+
+def scratch() -> Path:
+    """Where mirrors lie, the same on all machines: SSLSCALE_SCRATCH, or this user's folder of temporary files."""
+    named = os.environ.get("SSLSCALE_SCRATCH")
+    folder = Path(named) if named else Path(tempfile.gettempdir()) / f"sslscale-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise ResourceError(f"{folder}: is another user's; set SSLSCALE_SCRATCH to a folder of your own")
+    return folder.absolute()
+
+
+def local(place: str, files: Iterable[str]) -> Path:
+    """A path as it is; of a URL a folder here that mirrors it, with those of `files` that the store has.
+
+    Raises ResourceError if the store cannot be reached, ConfigError for an unknown kind of URL.
+    """
+    if not is_url(place):
+        return Path(place.removeprefix("file://"))
+    own = at(place, scratch() / jsonio.digest(place.rstrip("/")))
+    own.get([own.folder / name for name in files], optional=True)
+    return own.folder
+
+
+def open_root(place: str) -> Path:
+    """A root as a folder here. Of a URL the records of what was made there come along, and the notes of its runs."""
+    if not is_url(place):
+        return Path(place.removeprefix("file://"))
+    root = at(place, scratch() / jsonio.digest(place.rstrip("/")))
+    root.refresh()
+    return root.folder
+
+
+def of(path: Path) -> Mirror | None:
+    """The mirror that a path lies in, if it lies in one."""
+    for folder in (path, *path.parents):
+        if (folder / NOTE).is_file():
+            return at(jsonio.read_json(folder / NOTE)["url"], folder)
+    return None
+
+
+def shown(path: Path) -> str:
+    """A path for people: where the store has it, if it lies in a mirror."""
+    found = of(path.absolute())
+    return str(path) if found is None else found.url_of(path.absolute())
+
+
+def at(url: str, folder: Path) -> Mirror:
+    """The mirror of a URL in a folder, made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    note = {"url": url.rstrip("/")}
+    if not (folder / NOTE).is_file() or jsonio.read_json(folder / NOTE) != note:
+        jsonio.write_json(folder / NOTE, note)
+    return _mirror(url.rstrip("/"), folder)
+
+
+@functools.lru_cache(maxsize=64)
+def _mirror(url: str, folder: Path) -> Mirror:
+    return Mirror(url, folder)
+
+
+class Mirror:
+    """A folder here and a prefix in a store. All paths given are of files and folders here."""
+
+    def __init__(self, url: str, folder: Path):
+        self.url, self.folder = url, folder
+        self._fs, self._base = _open(url)
+        self._sent: dict[str, tuple[int, int]] = {}  # bytes and time of change here, of what the store has
+        self._listed: set[Path] = set()
+
+    def url_of(self, path: Path) -> str:
+        """Where the store has it."""
+        relative = path.relative_to(self.folder).as_posix()
+        return self.url if relative == "." else f"{self.url}/{relative}"
+
+    def pull(self, path: Path, *, skip: tuple[str, ...] = LAZY, exact: bool = False) -> None:
+        """Make a folder here have what the store has, but for files that end with one of `skip`.
+
+        With `exact` files that the store does not have go: what several machines go on from must be the same.
+        """
+        remote = self.sizes(path)
+        wanted = []
+        for name, size in remote.items():
+            file = path / name
+            if name.endswith(skip) or _is_own(name):
+                continue
+            if not file.is_file():
+                wanted.append(file)
+                continue
+            stamp = _stamp(file)
+            known = self._sent.setdefault(str(file), stamp) if stamp[0] == size else self._sent.get(str(file))
+            # changed here since; or a log that is longer here, of an attempt that was stopped: it is cut to its step
+            newer = known not in (None, stamp) or (file.suffix == ".jsonl" and stamp[0] > size)
+            if stamp[0] != size and (exact or not newer):
+                wanted.append(file)
+        self.get(wanted)
+        if exact:
+            for name, file in _files(path):
+                if name not in remote:
+                    file.unlink(missing_ok=True)
+            for folder, _, _ in os.walk(path, topdown=False):
+                if folder != str(path) and not os.listdir(folder):
+                    os.rmdir(folder)
+
+    def push(self, path: Path) -> None:
+        """Make the store have what a folder here has, but for its record: `commit` does that."""
+        files = dict(_files(path))
+        files.pop(RECORD, None)
+        if path not in self._listed:
+            for name, size in self.sizes(path).items():
+                if name in files and files[name].stat().st_size == size:
+                    self._note(files[name])
+                elif name.startswith(_STATE):
+                    self._sent.setdefault(str(path / name), (-1, -1))
+            self._listed.add(path)
+        changed = [file for file in files.values() if self._sent.get(str(file)) != _stamp(file)]
+        # lost half way, the store has no state without its files, nor one that is ahead of the log
+        self.put((file for file in changed if file.name not in _WHOLE), known=False)
+        self.put(file for file in changed if file.name in _WHOLE)
+        state = f"{path}/{_STATE}"
+        for name in [name for name in self._sent if name.startswith(state) and not os.path.exists(name)]:
+            self._call(self._remove, self._remote(Path(name)))
+            del self._sent[name]
+
+    def commit(self, path: Path, record: bytes) -> None:
+        """Make an artifact a finished one for all; only then is it one here."""
+        self.put_bytes((path / RECORD).relative_to(self.folder).as_posix(), record)
+        self.put_bytes(_record_name(path), record)
+
+    def has_record(self, path: Path) -> bool:
+        """Whether the store has a finished artifact there."""
+        return self._call(self._fs.exists, f"{self._base}/{_record_name(path)}")
+
+    def refresh(self) -> None:
+        """Make the records here those that the store has, and the notes of runs."""
+        there = {}
+        for name in self.sizes(self.folder / "records"):
+            kind, _, key = name.removesuffix(".json").rpartition(".")
+            if not kind.strip(".") or not key:
+                continue
+            there[self.folder / "artifacts" / kind / key / RECORD] = name
+        for file in (self.folder / "artifacts").glob(f"*/*/{RECORD}"):
+            if file not in there:
+                file.unlink()  # removed in the store, or never committed
+        self.get([file for file in there if not file.exists()], lambda file: f"{self._base}/records/{there[file]}")
+        refs = [self.folder / "refs" / name for name in self.sizes(self.folder / "refs") if name.endswith(".json")]
+        self.get(refs)
+
+    def remove(self, path: Path) -> None:
+        """Remove an artifact from the store, its record first."""
+        for where in (f"{self._base}/{_record_name(path)}", self._remote(path)):
+            self._call(self._remove, where)
+        self._listed.discard(path)
+        self._sent = {name: stamp for name, stamp in self._sent.items() if not name.startswith(f"{path}/")}
+
+    def sizes(self, path: Path) -> dict[str, int]:
+        """The names below a folder in the store, with their bytes."""
+        base = self._remote(path)
+        self._fs.invalidate_cache()
+        try:
+            found: Mapping[str, Any] = self._call(self._fs.find, base, detail=True)
+        except FileNotFoundError:
+            return {}
+        names = {name.removeprefix(base).lstrip("/"): int(info["size"] or 0) for name, info in found.items()}
+        return {name: size for name, size in names.items() if ".." not in name.split("/")}  # nothing leaves its folder
+
+    def get(self, files: Iterable[Path], where: Callable[[Path], str] | None = None, *, optional: bool = False) -> None:
+        """Download files, each in one rename; with `optional` those that are not there are passed over."""
+
+        def one(file: Path) -> None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_name(f"{file.name}.tmp-{uuid.uuid4().hex[:8]}")
+            try:
+                remote = where(file) if where else self._remote(file)
+                self._call(functools.partial(self._download, remote, temporary))
+                os.replace(temporary, file)
+                self._note(file)
+            except FileNotFoundError:
+                if not optional:
+                    raise ResourceError(f"{self.url_of(file)}: is not there, though its folder has it listed") from None
+            finally:
+                temporary.unlink(missing_ok=True)
+
+        _in_parallel(one, files)
+
+    def put(self, files: Iterable[Path], *, known: bool = True) -> None:
+        """Upload files; a reader sees all of one or nothing. Of files that are not `known` to have changed those pass
+        that another process of this machine has uploaded."""
+
+        def one(file: Path) -> None:
+            stamp = _stamp(file)
+            if known or str(file) in self._sent or not self._there(file, stamp[0]):
+                self._write(self._fs.put_file, str(file), self._remote(file))
+            self._sent[str(file)] = stamp
+
+        _in_parallel(one, files)
+
+    def put_bytes(self, name: str, data: bytes) -> None:
+        """Write one small file of the store."""
+        self._write(self._fs.pipe_file, f"{self._base}/{name}", data)
+
+    def arrow(self) -> tuple[Any, str]:
+        """The store as pyarrow sees it, and the prefix there."""
+        from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+        return PyFileSystem(FSSpecHandler(self._fs)), self._base
+
+    def _there(self, file: Path, size: int) -> bool:
+        try:
+            return int(self._call(self._fs.info, self._remote(file))["size"] or 0) == size
+        except FileNotFoundError:
+            return False
+
+    def _write(self, function: Callable[..., object], *arguments: Any) -> None:
+        try:
+            self._call(function, *arguments)
+        except FileNotFoundError as error:
+            raise ResourceError(f"{self.url}: cannot be written ({error}); is there such a bucket?") from None
+
+    def _download(self, remote: str, file: Path) -> None:
+        size = int(self._fs.info(remote)["size"])
+        self._fs.get_file(remote, str(file))
+        if file.stat().st_size != size:
+            raise OSError(f"{file.stat().st_size:,} of {size:,} bytes came")
+
+    def _remove(self, where: str) -> None:
+        if self._fs.exists(where):
+            self._fs.rm(where, recursive=True)
+
+    def _remote(self, path: Path) -> str:
+        relative = path.relative_to(self.folder).as_posix()
+        return self._base if relative == "." else f"{self._base}/{relative}"
+
+    def _note(self, file: Path) -> None:
+        if file.is_file():
+            self._sent[str(file)] = _stamp(file)
+
+    def _call(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Call the store, again after a while if that may help; raises FileNotFoundError and ResourceError."""
+        deadline = time.monotonic() + (_PATIENCE if self.url.startswith(_GOOGLE) else float("inf"))
+        for attempt in range(_TRIES):
+            try:
+                return function(*arguments, **options)
+            except FileNotFoundError:
+                raise
+            except Exception as error:
+                last = attempt == _TRIES - 1 or time.monotonic() > deadline
+                if last or isinstance(error, _FINAL) or _is_denied(error):
+                    raise ResourceError(_reason(self.url, error)) from error
+            time.sleep(_PAUSE * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
+        raise AssertionError
+
+
+def fetch(file: Path) -> bool:
+    """Download one file of a mirror that is not here yet; False if it lies in no mirror. Raises ResourceError."""
+    found = of(file.parent)
+    if found is None:
+        return False
+    found.get([file])
+    return True
+
+
+def _open(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    scheme = url.partition("://")[0]
+    options: dict[str, Any] = {}
+    if scheme in ("s3", "s3a"):  # or a wrong address waits for minutes
+        options["config_kwargs"] = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 1}}
+    if scheme in _GOOGLE:  # it logs tracebacks of what it raises
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    try:
+        if "::" in url:
+            raise ValueError("one protocol, not a chain of them")
+        if scheme in ("file", "local", "memory"):
+            raise ValueError("that is no store that others see")
+        fs, base = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
+    except ImportError as error:
+        raise ConfigError(f"{url}: {error}; S3 and Google's stores need: pip install 'sslscale[cluster]'") from None
+    except ValueError as error:
+        raise ConfigError(f"{url}: {error}") from None
+    return fs, base.rstrip("/")
+
+
+def _reason(url: str, error: Exception) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if _is_denied(error):
+        return f"{url}: access is denied ({text}); give credentials that may read and write there"
+    return f"{url}: the store does not answer as it should ({text}); check the address, and the endpoint if it has one"
+
+
+def _is_denied(error: Exception) -> bool:
+    forbidden = str(error).startswith("Forbidden: ")  # gcsfs's, an OSError like any other
+    return forbidden or isinstance(error, PermissionError) or "Credentials" in type(error).__name__
+
+
+def _record_name(path: Path) -> str:
+    return f"records/{path.parent.name}.{path.name}.json"
+
+
+def _files(path: Path) -> Iterable[tuple[str, Path]]:
+    """Names and files below a folder, without what is of this machine alone or half written."""
+    for folder, _, names in os.walk(path, followlinks=True):
+        for name in names:
+            file = Path(folder) / name
+            relative = file.relative_to(path).as_posix()
+            if not _is_own(relative):
+                yield relative, file
+
+
+def _is_own(name: str) -> bool:
+    parts = name.split("/")
+    if parts[-1] == NOTE:
+        return len(parts) == 1  # below, it says whose mirror a folder of an artifact is: a part of the artifact
+    return parts[-1] in _OWN or any(part.startswith(("tmp-", "memory-")) or ".tmp" in part for part in parts)
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _in_parallel(function: Callable[[Path], None], files: Iterable[Path]) -> None:
+    files = list(files)
+    if len(files) == 1:
+        function(files[0])
+    elif files:
+        with ThreadPoolExecutor(min(_THREADS, len(files))) as pool:
+            list(pool.map(function, files))
