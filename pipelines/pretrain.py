@@ -138,21 +138,18 @@ def build(config: Config) -> list[Stage]:
 def high_resolution_config(first: TrainConfig, high: HighResolution) -> TrainConfig:
     """The same training with larger views, a rate of its own and no warm-up."""
 
-    def larger(view: AugmentConfig | None) -> AugmentConfig | None:
-        if view is None or view.size is None:
+    def larger(view: AugmentConfig) -> AugmentConfig:
+        if view.size is None:
             return view
         return dataclasses.replace(view, size=round(view.size * high.scale))
 
-    augment = larger(first.augment)
-    assert augment is not None
     schedule = dataclasses.replace(first.optim.schedule, warmup_steps=0)
     return dataclasses.replace(
         first,
-        method=first.method.going_on(),
+        method=first.method.without_warmup(),
         image=dataclasses.replace(first.image, size=round(first.image.size * high.scale), short_side=None),
-        augment=augment,
-        augment_second=larger(first.augment_second),
-        augment_local=larger(first.augment_local),
+        augment=larger(first.augment),
+        views={name: larger(view) for name, view in first.views.items()},
         optim=dataclasses.replace(first.optim, lr=high.lr, schedule=schedule),
         batch_size=high.batch_size or first.batch_size,
         num_steps=None,

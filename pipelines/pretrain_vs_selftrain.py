@@ -49,7 +49,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require(isinstance(self.supervised.method, Supervised), "supervised", "its method must be supervised")
-        streams = set(self.student.method.batch_sizes(1))
+        streams = {stream.name for stream in self.student.method.streams}
         require(streams == {"labeled", "pseudo"}, "student", "its method must learn from labels and pseudo-labels")
         for name in ("pretrain", "student"):
             same = getattr(self, name).model.name == self.supervised.model.name

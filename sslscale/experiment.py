@@ -210,7 +210,6 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
 
 def replay(entry: dag.Planned, planned: Sequence[dag.Planned], root: Path, step: int) -> dict[str, Any]:
     """Batch `step` of a training again, alone, in this process (see train/replay.py)."""
-    from sslscale.stages.train import make_work
     from sslscale.train import replay as again
     from sslscale.train.opening import open_training
 
@@ -224,7 +223,7 @@ def replay(entry: dag.Planned, planned: Sequence[dag.Planned], root: Path, step:
         resources=resources,
         threads=os.cpu_count() or 1,
     )
-    training = open_training(context, make_work(entry.stage.config, **inputs))
+    training = open_training(context, entry.stage.config, inputs)
     return again.replay(training, entry.path, step)
 
 

@@ -16,6 +16,7 @@ from sslscale.errors import ConfigError, DataError, ResourceError
 from sslscale.graph import dag
 from sslscale.graph.artifacts import Dataset
 from sslscale.graph.dag import Planned
+from sslscale.settings.streams import StreamSpec
 from sslscale.settings.train import TrainConfig
 
 _SPLIT_OF = {"evaluate": "split", "attention": "split", "robustness": "split", "layerwise": "split"}
@@ -29,6 +30,8 @@ def require(planned: Sequence[Planned]) -> None:
         _require_machine(entry)
         if isinstance(entry.stage.config, TrainConfig):
             _require_network(entry)
+            if entry.stage.kind == "train":
+                _require_inputs(entry)
             _require_workers(entry)
     for entry in waiting:
         found = _contents(by_key.get(entry.input_keys.get("data", "")))
@@ -61,46 +64,55 @@ def _require_data(entry: Planned, source: str, found: Contents) -> None:
     if entry.stage.kind == "score" and "unlabeled" not in found.num_samples:
         raise DataError(f"{name}: {source} has no unlabelled images to pseudo-label; see data.labels_per_class")
     if isinstance(config, TrainConfig) and entry.stage.kind == "train":
-        for stream, size in config.method.batch_sizes(config.batch_size).items():
+        for stream in config.method.streams:
+            size, kind = config.batch_sizes[stream.name], _kind(stream)
             there = _available(stream, config, found, clustered="clusters" in entry.input_keys)
             if there is None:
                 continue
             if there == 0:
                 raise DataError(
-                    f"{name}: {source} has no {_kind(stream)}images, which {config.method.name} learns from; "
+                    f"{name}: {source} has no {kind}images, which {config.method.name} learns from; "
                     + (
                         "give class folders or a labels file (data.labels)"
-                        if stream == "labeled"
+                        if stream.source == "labeled"
                         else "hide labels with data.labels_per_class, or name the splits that are there (splits)"
                     )
                 )
             if size > there:
                 raise ConfigError(
-                    f"{name}: the global batch of {size:,} {_kind(stream)}images is larger than the {there:,} there "
+                    f"{name}: the global batch of {size:,} {kind}images is larger than the {there:,} there "
                     "are; lower its batch_size"
                 )
 
 
-def _kind(stream: str) -> str:
+def _kind(stream: StreamSpec) -> str:
     """What images of a stream are called."""
-    return f"{stream} " if stream in ("labeled", "unlabeled") else ""
+    return f"{stream.source} " if stream.source in ("labeled", "unlabeled") else ""
 
 
-def _available(stream: str, config: TrainConfig, found: Contents, *, clustered: bool) -> int | None:
+def _available(stream: StreamSpec, config: TrainConfig, found: Contents, *, clustered: bool) -> int | None:
     """How many images a stream of a training has, at most; None where other stages decide that."""
     counts: Mapping[str, int] = found.num_samples
-    if stream == "labeled":
+    if stream.source == "labeled":
         return None if clustered else counts.get("labeled", 0)
-    if stream == "unlabeled" and "unlabeled" in config.splits and not counts.get("unlabeled"):
+    if stream.source == "unlabeled" and "unlabeled" in config.splits and not counts.get("unlabeled"):
         return 0
-    if stream in ("images", "mixed", "unlabeled"):
+    if stream.source != "pseudo":
         return sum(counts.get(split, 0) for split in config.splits)
     return None
 
 
+def _require_inputs(entry: Planned) -> None:
+    """What the method reads must be among the stage's inputs, and nothing that it does not read."""
+    wrong = entry.stage.config.check_inputs(entry.input_keys)
+    if wrong is not None:
+        raise ConfigError(f"{entry.stage.name}: {wrong}")
+
+
 def _require_workers(entry: Planned) -> None:
     config, workers = entry.stage.config, entry.stage.resources.num_workers
-    for stream, size in config.method.batch_sizes(config.batch_size).items():
+    for stream in config.method.streams:
+        size = config.batch_sizes[stream.name]
         if size % workers:
             raise ConfigError(
                 f"{entry.stage.name}: the global batch of {size:,} {_kind(stream)}images does not divide over "

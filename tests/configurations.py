@@ -5,11 +5,14 @@ Needs torch and numpy alone."""
 from __future__ import annotations
 
 import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.methods.barlow_twins import BarlowTwins
 from sslscale.methods.byol import BYOL
 from sslscale.methods.dash import Dash
@@ -48,7 +51,9 @@ from sslscale.methods.vat import VAT
 from sslscale.methods.vicreg import VICReg
 from sslscale.settings.augment import AugmentConfig, JitterConfig, RandAugmentConfig
 from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.streams import Field
 from sslscale.settings.train import OptimConfig, TrainConfig
+from sslscale.train.recorder import Recorder
 
 STEPS = 6
 CONFIG = TrainConfig(
@@ -76,12 +81,12 @@ def of(recipe: MethodSettings, **more: Any) -> TrainConfig:
 
 
 def semi(recipe: SemiSupervised) -> TrainConfig:
-    strong = any(recipe.views(stream)[1] for stream in recipe.batch_sizes(1))
+    strong = any(view.required for stream in recipe.streams for view in stream.views)
     return dataclasses.replace(
         CONFIG,
         method=recipe,
         augment=AugmentConfig(crop="pad", padding=1),
-        augment_strong=CONFIG.augment if strong else None,
+        views={"strong": CONFIG.augment} if strong else {},
         optim=OptimConfig(lr=0.01),
         # few enough that images come a second time
         splits=("labeled",) if recipe.name == "temporal_ensembling" else ("labeled", "unlabeled"),
@@ -111,12 +116,12 @@ CONFIGS = {
             of(MoCoV3(momentum=0.9, hidden=24, projection=16)),
             of(
                 SwAV(prototypes=12, hidden=24, projection=16, queue=36, queue_epoch=0.01, freeze_prototypes=0.01),
-                augment_local=SMALL,
+                views={"local": SMALL},
             ),
-            of(DINO(prototypes=24, hidden=24, bottleneck=8, momentum=0.9, freeze_last=0.01), augment_local=SMALL),
+            of(DINO(prototypes=24, hidden=24, bottleneck=8, momentum=0.9, freeze_last=0.01), views={"local": SMALL}),
             of(
                 DINOv2(prototypes=24, hidden=24, bottleneck=8, momentum=0.9, freeze_last=0.01),
-                augment_local=SMALL,
+                views={"local": SMALL},
                 model=VIT,
             ),
             of(PIRL(pretext=("jigsaw", "rotation"), negatives=30), image=ImageConfig(size=16)),
@@ -152,17 +157,37 @@ CONFIGS = {
 }
 
 
+class Rows(Recorder):
+    """Keeps what a training logs, and when."""
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+        self.steps: list[int] = []
+        self.times: list[float] = []
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.steps.append(step)
+        self.times.append(time.perf_counter())
+        self.rows.append(dict(metrics))
+
+
 def batch_of(config: TrainConfig, stream: str, size: int, step: int, device: torch.device | None = None) -> Batch:
-    """Batch `step` of a stream of 200 samples, of random numbers."""
+    """Batch `step` of a stream of 200 samples, of random numbers, with the fields that the method declares."""
     generator = torch.Generator().manual_seed(step)
+    spec = next(spec for spec in config.method.streams if spec.name == stream)
     views = []
-    for view in config.views(stream):
+    for view in config.views_of(spec):
         side = view.size or config.image.size
         for _ in range(view.count):
             image = torch.randn(size, 3, side, side, generator=generator)
             views.append(image.contiguous(memory_format=torch.channels_last).to(device))
     numbers = (torch.arange(size) * 7 + step * size) % 200
-    soft = torch.rand(size, 10, generator=generator).softmax(1).to(device) if stream == "pseudo" else None
-    given = config.method.needs_teacher or config.method.name == "feature_distillation"
-    features = torch.randn(size, 10, generator=generator).to(device) if given else None
-    return Batch(tuple(views), numbers.to(device), (numbers % 10).to(device), soft, features, numbers)
+    given = {
+        "label": numbers % 10,
+        "soft_label": torch.rand(size, 10, generator=generator).softmax(1),
+        "features": torch.randn(size, 10, generator=generator),
+    }
+    given["teacher_logits"] = given["features"]
+    fields: dict[Field, torch.Tensor] = {name: given[name].to(device) for name in spec.fields}
+    return Batch(tuple(views), numbers.to(device), fields, numbers)

@@ -159,12 +159,12 @@ import dataclasses, importlib
 import torch
 for name in {modules!r}:
     importlib.import_module(name)
-from sslscale.methods.method import Moment, build_method
+from sslscale.methods.method import StepInfo, build_method
 from sslscale.train.engine import Engine
 from tests.configurations import CONFIGS, batch_of
 config = dataclasses.replace(CONFIGS["simclr"], sync_batch_norm=False)
 engine = Engine(build_method(config.method, config.model, 10), config, 4, torch.device("cpu"))
-parts, _ = engine.train_step({{"images": batch_of(config, "images", 16, 0)}}, Moment(0, 0.0, 0.0))
+parts, _ = engine.train_step({{"images": batch_of(config, "images", 16, 0)}}, StepInfo(0, 0.0, 0.0))
 assert float(parts["loss"]) > 0
 """
 

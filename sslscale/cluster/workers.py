@@ -67,7 +67,7 @@ def train_workers(loop: Callable[[RunContext, W], T], work: W, ctx: RunContext) 
     )
     result = trainer.fit().return_value
     if not alone:
-        ctx.gather(exact=True)  # what the main worker made elsewhere
+        ctx.pull(exact=True)  # what the main worker made elsewhere
     return result  # pyright: ignore[reportReturnType]
 
 
@@ -91,7 +91,7 @@ class _TrainLoop:
             return self.loop(self.ctx, config["work"])
         import ray.train
 
-        self.ctx.arrive(exact=True)
+        self.ctx.pull_inputs(exact=True)
         place = ray.train.get_context()
         rank = place.get_world_rank()
         threads = threads_per_worker(self.ctx.resources.cpus_per_worker, place.get_local_world_size())
@@ -136,7 +136,7 @@ class Mappers:
             self._function = self._function or self._make(self._ctx)
             for place, item in enumerate(items):
                 results[place] = self._function(item, *shared)
-                self._ctx.keep()
+                self._ctx.push()
                 finished(item, results[place])
             return results
         import ray
@@ -176,7 +176,7 @@ class Mappers:
                 if place is not None:
                     results[place] = result
                     finished(items[place], result)
-            self._ctx.gather()
+            self._ctx.pull()
             return results
         except Exception as error:
             raise unwrap(error) from None
@@ -208,7 +208,7 @@ class _Mapper:
         threads = threads_per_worker(ctx.resources.cpus_per_worker, _workers_here(ctx.resources.num_workers))
         self._log, self._ctx = Path(log), ctx
         with logged(self._log), warned(ctx.path):
-            ctx.arrive()
+            ctx.pull_inputs()
             self._function = make(dataclasses.replace(ctx, threads=threads))
 
     def ready(self) -> None:
@@ -217,7 +217,7 @@ class _Mapper:
     def call(self, item: Any, *shared: Any) -> Any:
         with logged(self._log), warned(self._ctx.path):
             result = self._function(item, *shared)
-            self._ctx.keep()
+            self._ctx.push()
             return result
 
 

@@ -76,7 +76,9 @@ def _build(hint: Any, data: Any, key: str, lines: dict[str, int], problems: list
         if not isinstance(data, dict):
             wrong(f"expected key: value pairs, not {data!r}")
             return {}
-        return {n: _build(arguments[1], v, f"{key}.{n}", lines, problems) for n, v in data.items()}
+        before = len(problems)
+        made = {n: _build(arguments[1], v, f"{key}.{n}", lines, problems) for n, v in data.items()}
+        return None if len(problems) > before and any(value is None for value in made.values()) else made
     if hasattr(hint, "choose"):
         return _build_chosen(hint, data, key, lines, problems)
     if dataclasses.is_dataclass(hint):

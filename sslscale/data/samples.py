@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from sslscale.data.shards import INDEX, Index, Shards, read_index
 from sslscale.data.sources import HIDDEN
 from sslscale.errors import DataError
 from sslscale.storage import sums
+
+if TYPE_CHECKING:
+    from sslscale.settings.streams import Field
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,24 @@ class Samples:
         """Whether each sample has a pseudo-label."""
         return self.stored or self.table is not None
 
-    def soft(self, numbers: np.ndarray) -> np.ndarray | None:
-        """Pseudo-labels of these samples, float32 (len(numbers), classes)."""
-        if self.table is not None:
+    def has(self, name: Field) -> bool:
+        """Whether the samples have this field."""
+        if name == "label":
+            return True
+        return self.has_soft if name == "soft_label" else self.features is not None
+
+    def field(self, name: Field, numbers: np.ndarray) -> np.ndarray:
+        """A field of these samples: labels int64 (n,), soft labels float32 (n, classes), features float32 (n, dim)."""
+        if name == "label":
+            return self.labels[numbers].astype(np.int64)
+        if name == "soft_label" and self.table is not None:
             return self.table[numbers]
-        if not self.stored:
-            return None
-        found = [self.shards[s].soft(r) for s, r in zip(*(x.tolist() for x in self.places(numbers)), strict=True)]
-        return np.stack([np.asarray(x, np.float32) for x in found])
+        shard, row = self.places(numbers)
+        if name == "soft_label":
+            found = [self.shards[s].soft(r) for s, r in zip(shard.tolist(), row.tolist(), strict=True)]
+            return np.stack([np.asarray(x, np.float32) for x in found])
+        assert self.features is not None
+        return self.features.take(shard, row)
 
     def key(self, number: int) -> str:
         """The key of one sample; the repeats of an image have keys of their own."""

@@ -267,26 +267,26 @@ class RunContext:
     store: str = ""  # the root's URL, if the root mirrors one
     inputs: tuple[Path, ...] = ()  # the folders of what the stage reads
 
-    def arrive(self, *, exact: bool = False) -> None:
-        """Of a root in a store, make this machine have the stage's inputs and what the stage has left so far.
+    def pull_inputs(self, *, exact: bool = False) -> None:
+        """If the root is in an object store: download the stage's inputs, and what the stage has written so far.
 
-        Shards stay where they are until they are opened. `exact`: what the store does not have goes, so that all
-        workers go on from the same.
+        Shards are downloaded when they are first opened. With `exact`, local files that the store does not have are
+        removed, so that all workers start from the same files.
         """
         if self.store:
             own = mirror.at(self.store, self.root)
             for folder in self.inputs:
                 own.pull(folder)
-            self.gather(exact=exact)
+            self.pull(exact=exact)
 
-    def gather(self, *, exact: bool = False) -> None:
-        """The second half of `arrive`: what other machines have made of this stage."""
+    def pull(self, *, exact: bool = False) -> None:
+        """If the root is in an object store: download what other machines have written for this stage."""
         if self.store:
             self.path.mkdir(parents=True, exist_ok=True)
             mirror.at(self.store, self.root).pull(self.path, exact=exact)
 
-    def keep(self) -> None:
-        """Of a root in a store, send there what this machine has made since: then no lost machine loses it."""
+    def push(self) -> None:
+        """If the root is in an object store: upload what this machine has written since the last push."""
         if self.store:
             mirror.at(self.store, self.root).push(self.path)
 

@@ -46,7 +46,7 @@ def execute(job: Job) -> dict[str, Any]:
     path.mkdir(parents=True, exist_ok=True)
     store = mirror.at(job.context.store, job.context.root) if job.context.store else None
     with locks.held(path / "writer.lock", wait_s=60):
-        job.context.arrive(exact=job.context.resources.num_workers > 1)
+        job.context.pull_inputs(exact=job.context.resources.num_workers > 1)
         if (path / RECORD).exists():
             if store and not store.has_record(path):  # an attempt was stopped between the two
                 store.commit(path, (path / RECORD).read_bytes())
@@ -89,7 +89,7 @@ def execute(job: Job) -> dict[str, Any]:
             "git": job.git,
         }
         record = sealed(record)
-        job.context.keep()
+        job.context.push()
         if store:
             store.commit(path, to_bytes(record))
         write_json(path / RECORD, record)

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.methods.settings import MethodSettings
 from sslscale.nn.classifier import build_classifier
 from sslscale.nn.ema import update_ema, warm_momentum
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Guess:
-    """What a method took unlabelled images for, detached; the log tells how often it is right.
+class PseudoLabels:
+    """The classes that a method gave to unlabelled images, and the weight of each in the loss, 0 to 1; detached.
 
-    `kept` says how much each counted, from 0 to 1.
+    The log compares them with the true labels where these are known.
     """
 
     label: Int[Tensor, " batch"]
-    kept: Float[Tensor, " batch"]
+    weight: Float[Tensor, " batch"]
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,12 @@ class Losses:
     total: Float[Tensor, ""]
     parts: Mapping[str, Float[Tensor, ""]]
     embedding: Float[Tensor, "batch dim"] | None = None  # of this worker's images, detached: shows a collapse
-    guess: Guess | None = None  # of this worker's unlabelled images
+    pseudo_labels: PseudoLabels | None = None  # of this worker's unlabelled images
 
 
 @dataclass(frozen=True)
-class Moment:
-    """When a step happens: `step` of them are done, `progress` of the training (0 to 1), `epoch` passes over the images
-    of the first stream."""
+class StepInfo:
+    """How far a training is before a step: steps done, progress from 0 to 1, passes over the first stream's samples."""
 
     step: int
     progress: float
@@ -58,18 +57,23 @@ class Moment:
 class Method(nn.Module):
     """Owns its networks. `forward` turns the batches of its streams into losses; it is called through the engine.
 
-    Subclasses are made as `cls(recipe, model, num_outputs)`, the number of classes of what they learn or the
-    width of its features, and name the network that is worth keeping.
+    Subclasses are made as `cls(settings, model)`, unless they override `build`, and name the network that is kept.
     """
 
+    @classmethod
+    def build(cls, settings: Any, model: ModelConfig, num_outputs: int) -> Method:
+        """Make the method. `num_outputs`: classes of the labels, or the width of the features that it learns."""
+        del num_outputs
+        return cls(settings, model)  # pyright: ignore[reportCallIssue]
+
     constant_lr: tuple[str, ...] = ()  # prefixes of the weights whose learning rate follows no schedule
-    now = Moment(0, 0.0, 0.0)  # of the step under way
+    step_info = StepInfo(0, 0.0, 0.0)  # of the current step
     seed = 0  # of the training
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
-        return self.step(batch, self.drawn(batch))
+        return self.step(batch, self.draw(batch))
 
-    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+    def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """What `step` needs that follows from the step's number or from the images': drawn on the host, and sent to the
         device. It is not compiled."""
         del batch
@@ -87,9 +91,9 @@ class Method(nn.Module):
         """
         self.seed = config.seed
 
-    def before_step(self, now: Moment) -> None:
-        """Hear what time it is."""
-        self.now = now
+    def before_step(self, step_info: StepInfo) -> None:
+        """Take note of how far the training is."""
+        self.step_info = step_info
 
     @property
     def frozen(self) -> tuple[Tensor, ...]:
@@ -111,17 +115,22 @@ class Method(nn.Module):
 
 
 class ClassifierMethod(Method):
-    """Owns a classifier and, where the recipe's `ema` is above 0, the running average of its weights, which is then
+    """Owns a classifier and, where the settings's `ema` is above 0, the running average of its weights, which is then
     the result. `learns_itself` tells that the average sees images in training mode: it keeps its own batch statistics.
     """
 
     learns_itself = False
 
-    def __init__(self, recipe: MethodSettings, model: ModelConfig, num_classes: int):
+    @classmethod
+    def build(cls, settings: Any, model: ModelConfig, num_outputs: int) -> Method:
+        """Make the method for so many classes."""
+        return cls(settings, model, num_outputs)
+
+    def __init__(self, settings: MethodSettings, model: ModelConfig, num_classes: int):
         super().__init__()
         self.num_classes = num_classes
         self.network = build_classifier(model, num_classes)
-        self._momentum: float = getattr(recipe, "ema", 0.0)
+        self._momentum: float = getattr(settings, "ema", 0.0)
         self.average = copy.deepcopy(self.network).requires_grad_(False) if self._momentum else None
 
     @staticmethod
@@ -131,16 +140,16 @@ class ClassifierMethod(Method):
         supervised: Float[Tensor, ""],
         weight: float,
         unlabeled: Float[Tensor, ""],
-        guess: Guess | None = None,
+        pseudo_labels: PseudoLabels | None = None,
         parts: Mapping[str, Float[Tensor, ""]] | None = None,
     ) -> Losses:
         """supervised + weight * unlabeled, with what the log shows of it and of `parts`."""
         total = supervised + weight * unlabeled
         shown = {"loss": total, "labeled_loss": supervised, "unlabeled_loss": unlabeled, **(parts or {})}
         shown["train_accuracy"] = (logits.argmax(1) == label).float().mean()
-        if guess is not None:
-            shown["kept"] = guess.kept.mean()
-        return Losses(total, {name: value.detach() for name, value in shown.items()}, guess=guess)
+        if pseudo_labels is not None:
+            shown["kept"] = pseudo_labels.weight.mean()
+        return Losses(total, {name: value.detach() for name, value in shown.items()}, pseudo_labels=pseudo_labels)
 
     def momentum(self, step: int, progress: float) -> float:
         """The share of the old average that stays after this step."""
@@ -159,8 +168,8 @@ class ClassifierMethod(Method):
 class TaughtMethod(ClassifierMethod):
     """A classifier that learns from another network, frozen, or from the logits that one gave of every image."""
 
-    def __init__(self, recipe: MethodSettings, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
+    def __init__(self, settings: MethodSettings, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
         self.teacher: nn.Module | None = None
 
     def teach(self, teacher: nn.Module) -> None:
@@ -169,18 +178,18 @@ class TaughtMethod(ClassifierMethod):
 
     def teacher_logits(self, batch: Batch) -> Float[Tensor, "batch classes"]:
         """What the teacher says of these images."""
-        if batch.features is not None:
-            return batch.features
+        if "teacher_logits" in batch.fields:
+            return batch["teacher_logits"]
         assert self.teacher is not None
         with torch.no_grad():
             return self.teacher.eval()(batch.views[0]).float()
 
 
-def build_method(recipe: MethodSettings, model: ModelConfig, num_outputs: int) -> Method:
+def build_method(settings: MethodSettings, model: ModelConfig, num_outputs: int) -> Method:
     """Make the method of these settings: its code stands beside them, or in the module `method` of their package."""
-    module = sys.modules[type(recipe).__module__]
+    module = sys.modules[type(settings).__module__]
     if hasattr(module, "__path__"):
         module = importlib.import_module(f"{module.__name__}.method")
     own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
     (cls,) = [c for c in own if issubclass(c, Method)]
-    return cls(recipe, model, num_outputs)
+    return cls.build(settings, model, num_outputs)

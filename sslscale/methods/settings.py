@@ -12,53 +12,46 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
 from sslscale.config import require
 from sslscale.errors import ConfigError
+from sslscale.settings.streams import StreamSpec, ViewSpec
+
+if TYPE_CHECKING:
+    from sslscale.settings.model import ModelConfig
 
 
 class MethodSettings:
-    """Base of a method's settings, a frozen dataclass with a field `name`."""
+    """Base of a method's settings: a frozen dataclass with a field `name`, and what the method reads."""
 
     name: str
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images that each of the method's streams gives to one global batch; its epochs are of the first stream.
-
-        Streams: `labeled`; `pseudo` (pseudo-labelled); `images` (every training image, whatever is known of it);
-        `mixed` (the same, with the labels that are known); `unlabeled` (the same, as `images`, beside `labeled`).
-        """
+    @property
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """What the method reads. `batch_size` counts the samples of the first stream, and so do epochs."""
         raise NotImplementedError
 
-    def going_on(self) -> Self:
-        """The settings of a training that goes on where another ended: without warm-ups and freezes of its own."""
+    def without_warmup(self) -> Self:
+        """The settings of a training that continues another one: no warm-ups and freezes of its own."""
         return self
 
-    def views(self, stream: str) -> tuple[int, int]:
-        """How many views an image of this stream has: by `augment`, and after these by `augment_strong`."""
-        return self.num_views, 0
-
-    def objection(self, model: Any, size: int) -> str | None:
-        """Why the method cannot train this network (a ModelConfig) on views of `size` pixels a side, if it cannot."""
+    def unsupported_model(self, model: ModelConfig, size: int) -> str | None:
+        """Why the method cannot train this network on views of `size` pixels a side; None if it can."""
         del model, size
         return None
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether another network, or its logits of every image, must be given."""
+        """Whether another network, or its logits for every image, must be given."""
         return False
 
-    num_views: ClassVar[int] = 1  # of an image in each stream, where `views` says nothing else
-    multi_crop: ClassVar[bool] = False  # whether smaller crops may follow these views
-
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once, so that it cannot be taken in parts (`accumulate`); empty if it can."""
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch; empty if they can."""
         return ""
 
     @classmethod
@@ -108,15 +101,33 @@ def _of_file(path: Path) -> ModuleType:
     return module
 
 
+FIRST, SECOND = ViewSpec("first"), ViewSpec("second")
+LOCAL = ViewSpec("local", optional=True)  # multi-crop: smaller crops beside the two views
+WEAK = ViewSpec("weak")
+STRONG = ViewSpec("strong", required=True)
+
+
+class SelfSupervised(MethodSettings):
+    """Methods that read every training image, labels unread."""
+
+    @property
+    def views(self) -> tuple[ViewSpec, ...]:
+        """The views of an image."""
+        return FIRST, SECOND
+
+    @property
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """One stream, `images`."""
+        return (StreamSpec(name="images", source="all", views=self.views),)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SemiSupervised(MethodSettings):
     """Two streams with epochs of their own, `labeled` and `unlabeled`; `batch_size` counts the labelled images.
 
-    The unlabelled loss weighs `unlabeled_weight`; with `ema` above 0 the result is a running average of the weights.
+    The unlabelled loss is multiplied by `unlabeled_weight`. With `ema` above 0 the result is a running average of the
+    weights.
     """
-
-    weak_views: ClassVar[int] = 1  # of an unlabelled image
-    strong_views: ClassVar[int] = 0
 
     unlabeled_ratio: int = 1
     unlabeled_weight: float = 1.0
@@ -127,10 +138,20 @@ class SemiSupervised(MethodSettings):
         require(self.unlabeled_weight >= 0, "unlabeled_weight", "must be 0 or more")
         require(0 <= self.ema < 1, "ema", "must lie in [0, 1)")
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"labeled": batch_size, "unlabeled": batch_size * self.unlabeled_ratio}
+    @property
+    def labeled_views(self) -> tuple[ViewSpec, ...]:
+        """The views of a labelled image."""
+        return (WEAK,)
 
-    def views(self, stream: str) -> tuple[int, int]:
-        """Weak and strong views of an image."""
-        return (1, 0) if stream == "labeled" else (self.weak_views, self.strong_views)
+    @property
+    def unlabeled_views(self) -> tuple[ViewSpec, ...]:
+        """The views of an unlabelled image."""
+        return WEAK, STRONG
+
+    @property
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """`labeled` and `unlabeled`."""
+        return (
+            StreamSpec(name="labeled", source="labeled", fields=("label",), views=self.labeled_views),
+            StreamSpec(name="unlabeled", source="unlabeled", ratio=self.unlabeled_ratio, views=self.unlabeled_views),
+        )

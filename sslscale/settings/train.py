@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,6 +12,7 @@ from sslscale.config import require
 from sslscale.methods.settings import MethodSettings
 from sslscale.settings.augment import AugmentConfig
 from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.streams import StreamSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +83,8 @@ class TrainConfig:
     method: MethodSettings
     model: ModelConfig
     image: ImageConfig
-    augment: AugmentConfig = AugmentConfig()
-    augment_second: AugmentConfig | None = None  # of the second of two views; None: as the first
-    augment_local: AugmentConfig | None = None  # multi-crop: `count` crops of `size` more
-    augment_strong: AugmentConfig | None = None  # of the strong views of semi-supervised methods
+    augment: AugmentConfig = AugmentConfig()  # of every view that `views` does not name
+    views: dict[str, AugmentConfig] = field(default_factory=dict)  # second, local, strong, ...: what the method has
     optim: OptimConfig = OptimConfig()
     batch_size: int = 256
     num_steps: int | None = None
@@ -115,22 +116,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         size = self.augment.size or self.image.size
         self._require_whole_patches()
-        objection = self.method.objection(self.model, size)
-        require(objection is None, "model", objection or "")
-        require(self.augment_second is None or self.method.num_views == 2, "augment_second", "needs two views")
-        require(self.augment_local is None or self.method.multi_crop, "augment_local", "this method has no small crops")
-        strong = any(self.method.views(stream)[1] for stream in self.method.batch_sizes(1))
-        require(strong or self.augment_strong is None, "augment_strong", "this method has no strong views")
-        require(
-            not strong or self.augment_strong is not None, "augment_strong", "is what this method's strong views need"
-        )
+        unsupported = self.method.unsupported_model(self.model, size)
+        require(unsupported is None, "model", unsupported or "")
+        self._require_views()
         require(self.batch_size > 0, "batch_size", "must be positive")
         require((self.num_steps is None) != (self.epochs is None), "num_steps", "give either num_steps or epochs")
         require(self.num_steps is None or self.num_steps > 0, "num_steps", "must be positive")
         require(self.epochs is None or self.epochs > 0, "epochs", "must be positive")
         require(self.accumulate > 0, "accumulate", "must be 1 or more")
         require(self.batch_size % max(self.accumulate, 1) == 0, "accumulate", "must divide batch_size")
-        why = self.method.whole_batch
+        why = self.method.accumulation_error
         require(self.accumulate == 1 or not why, "accumulate", f"{self.method.name} needs its batch at once: {why}")
         require(len(self.splits) > 0, "splits", "must name at least one split")
         outside = self.continues is not None and (self.continues.startswith("/") or ".." in self.continues)
@@ -142,16 +137,25 @@ class TrainConfig:
         require(self.monitor_every >= 0, "monitor_every", "must be 0 (never) or more")
         require(self.monitor_images >= 10, "monitor_images", "must be 10 or more")
 
+    def _require_views(self) -> None:
+        known = {view.name: view for stream in self.method.streams for view in stream.views}
+        for name in self.views:
+            near = "".join(f"; did you mean {found!r}?" for found in difflib.get_close_matches(name, known, 1, 0.5))
+            text = f"{self.method.name} has no such view{near}; its views: {', '.join(known)}"
+            require(name in known, f"views.{name}", text)
+        for name, view in known.items():
+            text = f"{self.method.name} needs views.{name}: how its {name} views are made"
+            require(not view.required or name in self.views, "views", text)
+
     def _require_whole_patches(self) -> None:
         patch = self.model.patch or 1
-        sides = {"image.size": self.image.size}
-        for name in ("augment", "augment_second", "augment_local", "augment_strong"):
-            views = getattr(self, name)
-            if views is not None and views.size is not None:
-                sides[f"{name}.size"] = views.size
+        sides = {"image": self.image.size, "augment": self.augment.size}
+        sides |= {f"views.{name}": view.size for name, view in self.views.items()}
         for name, side in sides.items():
             require(
-                side % patch == 0, name, f"is {side}, but must be a multiple of {patch}: {self.model.name}'s patches"
+                side is None or side % patch == 0,
+                f"{name}.size",
+                f"is {side}, but must be a multiple of {patch}: {self.model.name}'s patches",
             )
 
     def steps(self, num_images: int) -> int:
@@ -161,15 +165,35 @@ class TrainConfig:
         assert self.epochs is not None
         return max(round(self.epochs * num_images / self.batch_size), 1)
 
-    def views(self, stream: str) -> tuple[AugmentConfig, ...]:
-        """How the views of an image of this stream are made, in their order."""
-        weak, strong = self.method.views(stream)
-        views = [dataclasses.replace(self.augment, count=self.augment.count * weak)] if weak else []
-        if self.augment_second is not None:
-            views = [self.augment, self.augment_second]
-        if self.augment_local is not None:
-            views.append(self.augment_local)
-        if strong:
-            assert self.augment_strong is not None
-            views.append(dataclasses.replace(self.augment_strong, count=self.augment_strong.count * strong))
-        return tuple(views)
+    @property
+    def batch_sizes(self) -> dict[str, int]:
+        """Samples of each of the method's streams in a global batch, the first stream first."""
+        return {stream.name: stream.ratio * self.batch_size for stream in self.method.streams}
+
+    def views_of(self, stream: StreamSpec) -> tuple[AugmentConfig, ...]:
+        """How the views of a sample of this stream are made, in their order; `count` says how many of each."""
+        made = []
+        for view in stream.views:
+            if view.name in self.views or not view.optional:
+                augment = self.views.get(view.name, self.augment)
+                made.append(dataclasses.replace(augment, count=augment.count * view.count))
+        return tuple(made)
+
+    def check_inputs(self, given: Collection[str]) -> str | None:
+        """What is wrong with a stage that trains by these settings and is given these inputs; None if nothing is."""
+        name, streams = self.method.name, self.method.streams
+        fields = {field for stream in streams for field in stream.fields}
+        sources = {stream.source for stream in streams}
+        if ("pseudo" in sources) != ("pseudo" in given or "selection" in given):
+            return f"{name} {'reads' if 'pseudo' in sources else 'does not read'} pseudo-labelled images"
+        if "clusters" in given and "labeled" not in sources:
+            return f"{name} reads no labels, so none of clusters"
+        if "features" in fields and "features" not in given:
+            return f"{name} reads the features of another network"
+        if "features" in given and not fields & {"features", "teacher_logits"}:
+            return f"{name} does not read features"
+        taught = "teacher" in given or ("features" in given and "teacher_logits" in fields)
+        if self.method.needs_teacher != taught:
+            missing = "a teacher, or its logits, which it has none of" if self.method.needs_teacher else "no teacher"
+            return f"{name} needs {missing}"
+        return None

@@ -55,7 +55,7 @@ def make_writer(selection: Path, unlabeled: Path, seed: int, shard_size: int, ct
 
     def write(number: int) -> int:
         numbers = np.arange(number * shard_size, min((number + 1) * shard_size, len(samples)))
-        soft = samples.soft(numbers)
+        soft = samples.field("soft_label", numbers) if samples.has_soft else None
         assert soft is not None
         shard, row = samples.places(numbers)
 

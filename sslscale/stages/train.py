@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sslscale.errors import DataError
@@ -12,7 +11,7 @@ from sslscale.settings.train import TrainConfig
 from sslscale.storage import mirror
 
 if TYPE_CHECKING:
-    from sslscale.train.opening import TrainWork
+    from sslscale.data.opening import Inputs
 
 
 def train(
@@ -38,95 +37,30 @@ def train(
     from sslscale.cluster import workers
     from sslscale.report.figures import learning_curves
 
-    inputs = {"pseudo": pseudo, "selection": selection, "clusters": clusters, "features": features}
-    inputs |= {"init": init, "teacher": teacher, "at_least": at_least}
-    work = make_work(config, data=data, **inputs)  # pyright: ignore[reportArgumentType]
-    result = workers.train_workers(train_worker, work, ctx)
+    given = {"data": data, "pseudo": pseudo, "selection": selection, "clusters": clusters, "features": features}
+    given |= {"init": init, "teacher": teacher, "at_least": at_least}
+    inputs = {name: artifact for name, artifact in given.items() if artifact is not None}
+    result = workers.train_workers(train_worker, (config, inputs), ctx)
     learning_curves(ctx.path)
     return Checkpoint(path=str(ctx.path), **result)
 
 
-def make_work(
-    config: TrainConfig,
-    *,
-    data: Dataset,
-    pseudo: ShardSet | None = None,
-    selection: Selection | None = None,
-    clusters: Clusters | None = None,
-    features: Embeddings | None = None,
-    init: Checkpoint | None = None,
-    teacher: Checkpoint | None = None,
-    at_least: Checkpoint | None = None,
-) -> TrainWork:
-    """What the workers of a training are given, of the stages that it reads."""
-    from sslscale.train.opening import TrainWork
-
-    return TrainWork(
-        config=config,
-        data=data.dir,
-        pseudo=pseudo.dir if pseudo else None,
-        selection=selection.dir if selection else None,
-        shard_size=selection.shard_size if selection else 1000,
-        selection_seed=selection.seed if selection else 0,
-        clusters=clusters.dir if clusters else None,
-        features=features.dir if features else None,
-        splits=_splits(config.splits, clusters, features),
-        init=init.dir if init else None,
-        teacher=teacher.dir if teacher else None,
-        at_least=at_least.num_parameters if at_least else 0,
-    )
-
-
-def _splits(wanted: tuple[str, ...], clusters: Clusters | None, features: Embeddings | None) -> tuple[str, ...]:
-    """The training images that are wanted, or that the clusters are of; with features those that have some."""
-    if clusters is not None:
-        return clusters.splits
-    return tuple(s for s in wanted if features is None or s in features.num_samples)
-
-
-def train_worker(ctx: RunContext, work: TrainWork) -> dict[str, Any]:
+def train_worker(ctx: RunContext, work: tuple[TrainConfig, Inputs]) -> dict[str, Any]:
     """Train on this worker; all workers run this, the main one writes."""
     from sslscale import distributed
-    from sslscale.data.reading import open_split
-    from sslscale.evaluate.monitor import KnnMonitor
     from sslscale.train import checkpoint
     from sslscale.train.fit import fit
     from sslscale.train.opening import open_training
+    from sslscale.train.recorder import StageRecorder
 
-    config = work.config
-    training = open_training(ctx, work)
-    engine, num_steps = training.engine, training.engine.num_steps
-    last: dict[str, float] = {}
-
-    def on_log(step: int, metrics: Mapping[str, float]) -> None:
-        last.update(metrics)
-        ctx.log(step, metrics)
-
-    monitor = None
-    if config.monitor_every and distributed.is_main() and (work.data / "labeled").is_dir():
-        watched, images = open_split(ctx, work.data / "labeled", config.image, "skip")
-        monitor = KnnMonitor(
-            watched,
-            images,
-            config.image,
-            engine.device,
-            num_images=config.monitor_images,
-            seed=config.seed,
-        )
-
+    config, inputs = work
+    training = open_training(ctx, config, inputs)
+    engine = training.engine
     if config.continues is not None:
         _take_up(ctx, config.continues)
-    steps = fit(
-        engine,
-        training.streams,
-        folder=ctx.path / "state",
-        on_resume=ctx.rewind,
-        on_log=on_log,
-        on_progress=lambda step, shown: ctx.progress(step, num_steps, **shown),
-        on_save=ctx.keep,
-        monitor=monitor,
-        threads=ctx.threads,
-    )
+    recorder = StageRecorder(ctx, engine.num_steps)
+    monitor = _monitor(ctx, config, inputs, engine.device)
+    steps = fit(engine, training.streams, recorder=recorder, monitor=monitor, threads=ctx.threads)
     trained = engine.network()  # on all workers: they may hold a part each
     everything = engine.state_dict()["method"] if config.keep_method else {}
     if distributed.is_main():
@@ -135,13 +69,26 @@ def train_worker(ctx: RunContext, work: TrainWork) -> dict[str, Any]:
         if config.keep_method:
             checkpoint.save_method(ctx.path, everything)
         checkpoint.drop_states(ctx.path / "state")
-        ctx.keep()
+        ctx.push()
     shown = ("loss", "train_accuracy", "knn_accuracy", "images_per_s")
     return {
         "num_parameters": training.num_parameters,
         "step": steps,
-        "metrics": {name: last[name] for name in shown if name in last},
+        "metrics": {name: recorder.last[name] for name in shown if name in recorder.last},
     }
+
+
+def _monitor(ctx: RunContext, config: TrainConfig, inputs: Inputs, device: Any) -> Any:
+    """What judges the network during training, on the main worker; None if nothing does."""
+    from sslscale import distributed
+    from sslscale.data.reading import open_split
+    from sslscale.evaluate.monitor import KnnMonitor
+
+    labeled = inputs["data"].dir / "labeled"
+    if not (config.monitor_every and distributed.is_main() and labeled.is_dir()):
+        return None
+    samples, images = open_split(ctx, labeled, config.image, "skip")
+    return KnnMonitor(samples, images, config.image, device, num_images=config.monitor_images, seed=config.seed)
 
 
 def _take_up(ctx: RunContext, place: str) -> None:

@@ -18,10 +18,10 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError
 from sslscale.graph.dag import Resources
-from sslscale.methods.method import Guess, Losses, Method, Moment
+from sslscale.methods.method import Losses, Method, PseudoLabels, StepInfo
 from sslscale.nn.batch_norm import use_global
 from sslscale.settings.train import TrainConfig
 from sslscale.train import checkpoint
@@ -57,7 +57,7 @@ class Engine:
         if device.type == "cpu":
             keep_freed_memory()
         self.embedding: Tensor | None = None  # what the last step's images became
-        self.guess: Guess | None = None  # what the last step took unlabelled images for
+        self.pseudo_labels: PseudoLabels | None = None  # of the last step
         self.skipped = torch.zeros((), device=device)  # updates left out, as their gradients were not finite
         self.first_skipped = torch.full((), -1, device=device, dtype=torch.int64)  # the step of the first of them
         if config.sync_batch_norm:
@@ -93,33 +93,33 @@ class Engine:
             self.method, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
         )
 
-    def train_step(self, batch: Mapping[str, Batch], now: Moment) -> tuple[dict[str, Tensor], float]:
+    def train_step(self, batch: Mapping[str, Batch], info: StepInfo) -> tuple[dict[str, Tensor], float]:
         """Forward, backward and update on this worker's part of a batch; returns the losses' parts and the lr used.
 
         Gradients that are not finite change no weight: whether they are is known on the device, where nobody waits for
         it, and counted in `skipped`. Where such steps may be passed over, the buffers are put back too.
         """
-        optim, step = self.config.optim, now.step
+        optim, step = self.config.optim, info.step
         lr = optim.lr * lr_share(optim.schedule, step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = (lr if group["scheduled"] else optim.lr) * group["share"]
             if group["decayed"]:
                 group["weight_decay"] = weight_decay(optim, step / self.num_steps)
-        self._before_step(now)
+        self._before_step(info)
         kept = {n: b.clone() for n, b in self.method.named_buffers()} if self.config.max_skipped_steps else {}
         times = self.config.accumulate
         parts: dict[str, Tensor] = {}
-        guesses: list[Guess] = []
+        found: list[PseudoLabels] = []
         for number in range(times):
             losses = self._forward_backward(batch if times == 1 else _part(batch, number, times), number == times - 1)
             self.embedding = losses.embedding
-            if losses.guess is not None:
-                guesses.append(losses.guess)
+            if losses.pseudo_labels is not None:
+                found.append(losses.pseudo_labels)
             for name, value in losses.parts.items():
                 parts[name] = parts[name] + value / times if name in parts else value / times
-        self.guess = None
-        if guesses:
-            self.guess = Guess(torch.cat([g.label for g in guesses]), torch.cat([g.kept for g in guesses]))
+        self.pseudo_labels = None
+        if found:
+            self.pseudo_labels = PseudoLabels(torch.cat([p.label for p in found]), torch.cat([p.weight for p in found]))
         finite = self._update()
         self._after_step(step + 1)
         if finite is not None:
@@ -130,9 +130,9 @@ class Engine:
                 parts = {name: torch.where(finite, value, 0.0) for name, value in parts.items()}
         return parts, lr
 
-    def gradients(self, batch: Mapping[str, Batch], now: Moment) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def gradients(self, batch: Mapping[str, Batch], info: StepInfo) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The losses' parts of one batch, and the gradient of each weight; nothing is updated."""
-        self._before_step(now)
+        self._before_step(info)
         losses = self._forward_backward(batch, last=True)
         named = {n: p.grad for n, p in self.method.named_parameters() if p.grad is not None}
         return dict(losses.parts), named
@@ -144,8 +144,8 @@ class Engine:
         first = (self.first_skipped < 0) & ~finite
         self.first_skipped.masked_fill_(first, step)
 
-    def _before_step(self, now: Moment) -> None:
-        self.method.before_step(now)
+    def _before_step(self, info: StepInfo) -> None:
+        self.method.before_step(info)
         self.optimizer.zero_grad(set_to_none=True)
 
     def _forward_backward(self, batch: Mapping[str, Batch], last: bool) -> Losses:
@@ -234,9 +234,7 @@ class Engine:
 def _part(batch: Mapping[str, Batch], number: int, count: int) -> dict[str, Batch]:
     """One of `count` equal parts of each stream's batch."""
 
-    def cut(x: Tensor | None) -> Tensor | None:
-        if x is None:
-            return None
+    def cut(x: Tensor) -> Tensor:
         if len(x) % count:
             raise ConfigError(f"accumulate: {count} does not divide a worker's {len(x)} images of a batch")
         size = len(x) // count
@@ -247,10 +245,8 @@ def _part(batch: Mapping[str, Batch], number: int, count: int) -> dict[str, Batc
             whole,
             views=tuple(cut(view) for view in whole.views),
             index=cut(whole.index),
-            label=cut(whole.label),
-            soft=cut(whole.soft),
-            features=cut(whole.features),
-            numbers=None if whole.numbers is None else _cut_all(whole.numbers, number, count),
+            fields={name: cut(x) for name, x in whole.fields.items()},
+            global_numbers=None if whole.global_numbers is None else _cut_all(whole.global_numbers, number, count),
         )
         for name, whole in batch.items()
     }

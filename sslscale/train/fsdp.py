@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError
 from sslscale.methods.method import Losses, Method
 from sslscale.settings.train import TrainConfig

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sslscale.data.loader import Loader
-from sslscale.methods.method import Moment
+from sslscale.methods.method import StepInfo
 from sslscale.train import checkpoint
 from sslscale.train.opening import Training
 
@@ -30,7 +30,7 @@ def replay(training: Training, folder: Path, step: int) -> dict[str, Any]:
     (batch,) = loader
     first = streams[training.first]
     engine.method.train()
-    now = Moment(step, step / engine.num_steps, step * engine.config.batch_size / len(first))
+    now = StepInfo(step, step / engine.num_steps, step * engine.config.batch_size / len(first))
     parts, gradients = engine.gradients(batch, now)
     wrong = [name for name, value in gradients.items() if not value.isfinite().all()]
     return {

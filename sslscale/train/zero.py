@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError
-from sslscale.methods.method import Losses, Method, Moment
+from sslscale.methods.method import Losses, Method, StepInfo
 from sslscale.settings.train import TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.optim import build_optimizer
@@ -74,12 +74,12 @@ class ZeroEngine(Engine):
         self._engine = engine
         return engine
 
-    def _before_step(self, now: Moment) -> None:
+    def _before_step(self, info: StepInfo) -> None:
         from deepspeed.utils import safe_set_full_fp32_param
 
         edited = self.method.edited
         with self._gathered(edited):
-            self.method.before_step(now)
+            self.method.before_step(info)
             values = [weight.detach().clone() for weight in edited]
         for weight, value in zip(edited, values, strict=True):
             if self._stage:

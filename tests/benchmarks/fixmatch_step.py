@@ -29,9 +29,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from sslscale.data.loader import Stream
 from sslscale.data.pack import pack
 from sslscale.data.samples import open_images, open_samples
+from sslscale.data.stream import Stream
 from sslscale.methods.fixmatch import FixMatch
 from sslscale.methods.method import build_method
 from sslscale.nn.classifier import build_classifier
@@ -41,6 +41,7 @@ from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
+from tests.configurations import Rows
 
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 
@@ -58,7 +59,7 @@ def config(options: argparse.Namespace) -> TrainConfig:
         model=ModelConfig(name=options.model),
         image=ImageConfig(size=32, mean=MEAN, std=STD),
         augment=plain,
-        augment_strong=strong,
+        views={"strong": strong},
         optim=OptimConfig(lr=0.03),
         batch_size=options.batch_size,
         num_steps=options.steps,
@@ -72,27 +73,15 @@ def ours(settings: TrainConfig, shards: Path, cache: Path, threads: int) -> floa
         "labeled": open_samples(shards / "labeled", tables=cache / "shards"),
         "unlabeled": open_images(shards, ("labeled", "unlabeled"), tables=cache / "shards"),
     }
-    streams = {
-        name: Stream(
-            name,
-            samples[name],
-            batch_size=size,
-            seed=0,
-            image=settings.image,
-            views=settings.views(name),
-            cache=cache,
-            cache_bytes=8 << 30,
-            threads=threads,
-        )
-        for name, size in settings.method.batch_sizes(settings.batch_size).items()
-    }
+    options: dict[str, Any] = {"cache": cache, "cache_bytes": 8 << 30, "threads": threads}
+    streams = {spec.name: Stream.of(spec, samples[spec.name], settings, **options) for spec in settings.method.streams}
     assert settings.num_steps is not None
     method = build_method(settings.method, settings.model, 10)
     method.prepare({name: len(stream) for name, stream in streams.items()}, settings)
     engine = Engine(method, settings, settings.num_steps, torch.device("cpu"))
-    times: list[float] = []
-    fit(engine, streams, on_log=lambda step, metrics: times.append(time.perf_counter()), threads=threads)
-    return (len(times) - 1) / (times[-1] - times[0])
+    kept = Rows()
+    fit(engine, streams, recorder=kept, threads=threads)
+    return (len(kept.times) - 1) / (kept.times[-1] - kept.times[0])
 
 
 class Cutout:

@@ -34,16 +34,18 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from sslscale.data.batch import Batch
 from sslscale.data.decode import decode
-from sslscale.data.loader import Batch, Loader, Stream
+from sslscale.data.loader import Loader
 from sslscale.data.samples import open_images, open_samples
 from sslscale.data.shards import Sample, write_shards
+from sslscale.data.stream import Stream
 from sslscale.data.threads import pool
 from sslscale.losses import in_float32
 from sslscale.methods.dino import DINO
 from sslscale.methods.fixmatch import FixMatch
 from sslscale.methods.mae import MAE
-from sslscale.methods.method import Moment, build_method
+from sslscale.methods.method import StepInfo, build_method
 from sslscale.methods.simclr import SimCLR
 from sslscale.methods.simclr.method import nt_xent
 from sslscale.nn.classifier import build_backbone
@@ -75,7 +77,7 @@ CASES = {  # a configuration, and the images of its first stream in a batch
         model=VIT,
         image=LARGE,
         augment=VIEW,
-        augment_local=dataclasses.replace(VIEW, scale=(0.05, 0.2), size=96, count=6),
+        views={"local": dataclasses.replace(VIEW, scale=(0.05, 0.2), size=96, count=6)},
         optim=ADAMW,
         batch_size=64,
         num_steps=100,
@@ -96,7 +98,7 @@ CASES = {  # a configuration, and the images of its first stream in a batch
         model=ModelConfig(name="wrn_28_2"),
         image=ImageConfig(size=32),
         augment=AugmentConfig(crop="pad", flip=True),
-        augment_strong=AugmentConfig(crop="pad", flip=True, randaugment=RandAugmentConfig(), cutout=0.5),
+        views={"strong": AugmentConfig(crop="pad", flip=True, randaugment=RandAugmentConfig(), cutout=0.5)},
         optim=OptimConfig(lr=0.03),
         batch_size=64,
         num_steps=100,
@@ -116,14 +118,14 @@ def wait(device: torch.device) -> None:
 def stepped(name: str, device: torch.device) -> tuple[dict[str, float], float]:
     """The parts of the loss of one batch, and the norm of its gradient."""
     config = dataclasses.replace(CONFIGS[name], sync_batch_norm=False)
-    sizes = config.method.batch_sizes(config.batch_size)
+    sizes = config.batch_sizes
     torch.manual_seed(0)
     method = build_method(config.method, config.model, 10)
     method.prepare({stream: 200 for stream in sizes}, config)
     engine = Engine(method, config, 40, device)
     method.train()
     batch = {stream: batch_of(config, stream, size, 0, device) for stream, size in sizes.items()}
-    parts, gradients = engine.gradients(batch, Moment(20, 0.5, 10.0))
+    parts, gradients = engine.gradients(batch, StepInfo(20, 0.5, 10.0))
     norm = nn.utils.get_total_norm(list(gradients.values()))
     return {part: float(value) for part, value in parts.items()}, float(norm)
 
@@ -149,7 +151,7 @@ def waits(device: torch.device) -> dict[str, list[str]]:
     found = {}
     for name in CONFIGS if device.type == "cuda" else ():
         config = dataclasses.replace(CONFIGS[name], sync_batch_norm=False)
-        sizes = config.method.batch_sizes(config.batch_size)
+        sizes = config.batch_sizes
         method = build_method(config.method, config.model, 10)
         method.prepare({stream: 200 for stream in sizes}, config)
         engine = Engine(method, config, 40, device)
@@ -160,7 +162,7 @@ def waits(device: torch.device) -> dict[str, list[str]]:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 torch.cuda.set_sync_debug_mode("warn" if step == 2 else "default")
-                engine.train_step(batch, Moment(step + 20, 0.5, 10.0))
+                engine.train_step(batch, StepInfo(step + 20, 0.5, 10.0))
                 torch.cuda.set_sync_debug_mode("default")
             told = sorted({f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)})
         found[name] = told
@@ -218,21 +220,8 @@ def peak(device: torch.device) -> float:
 def streams_of(config: TrainConfig, shards: Path, cache: Path, device: torch.device, threads: int) -> dict[str, Stream]:
     every = {"labeled": open_samples(shards / "labeled"), "images": open_images(shards, ("labeled",))}
     every["unlabeled"] = every["images"]
-    return {
-        name: Stream(
-            name,
-            every[name],
-            batch_size=size,
-            seed=0,
-            image=config.image,
-            views=config.views(name),
-            cache=cache,
-            cache_bytes=32 << 30,
-            threads=threads,
-            device=device,
-        )
-        for name, size in config.method.batch_sizes(config.batch_size).items()
-    }
+    options: dict[str, Any] = {"cache": cache, "cache_bytes": 32 << 30, "threads": threads, "device": device}
+    return {spec.name: Stream.of(spec, every[spec.name], config, **options) for spec in config.method.streams}
 
 
 def measure(
@@ -245,11 +234,11 @@ def measure(
     method.prepare({name: len(stream) for name, stream in streams.items()}, config)
     engine = Engine(method, config, 2 * steps, device)
     method.train()
-    images, done = sum(config.method.batch_sizes(config.batch_size).values()), 0
+    images, done = sum(config.batch_sizes.values()), 0
 
     def step(batch: Mapping[str, Batch]) -> None:
         nonlocal done
-        engine.train_step(batch, Moment(done, done / (10 * steps), 10.0))
+        engine.train_step(batch, StepInfo(done, done / (10 * steps), 10.0))
         done += 1
 
     if device.type == "cuda":

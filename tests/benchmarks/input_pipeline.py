@@ -33,9 +33,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
-from sslscale.data.loader import Loader, Stream
+from sslscale.data.loader import Loader
 from sslscale.data.pack import pack
 from sslscale.data.samples import open_samples
+from sslscale.data.stream import Stream
 from sslscale.settings.augment import AugmentConfig, BlurConfig, JitterConfig
 from sslscale.settings.data import PackConfig
 from sslscale.settings.model import ImageConfig

@@ -17,10 +17,11 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from sslscale.data.loader import Loader, Stream
+from sslscale.data.loader import Loader
 from sslscale.data.pack import pack
 from sslscale.data.samples import open_samples
-from sslscale.methods.method import Moment, build_method
+from sslscale.data.stream import Stream
+from sslscale.methods.method import StepInfo, build_method
 from sslscale.methods.simclr import SimCLR
 from sslscale.settings.augment import AugmentConfig, JitterConfig
 from sslscale.settings.data import PackConfig
@@ -63,7 +64,7 @@ def worker(rank: int, world: int, work: str, model: str, batch_size: int, steps:
                     dist.barrier()
                 started = time.perf_counter()
             if trains:
-                engine.train_step(batch, Moment(step, 0.0, 0.0))
+                engine.train_step(batch, StepInfo(step, 0.0, 0.0))
         if world > 1:
             dist.barrier()
         rates[name] = count * config.batch_size / (time.perf_counter() - started)

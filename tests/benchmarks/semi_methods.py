@@ -18,7 +18,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,9 @@ import torch
 from sslscale.config.build import build
 from sslscale.config.document import read
 from sslscale.data.images import Images
-from sslscale.data.loader import Stream
 from sslscale.data.pack import pack
 from sslscale.data.samples import Samples, open_samples, open_unlabeled
+from sslscale.data.stream import Stream
 from sslscale.errors import UserError
 from sslscale.evaluate.outputs import network_outputs
 from sslscale.methods.method import build_method
@@ -38,6 +37,7 @@ from sslscale.settings.data import PackConfig
 from sslscale.settings.train import TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
+from tests.configurations import Rows
 
 CONFIGS = Path(__file__).parents[2] / "configs/semi_supervised"
 METHODS = sorted(path.name.removesuffix("_cifar10_cpu.yaml") for path in CONFIGS.glob("*_cifar10_cpu.yaml"))
@@ -64,14 +64,14 @@ def settings(method: str, digits: bool) -> TrainConfig:
     if digits:
         document = read(CONFIGS / "fixmatch_digits.yaml")
         small: TrainConfig = build(TrainConfig, document, document.data["train"], "train")
-        strong = small.augment_strong if own.augment_strong is not None else None
+        views = small.views if "strong" in own.views else {}
         recipe: Any = own.method
         short = dataclasses.replace(recipe, ema=0.95)  # of 400 steps an average over a hundred lags behind
         if method in METHODS:
             short = dataclasses.replace(short, **{"unlabeled_ratio": 3, **DIGITS.get(method, {})})
-        own = dataclasses.replace(small, method=short, augment_strong=strong)
+        own = dataclasses.replace(small, method=short, views=views)
     if method == "noisy_student":
-        noise = own.augment_strong
+        noise = own.views.get("strong")
         if not digits:
             document = read(CONFIGS.parent / "noisy_student/cifar10_cpu.yaml")
             graph: TrainConfig = build(TrainConfig, document, document.data["student"], "student")
@@ -79,7 +79,7 @@ def settings(method: str, digits: bool) -> TrainConfig:
         assert noise is not None
         # 2 times as many soft labels: the images of a step are as many as FixMatch's
         student = NoisyStudent(unlabeled_ratio=3 if digits else 2, ema=0.95 if digits else 0.99)
-        own = dataclasses.replace(own, method=student, augment=noise, augment_strong=None)
+        own = dataclasses.replace(own, method=student, augment=noise, views={})
     return own
 
 
@@ -98,21 +98,13 @@ class Bench:
     def train(self, own: TrainConfig, soft: torch.Tensor | None = None) -> tuple[torch.nn.Module, float, dict]:
         """The network that is kept, images a second without the first tenth of the steps, and the last log."""
         streams = {}
-        for name, size in own.method.batch_sizes(own.batch_size).items():
-            samples = self.samples(name)
-            if name == "pseudo":
+        for spec in own.method.streams:
+            samples = self.samples(spec.name)
+            if spec.name == "pseudo":
                 assert soft is not None
                 samples = dataclasses.replace(samples, table=soft.numpy())
-            streams[name] = Stream(
-                name,
-                samples,
-                batch_size=size,
-                seed=own.seed,
-                image=own.image,
-                views=own.views(name),
-                cache=self.cache,
-                cache_bytes=CACHE_BYTES,
-                threads=self.threads,
+            streams[spec.name] = Stream.of(
+                spec, samples, own, cache=self.cache, cache_bytes=CACHE_BYTES, threads=self.threads
             )
         torch.manual_seed(own.seed)
         method = build_method(own.method, own.model, 10)
@@ -120,17 +112,11 @@ class Bench:
         steps = own.steps(len(streams["labeled"]))
         own = dataclasses.replace(own, log_every=max(steps // 10, 1))
         engine = Engine(method, own, steps, CPU)
-        times: list[tuple[int, float]] = []
-        last: dict[str, float] = {}
-
-        def on_log(step: int, metrics) -> None:
-            times.append((step, time.perf_counter()))
-            last.update(metrics)
-
-        fit(engine, streams, on_log=on_log, threads=self.threads)
-        images = sum(own.method.batch_sizes(own.batch_size).values())
-        rate = images * (times[-1][0] - times[0][0]) / max(times[-1][1] - times[0][1], 1e-9)
-        return method.result.eval(), rate, last
+        kept = Rows()
+        fit(engine, streams, recorder=kept, threads=self.threads)
+        images = sum(own.batch_sizes.values())
+        rate = images * (kept.steps[-1] - kept.steps[0]) / max(kept.times[-1] - kept.times[0], 1e-9)
+        return method.result.eval(), rate, {name: value for row in kept.rows for name, value in row.items()}
 
     def outputs(self, network: torch.nn.Module, own: TrainConfig, samples: Samples) -> torch.Tensor:
         images = Images(

@@ -19,7 +19,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +27,9 @@ import torch
 from sslscale.config.build import build
 from sslscale.config.document import read
 from sslscale.data.images import Images
-from sslscale.data.loader import Stream
 from sslscale.data.pack import pack
 from sslscale.data.samples import Samples, open_images, open_samples
+from sslscale.data.stream import Stream
 from sslscale.errors import UserError
 from sslscale.evaluate.knn import knn_classify
 from sslscale.evaluate.linear import linear_probe
@@ -44,6 +43,7 @@ from sslscale.settings.features import ExtractConfig
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
+from tests.configurations import Rows
 
 CONFIGS = Path(__file__).parents[2] / "configs/pretrain"
 METHODS = sorted(path.name.removesuffix("_cifar10_cpu.yaml") for path in CONFIGS.glob("*_cifar10_cpu.yaml"))
@@ -68,7 +68,8 @@ def train(
     own: TrainConfig, per_class: int | None, shards: Path, cache: Path, threads: int
 ) -> tuple[torch.nn.Module, float]:
     """The network that is kept, and images a second without the first tenth of the steps."""
-    (name,) = own.method.batch_sizes(own.batch_size)
+    (spec,) = own.method.streams
+    name = spec.name
     tables = cache / "shards"
     samples = open_images(shards, ("labeled",), labels=name == "mixed", tables=tables)
     if name == "labeled":
@@ -78,26 +79,16 @@ def train(
             per_class * len(samples.index.classes) / len(samples), own.seed
         )
         samples = dataclasses.replace(chosen, labels=np.full(len(chosen), -1, np.int8))
-    stream = Stream(
-        name,
-        samples,
-        batch_size=own.batch_size,
-        seed=own.seed,
-        image=own.image,
-        views=own.views(name),
-        cache=cache,
-        cache_bytes=8 << 30,
-        threads=threads,
-    )
+    stream = Stream.of(spec, samples, own, cache=cache, cache_bytes=8 << 30, threads=threads)
     torch.manual_seed(own.seed)
     method = build_method(own.method, own.model, 10)
     method.prepare({name: len(stream)}, own)
     steps = own.steps(len(stream))
     own = dataclasses.replace(own, log_every=max(steps // 10, 1))
     engine = Engine(method, own, steps, CPU)
-    times: list[tuple[int, float]] = []
-    fit(engine, {name: stream}, on_log=lambda step, metrics: times.append((step, time.perf_counter())), threads=threads)
-    rate = own.batch_size * (times[-1][0] - times[0][0]) / max(times[-1][1] - times[0][1], 1e-9)
+    kept = Rows()
+    fit(engine, {name: stream}, recorder=kept, threads=threads)
+    rate = own.batch_size * (kept.steps[-1] - kept.steps[0]) / max(kept.times[-1] - kept.times[0], 1e-9)
     return method.result, rate
 
 

@@ -23,14 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.methods.barlow_twins import BarlowTwins
 from sslscale.methods.byol import BYOL
 from sslscale.methods.dino import DINO
 from sslscale.methods.dinov2 import DINOv2
 from sslscale.methods.emp_ssl import EMPSSL
 from sslscale.methods.mae import MAE
-from sslscale.methods.method import Moment, build_method
+from sslscale.methods.method import StepInfo, build_method
 from sslscale.methods.moco_v2 import MoCoV2
 from sslscale.methods.nnclr import NNCLR
 from sslscale.methods.settings import MethodSettings
@@ -241,7 +241,7 @@ def main() -> None:
             model=model,
             image=ImageConfig(size=SIZE),
             augment=AugmentConfig(crop="resized"),
-            augment_local=AugmentConfig(crop="resized", size=SMALL, count=CROPS) if small else None,
+            views={"local": AugmentConfig(crop="resized", size=SMALL, count=CROPS)} if small else {},
             optim=OPTIM,
             batch_size=options.batch_size,
             num_steps=1000,
@@ -253,7 +253,7 @@ def main() -> None:
         optimizer = torch.optim.SGD([p for p in peer.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
 
         def ours(engine: Engine = engine, batch: dict[str, Batch] = batch) -> None:
-            engine.train_step(batch, Moment(5, 0.1, 2.0))
+            engine.train_step(batch, StepInfo(5, 0.1, 2.0))
 
         rows = [view.contiguous() for view in views]  # as torchvision's ToTensor makes them
 

@@ -24,10 +24,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from sslscale.data.loader import Batch, Stream
+from sslscale.data.batch import Batch
 from sslscale.data.pack import pack
 from sslscale.data.samples import open_samples
-from sslscale.methods.method import Moment, build_method
+from sslscale.data.stream import Stream
+from sslscale.methods.method import StepInfo, build_method
 from sslscale.methods.simclr import SimCLR
 from sslscale.nn.classifier import build_backbone
 from sslscale.settings.augment import AugmentConfig, JitterConfig
@@ -36,6 +37,7 @@ from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
+from tests.configurations import Rows
 
 JITTER = JitterConfig(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
 VIEW = AugmentConfig(crop="resized", flip=True, jitter=JITTER, grayscale=0.2, count=2)
@@ -62,10 +64,10 @@ def bare(settings: TrainConfig) -> float:
     batch = {"images": Batch(tuple(views), torch.arange(size))}
     engine.method.train()
     assert settings.num_steps is not None
-    engine.train_step(batch, Moment(0, 0.0, 0.0))
+    engine.train_step(batch, StepInfo(0, 0.0, 0.0))
     started = time.perf_counter()
     for step in range(settings.num_steps):
-        engine.train_step(batch, Moment(step, 0.0, 0.0))
+        engine.train_step(batch, StepInfo(step, 0.0, 0.0))
     return size * settings.num_steps / (time.perf_counter() - started)
 
 
@@ -85,17 +87,11 @@ def ours(settings: TrainConfig, shards: Path, cache: Path, threads: int) -> floa
     engine = Engine(
         build_method(settings.method, settings.model, 10), settings, settings.num_steps, torch.device("cpu")
     )
-    times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        fit(
-            engine,
-            {"images": stream},
-            folder=Path(folder),
-            on_log=lambda step, metrics: times.append(time.perf_counter()),
-            threads=threads,
-        )
+        kept = Rows(Path(folder))
+        fit(engine, {"images": stream}, recorder=kept, threads=threads)
         ended = time.perf_counter()  # after the last checkpoint
-    return settings.batch_size * (settings.num_steps - settings.log_every) / (ended - times[0])
+    return settings.batch_size * (settings.num_steps - settings.log_every) / (ended - kept.times[0])
 
 
 def lightly(settings: TrainConfig, folder: Path, threads: int) -> float:

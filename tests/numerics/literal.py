@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sslscale.data.loader import Batch
-from sslscale.methods.method import ClassifierMethod, Losses, Moment, build_method
+from sslscale.data.batch import Batch
+from sslscale.methods.method import ClassifierMethod, Losses, StepInfo, build_method
 from sslscale.methods.settings import SemiSupervised
 from sslscale.settings.augment import AugmentConfig
 from sslscale.settings.model import ImageConfig, ModelConfig
@@ -33,12 +33,12 @@ def made(recipe: SemiSupervised, network: nn.Module | None = None) -> Classifier
     torch.manual_seed(0)
     method = build_method(recipe, ModelConfig(name="wrn_10_0.5"), K)
     assert isinstance(method, ClassifierMethod)
-    strong = any(recipe.views(stream)[1] for stream in recipe.batch_sizes(1))
+    strong = any(view.required for stream in recipe.streams for view in stream.views)
     config = TrainConfig(
         method=recipe,
         model=ModelConfig(name="wrn_10_0.5"),
         image=ImageConfig(size=8),
-        augment_strong=AugmentConfig() if strong else None,
+        views={"strong": AugmentConfig()} if strong else {},
         num_steps=10,
         seed=3,
     )
@@ -53,7 +53,7 @@ def batches(views: int, seed: int = 0, scale: float = 3.0) -> dict[str, Batch]:
     index = torch.randperm(IMAGES, generator=g)[:UNLABELED]
     label = torch.randint(0, K, (LABELED,), generator=g)
     return {
-        "labeled": Batch((image(LABELED), image(LABELED)), torch.arange(LABELED), label),
+        "labeled": Batch((image(LABELED), image(LABELED)), torch.arange(LABELED), {"label": label}),
         "unlabeled": Batch(tuple(image(UNLABELED) for _ in range(views)), index),
     }
 
@@ -78,7 +78,6 @@ def hot(label: int) -> list[float]:
 
 def supervised(batch: Mapping[str, Batch]) -> float:
     labeled = batch["labeled"]
-    assert labeled.label is not None
     found = [entropy(hot(y), z) for z, y in zip(rows(labeled.views[0]), labeled.label.tolist(), strict=True)]
     return sum(found) / len(found)
 
@@ -88,5 +87,5 @@ def largest(p: list[float]) -> int:
 
 
 def run(method: ClassifierMethod, batch: Mapping[str, Batch], progress: float = 0.5, step: int = 5) -> Losses:
-    method.before_step(Moment(step, progress, 2.0))
+    method.before_step(StepInfo(step, progress, 2.0))
     return method(batch)

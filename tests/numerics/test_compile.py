@@ -10,7 +10,7 @@ import torch
 import torch._dynamo
 from torch._dynamo.utils import counters
 
-from sslscale.methods.method import Moment, build_method
+from sslscale.methods.method import StepInfo, build_method
 from sslscale.methods.settings import method_names
 from sslscale.train.engine import Engine
 from tests.configurations import CONFIGS, batch_of
@@ -29,7 +29,7 @@ def fresh() -> Iterator[None]:
 def trained(name: str, *, compiled: bool) -> tuple[list[int], dict[str, torch.Tensor]]:
     """Graphs known after each step, and the state at the end."""
     config = dataclasses.replace(CONFIGS[name], sync_batch_norm=False)
-    sizes = config.method.batch_sizes(config.batch_size)
+    sizes = config.batch_sizes
     torch.manual_seed(0)
     method = build_method(config.method, config.model, 10)
     method.prepare({stream: 200 for stream in sizes}, config)
@@ -41,7 +41,7 @@ def trained(name: str, *, compiled: bool) -> tuple[list[int], dict[str, torch.Te
     for step in range(STEPS):
         batch = {stream: batch_of(config, stream, size, step) for stream, size in sizes.items()}
         torch.manual_seed(step)
-        engine.train_step(batch, Moment(step + 20, (step + 20) / 40, 10 + step / 4))
+        engine.train_step(batch, StepInfo(step + 20, (step + 20) / 40, 10 + step / 4))
         found.append(counters["stats"]["unique_graphs"])
     return found, {n: v.clone() for n, v in method.state_dict().items() if isinstance(v, torch.Tensor)}
 

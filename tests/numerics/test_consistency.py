@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sslscale.data import rng
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import gaussian_rise, linear_rise
 from sslscale.methods.mean_teacher import MeanTeacher
 from sslscale.methods.pi_model import PiModel
@@ -125,7 +125,7 @@ def test_vat_adds_divergence_and_entropy_and_leaves_no_trace_in_batch_norm() -> 
     method = made(VAT(epsilon=2.0, unlabeled_weight=3.0, entropy_weight=0.5), network)
     g = torch.Generator().manual_seed(0)
     batch = {
-        "labeled": Batch((torch.randn(4, 3, 8, 8, generator=g),), torch.arange(4), torch.arange(4)),
+        "labeled": Batch((torch.randn(4, 3, 8, 8, generator=g),), torch.arange(4), {"label": torch.arange(4)}),
         "unlabeled": Batch((torch.randn(6, 3, 8, 8, generator=g),), torch.arange(6)),
     }
     labeled_alone = nn.BatchNorm2d(4).train()
@@ -149,7 +149,7 @@ def test_vat_adds_divergence_and_entropy_and_leaves_no_trace_in_batch_norm() -> 
 def test_the_weight_of_vats_change_rises_and_that_of_the_entropy_does_not() -> None:
     images = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     batch = {
-        "labeled": Batch((images[0],), torch.arange(4), torch.arange(4)),
+        "labeled": Batch((images[0],), torch.arange(4), {"label": torch.arange(4)}),
         "unlabeled": Batch((images[1],), torch.arange(4)),
     }
     recipe = VAT(unlabeled_weight=3.0, entropy_weight=0.5, ramp=0.4)

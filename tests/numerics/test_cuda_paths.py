@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from sslscale.data.loader import Batch, Stream
+from sslscale.data.batch import Batch
 from sslscale.data.samples import open_samples
+from sslscale.data.stream import Stream
 from sslscale.data.transfer import Fetched
-from sslscale.methods.method import Moment, build_method
+from sslscale.methods.method import StepInfo, build_method
 from sslscale.methods.supervised import Supervised
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.ema import update_ema
@@ -22,6 +23,7 @@ from sslscale.nn.memory import SampleMemory
 from sslscale.nn.queue import Queue
 from sslscale.settings.augment import AugmentConfig, BlurConfig, JitterConfig, RandAugmentConfig
 from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.streams import Field
 from sslscale.settings.train import TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.lars import LARS
@@ -32,26 +34,17 @@ from tests.device import DEVICE, Device, HostWaits
 
 def batch_of(device: Device, config: TrainConfig, stream: str, size: int, step: int) -> Batch:
     """A batch such as the loader makes: its tensors are on the device, and its numbers on the host too."""
+    spec = next(spec for spec in config.method.streams if spec.name == stream)
     views = tuple(
         device.put(torch.empty(size, 3, view.size or config.image.size, view.size or config.image.size))
-        for view in config.views(stream)
+        for view in config.views_of(spec)
         for _ in range(view.count)
     )
     numbers = torch.arange(size) + step
-    index = device.put(numbers)
-    label, soft, features = device.put(numbers), device.put(torch.empty(size, 10)), device.put(torch.empty(size, 10))
-    return Batch(
-        views,
-        index,
-        label,
-        soft if stream == "pseudo" else None,
-        features if needs(config) else None,
-        numbers,
-    )
-
-
-def needs(config: TrainConfig) -> bool:
-    return config.method.needs_teacher or config.method.name == "feature_distillation"
+    fields: dict[Field, torch.Tensor] = {
+        name: device.put(numbers if name == "label" else torch.empty(size, 10)) for name in spec.fields
+    }
+    return Batch(views, device.put(numbers), fields, numbers)
 
 
 class OnGPU(Engine):
@@ -75,7 +68,7 @@ def test_a_step_waits_nowhere(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     config = dataclasses.replace(CONFIGS[name], sync_batch_norm=False)
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, *args, **kwargs: self)
     monkeypatch.setattr("sslscale.nn.learned_augment.Fetched", Arrived)
-    sizes = config.method.batch_sizes(config.batch_size)
+    sizes = config.batch_sizes
     method = build_method(config.method, config.model, 10)
     method.prepare({stream: 200 for stream in sizes}, config)
     if config.method.needs_teacher:
@@ -96,7 +89,7 @@ def test_a_step_waits_nowhere(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
         method.train()
         for step in (0, 1, 5, 9):
             batch = {stream: batch_of(device, config, stream, size, step) for stream, size in sizes.items()}
-            parts, _ = engine.train_step(batch, Moment(step, step / 10, step / 4))
+            parts, _ = engine.train_step(batch, StepInfo(step, step / 10, step / 4))
             assert all(value.device == DEVICE for value in parts.values()), parts
 
 
@@ -137,11 +130,11 @@ def test_the_loader_makes_views_without_a_wait(
         whole_batches=whole,
         device=DEVICE,
     )
-    raw = stream.load(*stream.choose(0), stream.everyone(0))
+    raw = stream.load(*stream.choose(0), stream.global_numbers(0))
     with Device():
         batch = stream.finish(raw)
         assert batch.views[0].device == DEVICE and batch.views[0].shape == (32, 3, 8, 8)
-        assert batch.label is not None and batch.label.device == DEVICE and batch.index.device == DEVICE
+        assert batch.label.device == DEVICE and batch.index.device == DEVICE
         assert batch.host_index.tolist() == stream.choose(0)[0].tolist()
 
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from sslscale.data import mix, rng
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import distillation_loss
 from sslscale.methods.deit import DeiT
 from sslscale.methods.deit.method import teacher_loss
 from sslscale.methods.joint_training import JointTraining
 from sslscale.methods.knowledge_distillation import KnowledgeDistillation
 from sslscale.methods.knowledge_distillation.method import virtual_teacher_loss
-from sslscale.methods.method import ClassifierMethod, Moment, TaughtMethod, build_method
+from sslscale.methods.method import ClassifierMethod, StepInfo, TaughtMethod, build_method
 from sslscale.methods.supervised import Supervised
 from sslscale.nn.classifier import build_classifier
 from sslscale.nn.heads import MeanOfHeads
@@ -37,7 +37,7 @@ def made(recipe: Any, network: nn.Module | None = None) -> ClassifierMethod:
     assert isinstance(method, ClassifierMethod)
     method.prepare({"labeled": 20}, TrainConfig(method=recipe, model=MODEL, image=ImageConfig(size=8), num_steps=9))
     method.network = network or Fixed()  # type: ignore[assignment]
-    method.before_step(Moment(4, 0.5, 1.0))
+    method.before_step(StepInfo(4, 0.5, 1.0))
     return method.train()
 
 
@@ -51,8 +51,8 @@ def batch(seed: int = 0) -> tuple[dict[str, Batch], Tensor]:
     soft = torch.softmax(torch.randn(9, K, generator=g), 1)
     label = torch.randint(0, K, (6,), generator=g)
     found = {
-        "labeled": Batch((image(z),), torch.arange(6), label, features=teacher.float()),
-        "pseudo": Batch((image(torch.randn(9, K, generator=g)),), torch.arange(9), soft=soft),
+        "labeled": Batch((image(z),), torch.arange(6), {"label": label, "teacher_logits": teacher.float()}),
+        "pseudo": Batch((image(torch.randn(9, K, generator=g)),), torch.arange(9), {"soft_label": soft}),
     }
     return found, teacher
 
@@ -64,7 +64,6 @@ def divergence(p: list[float], q: list[float]) -> float:
 def test_knowledge_distillation() -> None:
     found, teacher = batch()
     labeled = found["labeled"]
-    assert labeled.label is not None
     z = rows(labeled.views[0])
     t = 4.0
     taught = sum(
@@ -100,7 +99,6 @@ def test_a_teacher_sees_the_students_view_and_stays_as_it_is() -> None:
 def test_a_virtual_teacher_knows_the_class_and_nothing_more() -> None:
     found, _ = batch()
     labeled = found["labeled"]
-    assert labeled.label is not None
     total = 0.0
     for z, y in zip(rows(labeled.views[0]), labeled.label.tolist(), strict=True):
         probs = [0.99 if k == y else 0.01 / (K - 1) for k in range(K)]
@@ -133,7 +131,7 @@ def test_deit(mode: Any) -> None:
         else:
             taught += 9 * divergence(softmax(t, 3.0), softmax(z, 3.0)) / 6
     weight = 0.5 if mode == "hard" else 0.1
-    loss = method({"labeled": Batch((images,), torch.arange(6), label, features=teacher)}).total
+    loss = method({"labeled": Batch((images,), torch.arange(6), {"label": label, "teacher_logits": teacher})}).total
     assert loss.item() == pytest.approx((1 - weight) * known + weight * taught, rel=1e-4)
     assert teacher_loss(second, teacher, mode, 3.0).item() == pytest.approx(taught, rel=1e-4)
 
@@ -152,11 +150,9 @@ def test_joint_training_scales_the_second_loss_to_the_first() -> None:
     for seed in range(3):
         found, _ = batch(seed)
         labeled, pseudo = found["labeled"], found["pseudo"]
-        assert labeled.label is not None and pseudo.soft is not None
         known = sum(entropy(hot(y), z) for z, y in zip(rows(labeled.views[0]), labeled.label.tolist(), strict=True)) / 6
-        taught = (
-            sum(entropy(t, z) for z, t in zip(rows(pseudo.views[0]), pseudo.soft.double().tolist(), strict=True)) / 9
-        )
+        soft_labels = pseudo.soft_label.double().tolist()
+        taught = sum(entropy(t, z) for z, t in zip(rows(pseudo.views[0]), soft_labels, strict=True)) / 9
         now = [known, taught]
         means = now if not means else [0.9 * m + 0.1 * n for m, n in zip(means, now, strict=True)]
         total = (known + 0.5 * means[0] / means[1] * taught) / 1.5
@@ -203,14 +199,16 @@ def test_adversarial_images_are_worse_by_one_step_along_the_gradient(norm: Any) 
         gradient = weight.T @ (torch.tensor(softmax(z)) - torch.eye(K)[y])
         step = gradient.sign() if norm == "linf" else gradient / gradient.norm()
         worse += entropy(hot(y), (weight @ (x.flatten() + 0.1 * step)).tolist()) / 6
-    losses = method({"labeled": Batch((images,), torch.arange(6), label)})
+    losses = method({"labeled": Batch((images,), torch.arange(6), {"label": label})})
     assert losses.total.item() == pytest.approx(0.6 * clean + 0.4 * worse, rel=1e-5) and worse > clean
     plain = Supervised(mixup=0.3, label_smoothing=0.0)
     mixed, target = mix.mixed_batch(
         images, torch.eye(K)[label], mixup_alpha=0.3, cutmix_alpha=0.0, seed=rng.stream_seed(0, "mixture 4")
     )
     expected = -(target * torch.log_softmax(network(mixed), 1)).sum(1).mean()
-    torch.testing.assert_close(made(plain, network)({"labeled": Batch((images,), label, label)}).total, expected)
+    torch.testing.assert_close(
+        made(plain, network)({"labeled": Batch((images,), label, {"label": label})}).total, expected
+    )
 
 
 def test_distillation_from_itself_is_nothing() -> None:

@@ -88,13 +88,12 @@ def go_on(kind: str, folder: Path, first: int, last: int) -> dict[str, Any]:
                 b,
                 views=tuple(v[half if name == "labeled" else _double(half)] for v in b.views),
                 index=b.index[half if name == "labeled" else _double(half)],
-                label=None if b.label is None else b.label[half if name == "labeled" else _double(half)],
-                soft=None if b.soft is None else b.soft[_double(half)],
+                fields={n: x[half if name == "labeled" else _double(half)] for n, x in b.fields.items()},
             )
             for name, b in whole.items()
         }
         torch.manual_seed(step)
-        engine.train_step(batch, state_tests.Moment(step, step / LAST, 0.0))
+        engine.train_step(batch, state_tests.StepInfo(step, step / LAST, 0.0))
     engine.save(folder, last, {})
     found = {name: value.clone() for name, value in engine.state_dict()["method"].items() if value is not None}
     network = engine.network()  # what a checkpoint holds: here the running average

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from sslscale.data.loader import Stream
 from sslscale.data.samples import open_described
 from sslscale.data.shards import read_index
+from sslscale.data.stream import Stream
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Dataset
 from sslscale.graph.dag import RunContext

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sslscale.data.loader import Batch
-from sslscale.methods.method import Method, Moment, build_method
+from sslscale.data.batch import Batch
+from sslscale.methods.method import Method, StepInfo, build_method
 from sslscale.methods.settings import SemiSupervised, method_names
 from sslscale.nn.ema import cosine_momentum
 from sslscale.settings.train import OptimConfig, TrainConfig
@@ -31,23 +31,21 @@ def small(name: str) -> TrainConfig:
 def make(config: TrainConfig, *, seed: int = 0) -> Method:
     torch.manual_seed(seed)
     method = build_method(config.method, config.model, 10)
-    method.prepare(dict.fromkeys(config.method.batch_sizes(16), IMAGES), config)
+    method.prepare(dict.fromkeys(config.batch_sizes, IMAGES), config)
     return method.train()
 
 
 def batch(config: TrainConfig, step: int) -> dict[str, Batch]:
     generator = torch.Generator().manual_seed(step)
     found = {}
-    for name, count in config.method.batch_sizes(16).items():
-        sizes = [view.size or config.image.size for view in config.views(name) for _ in range(view.count)]
+    for spec in config.method.streams:
+        count = config.batch_sizes[spec.name]
+        sizes = [view.size or config.image.size for view in config.views_of(spec) for _ in range(view.count)]
         views = tuple(torch.randn(count, 3, size, size, generator=generator) for size in sizes)
         index = torch.randperm(IMAGES, generator=generator)[:count]
         numbers = torch.rand(count, 10, generator=generator)
-        soft, logits = (
-            numbers.softmax(1) if name == "pseudo" else None,
-            numbers if config.method.needs_teacher else None,
-        )
-        found[name] = Batch(views, index, None if name == "unlabeled" else index % 3, soft, logits)
+        given = {"label": index % 3, "soft_label": numbers.softmax(1), "features": numbers, "teacher_logits": numbers}
+        found[spec.name] = Batch(views, index, {name: given[name] for name in spec.fields})
     return found
 
 
@@ -55,7 +53,7 @@ def run(engine: Engine, config: TrainConfig, first: int, last: int) -> list[dict
     rows = []
     for step in range(first, last):
         torch.manual_seed(step)
-        parts, _ = engine.train_step(batch(config, step), Moment(step, step / STEPS, step / 4))
+        parts, _ = engine.train_step(batch(config, step), StepInfo(step, step / STEPS, step / 4))
         rows.append(parts)
     return rows
 
@@ -70,7 +68,7 @@ def test_the_list_is_whole() -> None:
 def test_only_what_learns_has_a_gradient(name: str) -> None:
     config = small(name)
     method = make(config)
-    method.before_step(Moment(0, 0 / STEPS, 3.0))
+    method.before_step(StepInfo(0, 0 / STEPS, 3.0))
     losses = method(batch(config, 0))
     losses.total.backward()
     shown = losses.embedding if name in SELF_SUPERVISED else losses.parts["unlabeled_loss"]
@@ -120,7 +118,7 @@ def test_the_loss_falls(name: str) -> None:
     for _ in range(STEPS):
         method.load_state_dict(kept, strict=False)
         torch.manual_seed(0)
-        same = Moment(0, 0.0, 3.0)  # the same masks and negatives each time
+        same = StepInfo(0, 0.0, 3.0)  # the same masks and negatives each time
         losses.append(float(engine.train_step(one, same)[0]["loss"]))
     assert min(losses[-5:]) < losses[0]
 
@@ -164,31 +162,31 @@ def test_last_layers_stay_as_long_as_they_are_frozen(name: str, weight: str) -> 
     config = small(name)
     engine = Engine(make(config), config, STEPS, torch.device("cpu"))
     layer = engine.method.get_submodule(weight)
-    engine.method.before_step(Moment(0, 0 / STEPS, 0.0))
+    engine.method.before_step(StepInfo(0, 0 / STEPS, 0.0))
     before = layer.weight.clone()  # type: ignore[operator]
-    engine.train_step(batch(config, 0), Moment(0, 0 / STEPS, 0.0))
+    engine.train_step(batch(config, 0), StepInfo(0, 0 / STEPS, 0.0))
     torch.testing.assert_close(layer.weight, before, rtol=1e-6, atol=1e-7)  # SwAV's is made length 1 once more
-    engine.train_step(batch(config, 1), Moment(1, 1 / STEPS, 1.0))
+    engine.train_step(batch(config, 1), StepInfo(1, 1 / STEPS, 1.0))
     assert not torch.equal(layer.weight, before)  # type: ignore[arg-type]
 
 
 def test_swavs_queue_waits_for_its_epoch_and_to_be_full() -> None:
     config = small("swav")
     method = make(config)
-    method.before_step(Moment(0, 0 / STEPS, 0.0))
+    method.before_step(StepInfo(0, 0 / STEPS, 0.0))
     method(batch(config, 0))
     assert int(method.queues[0].filled) == 0  # type: ignore[index, union-attr]
     for step in range(3):
-        method.before_step(Moment(step, step / STEPS, 1.0))
+        method.before_step(StepInfo(step, step / STEPS, 1.0))
         method(batch(config, step))
     assert int(method.queues[0].filled) == 36  # type: ignore[index, union-attr]
     scores = torch.randn(16, 12)
-    method.before_step(Moment(3, 3 / STEPS, 1.0))
+    method.before_step(StepInfo(3, 3 / STEPS, 1.0))
     alone = method._assign(0, scores)  # type: ignore[operator]
     state = method.state_dict()
     state["queues.0.filled"] = torch.zeros_like(state["queues.0.filled"])
     method.load_state_dict(state)
-    method.before_step(Moment(3, 3 / STEPS, 1.0))
+    method.before_step(StepInfo(3, 3 / STEPS, 1.0))
     assert not torch.allclose(alone, method._assign(0, scores))  # type: ignore[operator]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.evaluate.classify import calibration_error, measure, wilson
 from sslscale.losses import sharpen, smooth_labels, soft_cross_entropy
 from sslscale.methods.method import build_method
@@ -58,8 +58,8 @@ def batches(seed: int = 0, labeled: int = 4, ratio: int = 3) -> tuple[dict[str, 
     label = torch.randint(0, K, (labeled,), generator=g)
     image = lambda z: z.float()[:, None, None, :].expand(-1, 3, 1, -1)  # noqa: E731
     made = {
-        "labeled": Batch((image(first),), torch.arange(labeled), label=label),
-        "pseudo": Batch((image(second),), torch.arange(labeled * ratio), soft=soft.float()),
+        "labeled": Batch((image(first),), torch.arange(labeled), {"label": label}),
+        "pseudo": Batch((image(second),), torch.arange(labeled * ratio), {"soft_label": soft.float()}),
     }
     return made, first, second
 
@@ -75,7 +75,7 @@ def method(**changes: object) -> NoisyStudentMethod:
 def test_the_loss_is_the_papers_average(smoothing: float) -> None:
     batch, first, second = batches()
     losses = method(label_smoothing=smoothing)(batch)
-    label, soft = batch["labeled"].label, batch["pseudo"].soft
+    label, soft = batch["labeled"].label, batch["pseudo"].soft_label
     assert label is not None and soft is not None
     expected = literal_loss(first.numpy(), label.numpy(), second.numpy(), soft.double().numpy(), smoothing)
     assert float(losses.total) == pytest.approx(expected, rel=1e-6)
@@ -83,7 +83,7 @@ def test_the_loss_is_the_papers_average(smoothing: float) -> None:
 
 def test_hard_labels_are_the_teachers_argmax_smoothed() -> None:
     batch, first, second = batches(1)
-    label, soft = batch["labeled"].label, batch["pseudo"].soft
+    label, soft = batch["labeled"].label, batch["pseudo"].soft_label
     assert label is not None and soft is not None
     hard = np.full((12, K), 0.1 / K)
     hard[np.arange(12), soft.argmax(-1).numpy()] += 0.9
@@ -116,13 +116,13 @@ def test_closed_forms() -> None:
 
 def test_no_gradient_reaches_the_pseudo_labels_or_the_average() -> None:
     batch, _, _ = batches()
-    soft = batch["pseudo"].soft
+    soft = batch["pseudo"].soft_label
     assert soft is not None and not soft.requires_grad
     trained = build_method(NoisyStudent(unlabeled_ratio=3, ema=0.9), ModelConfig(name="wrn_10_0.5"), K)
     images = torch.randn(16, 3, 8, 8)
     made = {
-        "labeled": Batch((images[:4],), torch.arange(4), label=torch.arange(4)),
-        "pseudo": Batch((images[4:],), torch.arange(12), soft=soft),
+        "labeled": Batch((images[:4],), torch.arange(4), {"label": torch.arange(4)}),
+        "pseudo": Batch((images[4:],), torch.arange(12), {"soft_label": soft}),
     }
     trained(made).total.backward()
     assert isinstance(trained, NoisyStudentMethod) and trained.average is not None

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError
 from sslscale.methods.dinov2 import DINOv2
 from sslscale.methods.dinov2.method import DINOv2Method
@@ -85,7 +85,7 @@ def test_mae_is_the_mean_squared_error_of_masked_patches(normalize: bool) -> Non
 
 def test_mae_sees_only_what_is_not_masked() -> None:
     torch.manual_seed(0)
-    method = MAEMethod(MAE(masked=0.75, width=32, depth=1), ModelConfig(name="vit_32x2_4", grid=4), 10)
+    method = MAEMethod(MAE(masked=0.75, width=32, depth=1), ModelConfig(name="vit_32x2_4", grid=4))
     x = torch.randn(2, 3, 16, 16, requires_grad=True)
     seen: list[torch.Tensor] = []
     method.backbone.blocks[0].register_forward_hook(lambda m, i, o: seen.append(o))  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def test_mae_sees_only_what_is_not_masked() -> None:
 def test_mae_compares_each_masked_patch_with_its_own_pixels() -> None:
     """A decoder that knows the image is right everywhere, and asked for all patches that were not seen."""
     torch.manual_seed(0)
-    method = MAEMethod(MAE(masked=0.75, normalize=False, width=32, depth=1), ModelConfig(name="vit_32x1_4", grid=4), 10)
+    method = MAEMethod(MAE(masked=0.75, normalize=False, width=32, depth=1), ModelConfig(name="vit_32x1_4", grid=4))
     x = torch.randn(3, 3, 16, 16)
     asked: list[set[int]] = []
 
@@ -150,7 +150,7 @@ def test_the_decoder_is_the_published_one_whatever_the_order(depth: int) -> None
 
 def test_every_patch_is_masked_alike_often() -> None:
     torch.manual_seed(0)
-    method = MAEMethod(MAE(masked=0.75, width=32, depth=1), ModelConfig(name="vit_32x1_4", grid=4), 10)
+    method = MAEMethod(MAE(masked=0.75, width=32, depth=1), ModelConfig(name="vit_32x1_4", grid=4))
     x = torch.randn(4000, 3, 16, 16)
     patches, _ = method.backbone.patches(x)
     patches = patches + method.backbone.positions[:, 1:]
@@ -166,7 +166,7 @@ def test_every_patch_is_masked_alike_often() -> None:
 def test_dinov2s_student_does_not_see_masked_patches_and_its_teacher_sees_all() -> None:
     torch.manual_seed(0)
     recipe = DINOv2(prototypes=16, hidden=16, bottleneck=8)
-    method = DINOv2Method(recipe, ModelConfig(name="vit_32x1_4", grid=4), 10)
+    method = DINOv2Method(recipe, ModelConfig(name="vit_32x1_4", grid=4))
     torch.nn.init.normal_(method.mask_token)
     images = Batch((*torch.randn(2, 8, 3, 16, 16), *torch.randn(2, 8, 3, 8, 8)), torch.arange(8))
     entered: dict[str, list[torch.Tensor]] = {"student": [], "teacher": []}

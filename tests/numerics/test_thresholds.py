@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.methods.dash import Dash
 from sslscale.methods.dash import method as dash
 from sslscale.methods.fixmatch import FixMatch
@@ -71,8 +71,8 @@ def test_fixmatch() -> None:
     assert 0 < sum(kept) < UNLABELED
     losses = run(method, batch)
     assert float(losses.total) == pytest.approx(supervised(batch) + total / UNLABELED, rel=1e-5)
-    assert losses.guess is not None and losses.guess.kept.tolist() == kept
-    assert losses.guess.label.tolist() == [largest(softmax(z)) for z in rows(batch["unlabeled"].views[0])]
+    assert losses.pseudo_labels is not None and losses.pseudo_labels.weight.tolist() == kept
+    assert losses.pseudo_labels.label.tolist() == [largest(softmax(z)) for z in rows(batch["unlabeled"].views[0])]
 
 
 @pytest.mark.parametrize("recipe", [FixMatch(), UDA(), FlexMatch(), FreeMatch(), SoftMatch(), Dash(warmup=0.1)])
@@ -102,7 +102,7 @@ def test_ctaugment_learns_what_is_still_known() -> None:
     g = torch.Generator().manual_seed(0)
     image = lambda n: torch.rand(n, 3, 8, 8, generator=g)  # noqa: E731
     batch = {
-        "labeled": Batch((image(4), image(4)), torch.arange(4), torch.zeros(4, dtype=torch.long)),
+        "labeled": Batch((image(4), image(4)), torch.arange(4), {"label": torch.zeros(4, dtype=torch.long)}),
         "unlabeled": Batch((image(12), image(12)), torch.arange(12)),
     }
     for label, right in ((0, True), (1, False)):

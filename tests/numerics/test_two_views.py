@@ -108,7 +108,7 @@ MODEL = ModelConfig(name="wrn_10_0.5")
 
 
 def test_simsiams_predictor_keeps_its_rate() -> None:
-    method = SimSiamMethod(SimSiam(projection=16, hidden=8), MODEL, 10)
+    method = SimSiamMethod(SimSiam(projection=16, hidden=8), MODEL)
     groups = build_optimizer(method, OptimConfig(lr=0.1)).param_groups
     constant = {id(p) for group in groups if not group["scheduled"] for p in group["params"]}
     assert constant == {id(p) for p in method.predictor.parameters()}

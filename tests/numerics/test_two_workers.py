@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import traceback
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
 from sslscale import distributed
-from sslscale.data.loader import Stream
 from sslscale.data.samples import open_described, open_images, open_samples
 from sslscale.data.shards import read_index
+from sslscale.data.stream import Stream
 from sslscale.errors import DataError
 from sslscale.graph.dag import Resources, Strategy
 from sslscale.methods.method import build_method
@@ -28,7 +27,7 @@ from sslscale.nn.batch_norm import use_global
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.fit import fit
 from sslscale.train.strategy import build_engine
-from tests.configurations import CONFIG, CONFIGS, STEPS
+from tests.configurations import CONFIG, CONFIGS, STEPS, Rows
 
 
 def configuration(name: str, strategy: Strategy) -> TrainConfig:
@@ -57,30 +56,18 @@ def train(
         samples["labeled"] = open_described(folder, described, ("labeled",), labels=True)
     if name == "feature_distillation":
         samples["images"] = open_described(folder, described, ("labeled", "unlabeled"))
+    data = dataclasses.replace(config, seed=1)
     streams = {
-        name: Stream(
-            name,
-            samples[name],
-            batch_size=size,
-            seed=1,
-            image=config.image,
-            views=config.views(name),
-            cache=None,
-            cache_bytes=0,
-            threads=1,
-        )
-        for name, size in config.method.batch_sizes(config.batch_size).items()
+        spec.name: Stream.of(spec, samples[spec.name], data, cache=None, cache_bytes=0, threads=1)
+        for spec in config.method.streams
     }
     torch.manual_seed(0)
     method = build_method(config.method, config.model, 10)
     method.prepare({n: len(s) for n, s in streams.items()}, config)
     engine = build_engine(method, config, STEPS, torch.device("cpu"), Resources(strategy=strategy))
-    rows: list[dict[str, float]] = []
-
-    def on_log(step: int, metrics: Mapping[str, float]) -> None:
-        rows.append({n: v for n, v in metrics.items() if n != "images_per_s"})
-
-    fit(engine, streams, on_log=on_log)
+    kept = Rows()
+    fit(engine, streams, recorder=kept)
+    rows = [{n: v for n, v in row.items() if n != "images_per_s"} for row in kept.rows]
     return rows, {name: tensor.clone() for name, tensor in engine.state_dict()["method"].items() if tensor is not None}
 
 

@@ -218,8 +218,8 @@ def test_wrong_and_missing_parts_are_told_at_their_place(overrides: list[str], e
 
 def test_what_is_missing_without_a_default_of_its_own_is_told() -> None:
     values = yaml.safe_load((ROOT / "configs/semi_supervised/fixmatch_digits.yaml").read_text())
-    del values["train"]["augment_strong"]
-    with pytest.raises(ConfigError, match=r"train\.augment_strong: is what this method's strong views need"):
+    del values["train"]["views"]
+    with pytest.raises(ConfigError, match=r"train\.views: fixmatch needs views\.strong: how its strong views are made"):
         experiment.of_values("fixmatch.yaml", values, [])
 
 

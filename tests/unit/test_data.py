@@ -11,11 +11,12 @@ import torch
 
 from sslscale.data import pack, rng, sources
 from sslscale.data.fingerprint import fingerprint
-from sslscale.data.loader import Loader, Stream
+from sslscale.data.loader import Loader
 from sslscale.data.order import Order
 from sslscale.data.samples import open_samples
 from sslscale.data.shards import Sample, read_index, write_shards
 from sslscale.data.split import is_labeled, split
+from sslscale.data.stream import Stream
 from sslscale.errors import ConfigError, DataError
 from sslscale.settings.augment import AugmentConfig, RandAugmentConfig
 from sslscale.settings.data import PackConfig
@@ -145,7 +146,7 @@ def test_bad_images_stop_or_are_counted(tmp_path: Path, cached: bool) -> None:
     skipping = stream(folder, cache, 149, on_bad_sample="skip")
     seen = torch.cat([b["labeled"].index for b in Loader({"labeled": skipping}, 2)])
     assert len(skipping) == (149 if cached else 150) and len(seen) == 298
-    assert sum(map(len, skipping.images.bad)) == 1
+    assert sum(map(len, skipping._reader.bad)) == 1
     many = broken(tmp_path / "many", 5, 145)
     with pytest.raises(DataError, match="over 1 % of the images"):
         list(Loader({"labeled": stream(many, cache, 145, on_bad_sample="skip")}, 2))

@@ -8,9 +8,9 @@ import platform
 import pytest
 import torch
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError
-from sslscale.methods.method import Moment, build_method
+from sslscale.methods.method import StepInfo, build_method
 from sslscale.methods.settings import method_names
 from sslscale.methods.supervised import Supervised
 from sslscale.nn.batch_norm import use_global
@@ -36,8 +36,8 @@ def updated(config: TrainConfig, *, eval_norms: bool = True) -> tuple[dict[str, 
                 module.eval()
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(12, 3, 8, 8, generator=generator)
-    batch = {"labeled": Batch((images,), torch.arange(12), torch.arange(12) % 10)}
-    parts, _ = engine.train_step(batch, Moment(0, 0.0, 0.0))
+    batch = {"labeled": Batch((images,), torch.arange(12), {"label": torch.arange(12) % 10})}
+    parts, _ = engine.train_step(batch, StepInfo(0, 0.0, 0.0))
     return dict(method.state_dict()), {name: float(value) for name, value in parts.items()}
 
 

@@ -18,9 +18,10 @@ from PIL import Image
 
 from sslscale.data import cache, decode
 from sslscale.data.images import Images
-from sslscale.data.loader import Loader, Stream
+from sslscale.data.loader import Loader
 from sslscale.data.samples import open_samples
 from sslscale.data.shards import Sample, Shards, read_index, write_shards
+from sslscale.data.stream import Stream
 from sslscale.errors import DataError
 from sslscale.settings.augment import AugmentConfig, JitterConfig
 from sslscale.settings.model import ImageConfig
@@ -269,9 +270,9 @@ def test_small_images_of_one_shape_are_cropped_as_a_batch(tmp_path: Path, digits
     options: dict = {"batch_size": 50, "seed": 0, "image": image, "views": views, "cache_bytes": 1 << 30, "threads": 1}
     batch = Stream("x", samples, cache=tmp_path, **options)
     single = Stream("x", samples, cache=None, **options)
-    assert batch._batched and not single._batched
+    assert batch._reader.whole_batches and not single._reader.whole_batches
     a, b = batch.finish(batch.load(*batch.choose(0))), single.finish(single.load(*single.choose(0)))
-    assert a.label is not None and b.label is not None and a.label.equal(b.label)
+    assert a.label.equal(b.label)
     difference = (a.views[0] - b.views[0]).abs() * 0.225 * 255
     assert float(difference.max()) < 1.1  # one rounds to integers
     assert np.isfinite(difference.numpy()).all()
@@ -306,7 +307,7 @@ def test_crops_of_whole_batches_are_those_of_single_images(
             threads=2,
             whole_batches=whole,
         )
-        assert stream._batched == whole
+        assert stream._reader.whole_batches == whole
         found.append(stream.finish(stream.load(*stream.choose(0))).views)
     for batch, single in zip(*found, strict=True):
         assert batch.shape == (12, 3, 24, 24)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sslscale.data.loader import Batch, Stream
+from sslscale.data.batch import Batch
 from sslscale.data.samples import open_samples
+from sslscale.data.stream import Stream
 from sslscale.errors import DataError
 from sslscale.methods.method import build_method
 from sslscale.methods.supervised import Supervised
@@ -25,6 +26,7 @@ from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
 from sslscale.train.lars import LARS
 from sslscale.train.optim import step_if
+from tests.configurations import Rows
 
 
 class OnDevice:
@@ -178,9 +180,9 @@ def train(folder: Path, digits: Path, monkeypatch: pytest.MonkeyPatch, bad: set[
         return real(self, batch)
 
     monkeypatch.setattr(Engine, "_forward", forward)
-    rows: list[dict[str, float]] = []
-    fit(engine, {"labeled": stream}, folder=folder / "state", on_log=lambda step, metrics: rows.append(dict(metrics)))
-    return engine, rows
+    kept = Rows(folder / "state")
+    fit(engine, {"labeled": stream}, recorder=kept)
+    return engine, kept.rows
 
 
 def test_a_training_stops_at_gradients_that_are_not_finite(

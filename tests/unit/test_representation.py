@@ -13,7 +13,7 @@ import torch
 
 from sslscale import experiment
 from sslscale.cluster.warned import Warnings, warned
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError, DataError
 from sslscale.evaluate.patches import PatchMean
 from sslscale.graph import dag
@@ -47,7 +47,7 @@ VIT = dataclasses.replace(
     BASE,
     method=DINOv2(prototypes=32, hidden=32, bottleneck=8),
     model=ModelConfig(name="vit_32x2_2", grid=4),
-    augment_local=AugmentConfig(crop="resized", scale=(0.1, 0.4), size=4, count=2),
+    views={"local": AugmentConfig(crop="resized", scale=(0.1, 0.4), size=4, count=2)},
     optim=OptimConfig(name="adamw", lr=1e-3),
     keep_method=True,
 )
@@ -171,7 +171,7 @@ def test_a_method_goes_on_at_a_higher_resolution_with_all_it_has(context: Contex
     high = planned["pretrain/high_resolution"].config
     assert (high.method.warmup_epochs, high.method.freeze_last) == (0, 0)  # the first training has had them
     assert planned["pretrain"].config.method.warmup_epochs == 30
-    assert high.image.size == 448 and high.augment_local.size == 192 and not high.keep_method
+    assert high.image.size == 448 and high.views["local"].size == 192 and not high.keep_method
     assert (
         planned["pretrain"].config.keep_method and planned["pretrain/high_resolution"].inputs["init"].name == "pretrain"
     )

@@ -36,7 +36,7 @@ BASE = TrainConfig(
     model=ModelConfig(name="wrn_10_0.5"),
     image=ImageConfig(size=8),
     augment=AugmentConfig(crop="pad", padding=1),
-    augment_strong=STRONG,
+    views={"strong": STRONG},
     optim=OptimConfig(lr=0.05),
     batch_size=20,
     num_steps=60,
@@ -126,13 +126,11 @@ def test_parts_of_a_batch_are_counted_together(packed: Path, context: Context) -
 
 def test_what_is_remembered_of_images_survives_a_restart(packed: Path, context: Context) -> None:
     """FlexMatch's classes and temporal ensembling's means; the second from a file that is mapped into memory."""
-    for method, strong in (
-        (FlexMatch(unlabeled_ratio=2, threshold=0.15), STRONG),
-        (TemporalEnsembling(unlabeled_ratio=4), None),
+    for method, views in (
+        (FlexMatch(unlabeled_ratio=2, threshold=0.15), {"strong": STRONG}),
+        (TemporalEnsembling(unlabeled_ratio=4), {}),
     ):
-        config = dataclasses.replace(
-            BASE, method=method, augment_strong=strong, num_steps=40, save_every=20, splits=SPLITS
-        )
+        config = dataclasses.replace(BASE, method=method, views=views, num_steps=40, save_every=20, splits=SPLITS)
         whole, cut = context(f"{method.name}-whole"), context(f"{method.name}-cut")
         train(whole, config, data=dataset(packed))
 
@@ -171,9 +169,9 @@ def test_what_a_user_may_get_wrong(packed: Path, tmp_path: Path, context: Contex
     large = dataclasses.replace(BASE, method=FixMatch(unlabeled_ratio=100))
     with pytest.raises(ConfigError, match=r"2,?000 unlabeled images is larger than the"):
         train(context("large"), large, data=dataset(packed))
-    with pytest.raises(ValueError, match="augment_strong: is what this method's strong views need"):
-        dataclasses.replace(BASE, augment_strong=None)
-    with pytest.raises(ValueError, match="augment_strong: this method has no strong views"):
+    with pytest.raises(ValueError, match="views: fixmatch needs views"):
+        dataclasses.replace(BASE, views={})
+    with pytest.raises(ValueError, match="temporal_ensembling has no such view; its views: weak"):
         dataclasses.replace(BASE, method=TemporalEnsembling())
     with pytest.raises(ConfigError, match="is not a semi-supervised method"):
         experiment.load("configs/semi_supervised/fixmatch_digits.yaml", ["train.method={name: supervised}"])

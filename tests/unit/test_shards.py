@@ -37,7 +37,7 @@ def test_the_same_samples_make_the_same_bytes_and_come_back(tmp_path: Path) -> N
     assert opened.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert [opened.key(i) for i in range(6)] == [f"a/{i:04d}" for i in range(6)]
     assert bytes(opened.shards[1].encoded(0)) == IMAGES[3]
-    soft = opened.soft(np.arange(6))
+    soft = opened.field("soft_label", np.arange(6))
     assert soft is not None and soft.shape == (6, 10) and np.allclose(soft, 0.1)
 
 

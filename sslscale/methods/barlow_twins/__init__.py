@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import MethodSettings
+from sslscale.methods.settings import SelfSupervised
 
 
 @dataclass(frozen=True, kw_only=True)
-class BarlowTwins(MethodSettings):
+class BarlowTwins(SelfSupervised):
     """Barlow Twins (Zbontar et al. 2021, arXiv:2103.03230): published with LARS and batches of 2,048."""
 
-    num_views: ClassVar[int] = 2
     name: Literal["barlow_twins"] = "barlow_twins"  # pyright: ignore[reportIncompatibleVariableOverride]
     off_diagonal: float = 0.0051  # lambda of eq. 1
     projection: int = 8192  # width of the projector's three layers
@@ -24,11 +22,7 @@ class BarlowTwins(MethodSettings):
         require(self.off_diagonal > 0, "off_diagonal", "must be positive")
         require(self.projection > 0, "projection", "must be positive")
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"images": batch_size}
-
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
         return "it compares the images of a batch with one another"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import in_float32
 from sslscale.methods.barlow_twins import BarlowTwins
 from sslscale.methods.method import Losses, Method
@@ -42,17 +42,16 @@ def barlow_twins_loss(
 class BarlowTwinsMethod(Method):
     """A backbone, and a projector of three layers that is thrown away afterwards."""
 
-    def __init__(self, recipe: BarlowTwins, model: ModelConfig, num_outputs: int):
+    def __init__(self, settings: BarlowTwins, model: ModelConfig):
         super().__init__()
-        del num_outputs
-        self.recipe = recipe
+        self.settings = settings
         self.backbone, width = build_backbone(model)
-        self.projector = mlp([width, *[recipe.projection] * 3])
+        self.projector = mlp([width, *[settings.projection] * 3])
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         # one view after the other: each has its own batch statistics, as in the authors' code
         first, second = (self.projector(self.backbone(view)) for view in batch["images"].views)
-        loss = barlow_twins_loss(first, second, self.recipe.off_diagonal)
+        loss = barlow_twins_loss(first, second, self.settings.off_diagonal)
         return Losses(loss, {"loss": loss.detach()}, first.detach())
 
     @property

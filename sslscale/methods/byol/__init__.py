@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import MethodSettings
+from sslscale.methods.settings import SelfSupervised
 
 
 @dataclass(frozen=True, kw_only=True)
-class BYOL(MethodSettings):
+class BYOL(SelfSupervised):
     """BYOL (Grill et al. 2020, arXiv:2006.07733): published with LARS and batches of 4,096, and with views
-    that are not made alike (`augment_second` of the training).
+    that are not made alike (`views.second` of the training).
 
     `momentum` is where the target network's begins; it rises to 1 by a cosine (section 3.2).
     """
 
-    num_views: ClassVar[int] = 2
     name: Literal["byol"] = "byol"  # pyright: ignore[reportIncompatibleVariableOverride]
     momentum: float = 0.996
     projection: int = 256
@@ -29,7 +27,3 @@ class BYOL(MethodSettings):
         require(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)")
         require(self.projection > 0, "projection", "must be positive")
         require(self.hidden > 0, "hidden", "must be positive")
-
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"images": batch_size}

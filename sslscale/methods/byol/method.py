@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.methods.byol import BYOL
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
@@ -31,13 +31,12 @@ def byol_loss(predicted: Float[Tensor, "batch dim"], target: Float[Tensor, "batc
 class BYOLMethod(Method):
     """An online backbone, projector and predictor, and a target backbone and projector that follow by average."""
 
-    def __init__(self, recipe: BYOL, model: ModelConfig, num_outputs: int):
+    def __init__(self, settings: BYOL, model: ModelConfig):
         super().__init__()
-        del num_outputs
-        self.recipe = recipe
+        self.settings = settings
         self.backbone, width = build_backbone(model)
-        self.projector = mlp([width, recipe.hidden, recipe.projection])
-        self.predictor = mlp([recipe.projection, recipe.hidden, recipe.projection])
+        self.projector = mlp([width, settings.hidden, settings.projection])
+        self.predictor = mlp([settings.projection, settings.hidden, settings.projection])
         online = nn.Sequential(self.backbone, self.projector)
         self.target = copy.deepcopy(online).requires_grad_(False)
 
@@ -51,7 +50,7 @@ class BYOLMethod(Method):
         return Losses(loss, {"loss": loss.detach()}, embeddings[0].detach())
 
     def after_step(self, step: int, progress: float) -> None:
-        momentum = cosine_momentum(self.recipe.momentum, progress)  # section 3.2
+        momentum = cosine_momentum(self.settings.momentum, progress)  # section 3.2
         online = nn.Sequential(self.backbone, self.projector)
         update_ema(self.target, online, momentum, buffers=False)
 

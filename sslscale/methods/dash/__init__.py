@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
 from sslscale.methods.settings import SemiSupervised
@@ -15,8 +15,6 @@ class Dash(SemiSupervised):
     rho, where rho is the labelled loss after a warm-up on labels alone, and t grows by 1 every `every` of the
     training. Above `rho_min` the targets are soft, sharpened by `temperature`; at it they are hard.
     """
-
-    strong_views: ClassVar[int] = 1
 
     name: Literal["dash"] = "dash"  # pyright: ignore[reportIncompatibleVariableOverride]
     unlabeled_ratio: int = 7
@@ -38,6 +36,6 @@ class Dash(SemiSupervised):
         require(0 < self.every <= 1, "every", "is a share of the training, above 0 to 1")
 
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
         return "its bound follows whole batches"

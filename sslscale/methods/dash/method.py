@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import soft_cross_entropy
 from sslscale.methods.dash import Dash
-from sslscale.methods.method import ClassifierMethod, Guess, Losses
+from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
 from sslscale.nn.classifier import together
 from sslscale.settings.model import ModelConfig
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def bound(recipe: Dash, rho: Float[Tensor, ""], progress: float) -> Float[Tensor, ""]:
+def bound(settings: Dash, rho: Float[Tensor, ""], progress: float) -> Float[Tensor, ""]:
     """Eq. 4: C gamma^-(t-1) rho, no lower than rho_min; t - 1 counts the periods since the warm-up."""
-    periods = int((progress - recipe.warmup) / recipe.every)
-    return (recipe.c * recipe.gamma**-periods * rho).clamp(min=recipe.rho_min)
+    periods = int((progress - settings.warmup) / settings.every)
+    return (settings.c * settings.gamma**-periods * rho).clamp(min=settings.rho_min)
 
 
 class DashMethod(ClassifierMethod):
@@ -37,30 +37,29 @@ class DashMethod(ClassifierMethod):
 
     losses_seen: Tensor
 
-    def __init__(self, recipe: Dash, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
+    def __init__(self, settings: Dash, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
         self.register_buffer("losses_seen", torch.zeros(2, dtype=torch.float64))  # sum and count
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        assert labeled.label is not None
-        recipe = self.recipe
+        settings = self.settings
         logits, weak, strong = together(self.network, labeled.views[0], *unlabeled.views)
         supervised = F.cross_entropy(logits, labeled.label)
         total, count = self.losses_seen.clone()
-        if self.training and 0.75 * recipe.warmup <= self.now.progress < recipe.warmup:
+        if self.training and 0.75 * settings.warmup <= self.step_info.progress < settings.warmup:
             seen = torch.stack([supervised.detach().double(), torch.ones_like(supervised, dtype=torch.float64)])
             self.losses_seen += distributed.all_sum(seen)
-        warm = self.now.progress >= recipe.warmup
+        warm = self.step_info.progress >= settings.warmup
         # without a step in the warm-up's last quarter: the loss of guessing
         first = torch.where(count > 0, total / count.clamp(min=1), math.log(self.num_classes))
-        rho = bound(recipe, first, self.now.progress)
+        rho = bound(settings, first, self.step_info.progress)
         label = weak.detach().argmax(1)
         kept = ((F.cross_entropy(weak.detach(), label, reduction="none") <= rho) & warm).float()
         hard = F.one_hot(label, self.num_classes).float()
-        target = torch.where(rho <= recipe.rho_min, hard, (weak.detach() / recipe.temperature).softmax(1))
+        target = torch.where(rho <= settings.rho_min, hard, (weak.detach() / settings.temperature).softmax(1))
         own = (kept * soft_cross_entropy(strong, target)).mean()
-        guess = Guess(label, kept)
+        pseudo_labels = PseudoLabels(label, kept)
         shown = {"rho": rho.to(supervised.dtype)}
-        return self.losses(logits, labeled.label, supervised, recipe.unlabeled_weight, own, guess, shown)
+        return self.losses(logits, labeled.label, supervised, settings.unlabeled_weight, own, pseudo_labels, shown)

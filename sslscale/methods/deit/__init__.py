@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
 from sslscale.methods.settings import MethodSettings
 from sslscale.settings.model import ModelConfig
+from sslscale.settings.streams import StreamSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class DeiT(MethodSettings):
         require(0 <= self.label_smoothing < 1, "label_smoothing", "must lie in [0, 1)")
         require(0 <= self.ema < 1, "ema", "must lie in [0, 1)")
 
-    def objection(self, model: ModelConfig, size: int) -> str | None:
+    def unsupported_model(self, model: ModelConfig, size: int) -> str | None:
         """DeiT's second token must be there."""
         del size
         return None if model.distillation_token else f"{model.name} needs distillation_token: true for deit"
@@ -41,6 +41,7 @@ class DeiT(MethodSettings):
         """Whether a teacher must be given."""
         return True
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"labeled": batch_size}
+    @property
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """Labelled images, with the teacher's logits if a stage computed them."""
+        return (StreamSpec(name="labeled", source="labeled", fields=("label", "teacher_logits")),)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError
 from sslscale.losses import distillation_loss, smooth_labels, soft_cross_entropy
 from sslscale.methods.deit import DeiT
@@ -33,21 +33,21 @@ class DeiTMethod(TaughtMethod):
     """(1 - weight) cross-entropy of the class token's head + weight * the teacher's loss of the other's. A
     prediction is the mean of both heads' logits."""
 
-    def __init__(self, recipe: DeiT, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
+    def __init__(self, settings: DeiT, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
         if not isinstance(self.network.head, MeanOfHeads):
             raise ConfigError(f"model.name: DeiT needs distillation_token: true, which {model.name} has not here")
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
-        labeled, recipe = batch["labeled"], self.recipe
-        assert labeled.label is not None and isinstance(self.network.head, MeanOfHeads)
+        labeled, settings = batch["labeled"], self.settings
+        assert isinstance(self.network.head, MeanOfHeads)
         features = self.network.dropout(self.network.backbone(labeled.views[0]))
         of_class, of_teacher = (logits.float() for logits in self.network.head.each(features))
-        target = smooth_labels(labeled.label, self.num_classes, recipe.label_smoothing)
+        target = smooth_labels(labeled.label, self.num_classes, settings.label_smoothing)
         supervised = soft_cross_entropy(of_class, target).mean()
-        taught = teacher_loss(of_teacher, self.teacher_logits(labeled), recipe.mode, recipe.temperature)
-        weight = recipe.weight if recipe.weight is not None else {"hard": 0.5, "soft": 0.1}[recipe.mode]
+        taught = teacher_loss(of_teacher, self.teacher_logits(labeled), settings.mode, settings.temperature)
+        weight = settings.weight if settings.weight is not None else {"hard": 0.5, "soft": 0.1}[settings.mode]
         total = (1 - weight) * supervised + weight * taught
         accuracy = ((of_class + of_teacher).argmax(1) == labeled.label).float().mean()
         shown = {"loss": total, "labeled_loss": supervised, "teacher_loss": taught, "train_accuracy": accuracy}

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from sslscale.config import require
-from sslscale.methods.settings import MethodSettings
+from sslscale.methods.settings import FIRST, LOCAL, SECOND, SelfSupervised
+from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class DINO(MethodSettings):
+class DINO(SelfSupervised):
     """DINO (Caron et al. 2021, arXiv:2104.14294): published with AdamW, lr 5e-4 * batch / 256, decay .04 to .4,
-    gradients cut at 3 (each weight's by itself there, all together here), and 8 small crops (`augment_local`).
+    gradients cut at 3 (each weight's by itself there, all together here), and 8 small crops (`views.local`).
     """
 
-    num_views: ClassVar[int] = 2
-    multi_crop: ClassVar[bool] = True
     name: Literal["dino"] = "dino"  # pyright: ignore[reportIncompatibleVariableOverride]
     student_temperature: float = 0.1
     teacher_temperature: float = 0.04  # where it begins
@@ -44,15 +42,16 @@ class DINO(MethodSettings):
         require(self.hidden > 0, "hidden", "must be positive")
         require(self.bottleneck > 0, "bottleneck", "must be positive")
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"images": batch_size}
-
-    def going_on(self) -> Self:
+    def without_warmup(self) -> Self:
         """Without warm-ups and freezes, which the training before has had."""
         return replace(self, warmup_epochs=0.0, freeze_last=0.0)
 
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
         return "its centre follows whole batches"
+
+    @property
+    def views(self) -> tuple[ViewSpec, ...]:
+        """Two views, and smaller crops if `views.local` of the training names them."""
+        return FIRST, SECOND, LOCAL

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import cross_view_entropy, warm_temperature
 from sslscale.methods.dino import DINO
 from sslscale.methods.method import Losses, Method
@@ -30,37 +30,39 @@ class DINOMethod(Method):
 
     center: Tensor
 
-    def __init__(self, recipe: DINO, model: ModelConfig, num_outputs: int):
+    def __init__(self, settings: DINO, model: ModelConfig):
         super().__init__()
-        del num_outputs
-        self.recipe = recipe
+        self.settings = settings
         self.backbone, width = build_backbone(model)
-        self.head = PrototypeHead(width, recipe.hidden, recipe.bottleneck, recipe.prototypes, norm=recipe.norm)
+        self.head = PrototypeHead(width, settings.hidden, settings.bottleneck, settings.prototypes, norm=settings.norm)
         still, _ = build_backbone(dataclasses.replace(model, survival=1.0))  # the teacher drops no path
-        head = PrototypeHead(width, recipe.hidden, recipe.bottleneck, recipe.prototypes, norm=recipe.norm)
+        head = PrototypeHead(width, settings.hidden, settings.bottleneck, settings.prototypes, norm=settings.norm)
         still.load_state_dict(self.backbone.state_dict())
         head.load_state_dict(self.head.state_dict())
         self.teacher = nn.Sequential(still, head).requires_grad_(False)
-        self.register_buffer("center", torch.zeros(recipe.prototypes))
+        self.register_buffer("center", torch.zeros(settings.prototypes))
 
     @property
     def frozen(self) -> tuple[Tensor, ...]:
-        return (self.head.last.weight,) if self.now.epoch < self.recipe.freeze_last else ()
+        return (self.head.last.weight,) if self.step_info.epoch < self.settings.freeze_last else ()
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
-        views, recipe = batch["images"].views, self.recipe
+        views, settings = batch["images"].views, self.settings
         temperature = warm_temperature(
-            recipe.teacher_temperature, recipe.final_teacher_temperature, recipe.warmup_epochs, self.now.epoch
+            settings.teacher_temperature,
+            settings.final_teacher_temperature,
+            settings.warmup_epochs,
+            self.step_info.epoch,
         )
         with torch.no_grad():
             outputs = self.teacher(torch.cat(views[:2])).float()
             targets = ((outputs - self.center) / temperature).softmax(1).chunk(2)
         features = encode_views(self.backbone, views)
         student = self.head(torch.cat(features)).chunk(len(views))
-        loss = cross_view_entropy(student, targets, recipe.student_temperature)
+        loss = cross_view_entropy(student, targets, settings.student_temperature)
         if self.training:  # eq. 4
             mean = distributed.all_sum(outputs.mean(0)) / distributed.world_size()
-            self.center.lerp_(mean, 1 - recipe.center_momentum)
+            self.center.lerp_(mean, 1 - settings.center_momentum)
         entropy = torch.special.entr(targets[0]).sum(1).mean()
         parts = {
             "loss": loss.detach(),
@@ -71,7 +73,7 @@ class DINOMethod(Method):
         return Losses(loss, parts, features[0].detach())
 
     def after_step(self, step: int, progress: float) -> None:
-        momentum = cosine_momentum(self.recipe.momentum, progress)
+        momentum = cosine_momentum(self.settings.momentum, progress)
         update_ema(self.teacher, nn.Sequential(self.backbone, self.head), momentum, buffers=False)
 
     @property

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from sslscale.config import require
-from sslscale.methods.settings import MethodSettings
+from sslscale.methods.settings import FIRST, LOCAL, SECOND, SelfSupervised
 from sslscale.settings.model import ModelConfig
+from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class DINOv2(MethodSettings):
+class DINOv2(SelfSupervised):
     """DINOv2 (Oquab et al. 2023, arXiv:2304.07193): DINO, masked patches (iBOT, arXiv:2111.07832) and KoLeo, for ViTs
     alone. Published with AdamW, lr .004 * sqrt(batch / 1024), decay .04 to .4 (.2 for the largest).
     """
 
-    num_views: ClassVar[int] = 2
-    multi_crop: ClassVar[bool] = True
     name: Literal["dinov2"] = "dinov2"  # pyright: ignore[reportIncompatibleVariableOverride]
     student_temperature: float = 0.1
     teacher_temperature: float = 0.04  # where it begins
@@ -54,21 +52,22 @@ class DINOv2(MethodSettings):
         require(self.hidden > 0, "hidden", "must be positive")
         require(self.bottleneck > 0, "bottleneck", "must be positive")
 
-    def objection(self, model: ModelConfig, size: int) -> str | None:
+    def unsupported_model(self, model: ModelConfig, size: int) -> str | None:
         """Patches are masked, so there must be some."""
         del size
         wrong = f"{self.name} masks patches, which {model.name} has not: take a vit_SIZE_PATCH"
         return wrong if model.patch is None else None
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"images": batch_size}
-
-    def going_on(self) -> Self:
+    def without_warmup(self) -> Self:
         """Without warm-ups and freezes, which the training before has had."""
         return replace(self, warmup_epochs=0.0, freeze_last=0.0)
 
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
         return "it shares the prototypes out among the images of a batch"
+
+    @property
+    def views(self) -> tuple[ViewSpec, ...]:
+        """Two views, and smaller crops if `views.local` of the training names them."""
+        return FIRST, SECOND, LOCAL

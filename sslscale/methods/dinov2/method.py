@@ -12,7 +12,7 @@ from torch import nn
 
 from sslscale import distributed
 from sslscale.data import rng
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.data.transfer import to_device
 from sslscale.errors import ConfigError
 from sslscale.losses import cross_view_entropy, in_float32, soft_cross_entropy, warm_temperature
@@ -71,30 +71,29 @@ def koleo_loss(features: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
 class DINOv2Method(Method):
     """A student and a teacher, each a ViT, a head for class tokens, one for patches; the teacher's ViT is kept."""
 
-    def __init__(self, recipe: DINOv2, model: ModelConfig, num_outputs: int):
+    def __init__(self, settings: DINOv2, model: ModelConfig):
         super().__init__()
-        del num_outputs
-        self.recipe = recipe
+        self.settings = settings
         self.backbone, width = _build_vit(model)
-        self.heads = nn.ModuleList(self._head(width, norm) for norm in (recipe.norm, False))
+        self.heads = nn.ModuleList(self._head(width, norm) for norm in (settings.norm, False))
         teacher, _ = _build_vit(dataclasses.replace(model, survival=1.0))
         teacher.load_state_dict(self.backbone.state_dict())
-        heads = nn.ModuleList(self._head(width, norm) for norm in (recipe.norm, False))
+        heads = nn.ModuleList(self._head(width, norm) for norm in (settings.norm, False))
         heads.load_state_dict(self.heads.state_dict())
         self.teacher, self.teacher_heads = teacher.requires_grad_(False), heads.requires_grad_(False)
         self.mask_token = nn.Parameter(torch.zeros(width))
 
     def _head(self, width: int, norm: bool) -> PrototypeHead:
-        recipe = self.recipe
-        return PrototypeHead(width, recipe.hidden, recipe.bottleneck, recipe.prototypes, norm=norm)
+        settings = self.settings
+        return PrototypeHead(width, settings.hidden, settings.bottleneck, settings.prototypes, norm=norm)
 
     @property
     def frozen(self) -> tuple[Tensor, ...]:
-        if self.now.epoch >= self.recipe.freeze_last:
+        if self.step_info.epoch >= self.settings.freeze_last:
             return ()
         return tuple(head.last.weight for head in self.heads)  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
 
-    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+    def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """Which patches are masked, where they stand among all tokens, and how much each weighs."""
         images = batch["images"]
         masked = self._masks(images, images.views[0].shape[-1] // self.backbone.patch)
@@ -102,24 +101,27 @@ class DINOv2Method(Method):
         return {name: to_device(value, images.index.device) for name, value in found.items()}
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
-        views, recipe = batch["images"].views, self.recipe
+        views, settings = batch["images"].views, self.settings
         both = torch.cat(views[:2])
         masked, places = drawn["masked"], drawn["places"]
         temperature = warm_temperature(
-            recipe.teacher_temperature, recipe.final_teacher_temperature, recipe.warmup_epochs, self.now.epoch
+            settings.teacher_temperature,
+            settings.final_teacher_temperature,
+            settings.warmup_epochs,
+            self.step_info.epoch,
         )
         with torch.no_grad():
             cls, patches = self.teacher.masked_tokens(both, masked, places=places)
-            targets = sinkhorn(self.teacher_heads[0](cls), temperature, recipe.iterations)
-            patch_targets = sinkhorn(self.teacher_heads[1](patches), temperature, recipe.iterations)
+            targets = sinkhorn(self.teacher_heads[0](cls), temperature, settings.iterations)
+            patch_targets = sinkhorn(self.teacher_heads[1](patches), temperature, settings.iterations)
         cls, patches = self.backbone.masked_tokens(both, masked, self.mask_token, places=places)
         features = [*cls.chunk(2), *encode_views(self.backbone, views[2:])]
         student = self.heads[0](torch.cat(features)).chunk(len(views))
-        global_loss = cross_view_entropy(student, targets.chunk(2), recipe.student_temperature)
+        global_loss = cross_view_entropy(student, targets.chunk(2), settings.student_temperature)
         hidden = self.heads[1](patches)
-        ibot = _weighed(hidden, patch_targets, drawn["weights"], recipe.student_temperature) / len(masked)
+        ibot = _weighed(hidden, patch_targets, drawn["weights"], settings.student_temperature) / len(masked)
         koleo = koleo_loss(features[0]) + koleo_loss(features[1])
-        loss = global_loss + recipe.ibot * ibot + recipe.koleo * koleo
+        loss = global_loss + settings.ibot * ibot + settings.koleo * koleo
         parts = {"loss": loss, "dino": global_loss, "ibot": ibot, "koleo": koleo}
         parts = {name: value.detach() for name, value in parts.items()}
         parts["prototype_entropy"] = usage_entropy(targets)
@@ -127,18 +129,18 @@ class DINOv2Method(Method):
 
     def _masks(self, images: Batch, side: int) -> Bool[Tensor, "images patches"]:
         """Which patches of both global views are masked, on the host: it follows from the step and the image."""
-        recipe = self.recipe
+        settings = self.settings
         index = images.host_index
         every = []
         for view in range(2):
             draws = rng.uniforms(
-                rng.stream_seed(view, "masks"), torch.full_like(index, self.now.step), index, BLOCK_DRAWS
+                rng.stream_seed(view, "masks"), torch.full_like(index, self.step_info.step), index, BLOCK_DRAWS
             )
-            every.append(block_masks(draws, side, recipe.masked_images, recipe.masked_patches))
+            every.append(block_masks(draws, side, settings.masked_images, settings.masked_patches))
         return torch.cat(every)
 
     def after_step(self, step: int, progress: float) -> None:
-        momentum = cosine_momentum(self.recipe.momentum, progress)
+        momentum = cosine_momentum(self.settings.momentum, progress)
         update_ema(self.teacher, self.backbone, momentum, buffers=False)
         update_ema(self.teacher_heads, self.heads, momentum, buffers=False)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import MethodSettings
+from sslscale.methods.settings import SelfSupervised
+from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class EMPSSL(MethodSettings):
+class EMPSSL(SelfSupervised):
     """EMP-SSL (Tong et al. 2023, arXiv:2304.03977): many patches of an image, few passes over the images. Published
     with LARS (`trust` .005), lr .3, batches of 100, 20 to 200 patches of a quarter of the area, 1 to 10 epochs.
     """
@@ -32,15 +32,11 @@ class EMPSSL(MethodSettings):
         require(self.projection > 0, "projection", "must be positive")
 
     @property
-    def num_views(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As many as there are patches."""
-        return self.patches
-
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"images": batch_size}
+    def views(self) -> tuple[ViewSpec, ...]:
+        """The patches."""
+        return (ViewSpec("patch", self.patches),)
 
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
         return "it compares the images of a batch with one another"

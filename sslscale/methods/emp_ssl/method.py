@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import in_float32
 from sslscale.methods.emp_ssl import EMPSSL
 from sslscale.methods.method import Losses, Method
@@ -43,18 +43,17 @@ def patch_invariance(z: Float[Tensor, "patches batch dim"]) -> Float[Tensor, ""]
 class EMPSSLMethod(Method):
     """A backbone, and a projector whose outputs are scaled to length 1."""
 
-    def __init__(self, recipe: EMPSSL, model: ModelConfig, num_outputs: int):
+    def __init__(self, settings: EMPSSL, model: ModelConfig):
         super().__init__()
-        del num_outputs
-        self.recipe = recipe
+        self.settings = settings
         self.backbone, width = build_backbone(model)
-        self.projector = mlp([width, recipe.hidden, recipe.hidden, recipe.projection])
+        self.projector = mlp([width, settings.hidden, settings.hidden, settings.projection])
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         views = batch["images"].views
         z = F.normalize(self.projector(self.backbone(torch.cat(views))).float(), dim=1).unflatten(0, (len(views), -1))
-        rate, agreement = coding_rate(z, self.recipe.epsilon_squared), patch_invariance(z)
-        loss = -rate - self.recipe.invariance * agreement
+        rate, agreement = coding_rate(z, self.settings.epsilon_squared), patch_invariance(z)
+        loss = -rate - self.settings.invariance * agreement
         parts = {"loss": loss, "coding_rate": rate, "invariance": agreement}
         return Losses(loss, {name: value.detach() for name, value in parts.items()}, z[0].detach())
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
 from sslscale.methods.settings import MethodSettings
+from sslscale.settings.streams import StreamSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class FeatureDistillation(MethodSettings):
     def __post_init__(self) -> None:
         require(self.hidden >= 0, "hidden", "must be 0 or more")
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"images": batch_size}
+    @property
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """Every training image with another network's features of it."""
+        return (StreamSpec(name="images", source="all", fields=("features",)),)

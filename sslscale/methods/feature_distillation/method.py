@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.methods.feature_distillation import FeatureDistillation
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
@@ -28,15 +28,19 @@ def feature_distance(
 class FeatureDistillationMethod(Method):
     """Mean squared distance between the features told and those of the other network, each scaled to length 1."""
 
-    def __init__(self, recipe: FeatureDistillation, model: ModelConfig, num_outputs: int):
+    @classmethod
+    def build(cls, settings: FeatureDistillation, model: ModelConfig, num_outputs: int) -> Method:
+        """Make the method for features of so many dimensions."""
+        return cls(settings, model, num_outputs)
+
+    def __init__(self, settings: FeatureDistillation, model: ModelConfig, num_outputs: int):
         super().__init__()
         self.backbone, width = build_backbone(model)
-        hidden = [nn.Linear(width, recipe.hidden), nn.ReLU()] if recipe.hidden else []
-        self.head = nn.Sequential(*hidden, nn.Linear(recipe.hidden or width, num_outputs))
+        hidden = [nn.Linear(width, settings.hidden), nn.ReLU()] if settings.hidden else []
+        self.head = nn.Sequential(*hidden, nn.Linear(settings.hidden or width, num_outputs))
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         images = batch["images"]
-        assert images.features is not None
         loss = feature_distance(self.head(self.backbone(images.views[0])), images.features).mean()
         return Losses(loss, {"loss": loss.detach()})
 

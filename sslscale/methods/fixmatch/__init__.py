@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import SemiSupervised
+from sslscale.methods.settings import STRONG, WEAK, SemiSupervised
+from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,11 +15,9 @@ class FixMatch(SemiSupervised):
     """FixMatch (Sohn et al. 2020, arXiv:2001.07685): a strong view shall have the class of the weak one where that is
     confident. Published with batches of 64, SGD with Nesterov momentum, lr .03, and 2^20 steps.
 
-    With `ctaugment` the strong view is made by operations whose strengths are learned (and cutout); `augment_strong`
+    With `ctaugment` the strong view is made by operations whose strengths are learned (and cutout); `views.strong`
     must then be left out.
     """
-
-    strong_views: ClassVar[int] = 1
 
     name: Literal["fixmatch"] = "fixmatch"  # pyright: ignore[reportIncompatibleVariableOverride]
     unlabeled_ratio: int = 7
@@ -31,10 +30,16 @@ class FixMatch(SemiSupervised):
         require(0 <= self.threshold <= 1, "threshold", "must lie between 0 and 1")
 
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
         return "CTAugment's rates follow whole batches" if self.ctaugment else ""
 
-    def views(self, stream: str) -> tuple[int, int]:
-        """Weak and strong views of an image; with CTAugment the method makes the strong view of a second weak one."""
-        return (2, 0) if self.ctaugment else super().views(stream)
+    @property
+    def labeled_views(self) -> tuple[ViewSpec, ...]:
+        """One view; with CTAugment a second one, which it learns from."""
+        return (ViewSpec("weak", 2),) if self.ctaugment else (WEAK,)
+
+    @property
+    def unlabeled_views(self) -> tuple[ViewSpec, ...]:
+        """A weak and a strong view; with CTAugment the method makes the strong one of a second weak one."""
+        return (ViewSpec("weak", 2),) if self.ctaugment else (WEAK, STRONG)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import hard_consistency
 from sslscale.methods.fixmatch import FixMatch
-from sslscale.methods.method import ClassifierMethod, Guess, Losses
+from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
 from sslscale.nn.classifier import together
 from sslscale.nn.learned_augment import LearnedAugment
 from sslscale.settings.model import ModelConfig
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 def fixmatch_loss(
     weak: Float[Tensor, "batch classes"], strong: Float[Tensor, "batch classes"], threshold: float
-) -> tuple[Float[Tensor, ""], Guess]:
+) -> tuple[Float[Tensor, ""], PseudoLabels]:
     """Eq. 4: 1(max q >= threshold) H(argmax q, p_strong), the mean over the batch, with q = softmax(weak), through
     which no gradient flows."""
     confidence, label = weak.detach().softmax(1).max(1)
     kept = (confidence >= threshold).float()
-    return hard_consistency(strong, label, kept), Guess(label, kept)
+    return hard_consistency(strong, label, kept), PseudoLabels(label, kept)
 
 
 class FixMatchMethod(ClassifierMethod):
@@ -38,32 +38,30 @@ class FixMatchMethod(ClassifierMethod):
     With CTAugment the strong view is made here of a second weak one; a second view of the labelled images teaches it.
     """
 
-    def __init__(self, recipe: FixMatch, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
-        self.learned = LearnedAugment() if recipe.ctaugment else None
+    def __init__(self, settings: FixMatch, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
+        self.learned = LearnedAugment() if settings.ctaugment else None
 
     def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
         super().prepare(num_images, config, scratch)
         if self.learned is not None:
             self.learned.prepare(config.image, config.seed)
 
-    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+    def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """CTAugment's view of the unlabelled images, if it makes one."""
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         if self.learned is None:
             return {}
-        assert labeled.label is not None
         if self.training:
-            self.learned.learn(self.result, labeled.views[1], labeled.host_index, labeled.label, self.now.step)
-        return {"strong": self.learned.strong(unlabeled.views[1], unlabeled.host_index, self.now.step)}
+            self.learned.learn(self.result, labeled.views[1], labeled.host_index, labeled.label, self.step_info.step)
+        return {"strong": self.learned.strong(unlabeled.views[1], unlabeled.host_index, self.step_info.step)}
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        assert labeled.label is not None
         first, second = unlabeled.views
         second = drawn.get("strong", second)
         logits, weak, strong = together(self.network, labeled.views[0], first, second)
         supervised = F.cross_entropy(logits, labeled.label)
-        own, guess = fixmatch_loss(weak, strong, self.recipe.threshold)
-        return self.losses(logits, labeled.label, supervised, self.recipe.unlabeled_weight, own, guess)
+        own, pseudo_labels = fixmatch_loss(weak, strong, self.settings.threshold)
+        return self.losses(logits, labeled.label, supervised, self.settings.unlabeled_weight, own, pseudo_labels)

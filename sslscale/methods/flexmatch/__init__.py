@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
 from sslscale.methods.settings import SemiSupervised
@@ -15,8 +15,6 @@ class FlexMatch(SemiSupervised):
     unlabelled images are confidently of it.
     """
 
-    strong_views: ClassVar[int] = 1
-
     name: Literal["flexmatch"] = "flexmatch"  # pyright: ignore[reportIncompatibleVariableOverride]
     unlabeled_ratio: int = 7
     threshold: float = 0.95
@@ -27,6 +25,6 @@ class FlexMatch(SemiSupervised):
         require(0 <= self.threshold <= 1, "threshold", "must lie between 0 and 1")
 
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
         return "its thresholds follow whole batches"

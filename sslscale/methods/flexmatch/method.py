@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import count_classes, hard_consistency
 from sslscale.methods.flexmatch import FlexMatch
-from sslscale.methods.method import ClassifierMethod, Guess, Losses
+from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
 from sslscale.nn.classifier import together
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.train import TrainConfig
@@ -41,9 +41,9 @@ class FlexMatchMethod(ClassifierMethod):
 
     selected: Tensor
 
-    def __init__(self, recipe: FlexMatch, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
+    def __init__(self, settings: FlexMatch, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
         self.register_buffer("selected", torch.zeros(0, dtype=torch.int16))
 
     def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
@@ -51,17 +51,16 @@ class FlexMatchMethod(ClassifierMethod):
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        assert labeled.label is not None
         logits, weak, strong = together(self.network, labeled.views[0], *unlabeled.views)
         supervised = F.cross_entropy(logits, labeled.label)
         confidence, label = weak.detach().softmax(1).max(1)
         status = learning_status(self.selected, self.num_classes)[label]
-        kept = (confidence >= self.recipe.threshold * status / (2 - status)).float()
+        kept = (confidence >= self.settings.threshold * status / (2 - status)).float()
         if self.training:
-            self._select(unlabeled.index, label, confidence >= self.recipe.threshold)
+            self._select(unlabeled.index, label, confidence >= self.settings.threshold)
         own = hard_consistency(strong, label, kept)
-        guess = Guess(label, kept)
-        return self.losses(logits, labeled.label, supervised, self.recipe.unlabeled_weight, own, guess)
+        pseudo_labels = PseudoLabels(label, kept)
+        return self.losses(logits, labeled.label, supervised, self.settings.unlabeled_weight, own, pseudo_labels)
 
     def _select(self, index: Int[Tensor, " batch"], label: Int[Tensor, " batch"], sure: Tensor) -> None:
         index, label, sure = (distributed.gather(x) for x in (index, label, sure.to(torch.uint8)))

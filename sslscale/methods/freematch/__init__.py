@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
 from sslscale.methods.settings import SemiSupervised
@@ -14,8 +14,6 @@ class FreeMatch(SemiSupervised):
     """FreeMatch (Wang et al. 2023, arXiv:2205.07246): as FixMatch, with thresholds that follow the mean confidence,
     for each class by its mean probability, and a term for classes that are predicted alike often (`fairness_weight`).
     """
-
-    strong_views: ClassVar[int] = 1
 
     name: Literal["freematch"] = "freematch"  # pyright: ignore[reportIncompatibleVariableOverride]
     unlabeled_ratio: int = 7
@@ -29,6 +27,6 @@ class FreeMatch(SemiSupervised):
         require(self.fairness_weight >= 0, "fairness_weight", "must be 0 or more")
 
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
         return "its thresholds follow whole batches"

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import count_classes, hard_consistency
 from sslscale.methods.freematch import FreeMatch
-from sslscale.methods.method import ClassifierMethod, Guess, Losses
+from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
 from sslscale.nn.classifier import together
 from sslscale.settings.model import ModelConfig
 
@@ -57,17 +57,16 @@ class FreeMatchMethod(ClassifierMethod):
     probability: Tensor
     histogram: Tensor
 
-    def __init__(self, recipe: FreeMatch, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
+    def __init__(self, settings: FreeMatch, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
         self.register_buffer("confidence", torch.tensor(1 / num_classes))
         self.register_buffer("probability", torch.full((num_classes,), 1 / num_classes))
         self.register_buffer("histogram", torch.full((num_classes,), 1 / num_classes))
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        assert labeled.label is not None
-        recipe = self.recipe
+        settings = self.settings
         logits, weak, strong = together(self.network, labeled.views[0], *unlabeled.views)
         supervised = F.cross_entropy(logits, labeled.label)
         probs = weak.detach().softmax(1)
@@ -77,13 +76,13 @@ class FreeMatchMethod(ClassifierMethod):
         kept = (confidence >= self.confidence * (self.probability / self.probability.max())[label]).float()
         own = hard_consistency(strong, label, kept)
         fairness = fairness_loss(strong, kept, self.probability, self.histogram)
-        terms = recipe.unlabeled_weight * own + recipe.fairness_weight * fairness
-        guess = Guess(label, kept)
+        terms = settings.unlabeled_weight * own + settings.fairness_weight * fairness
+        pseudo_labels = PseudoLabels(label, kept)
         shown = {"fairness": fairness, "mean_confidence": self.confidence}
-        return self.losses(logits, labeled.label, supervised, 1.0, terms, guess, shown)
+        return self.losses(logits, labeled.label, supervised, 1.0, terms, pseudo_labels, shown)
 
     def _follow(self, probs: Float[Tensor, "batch classes"]) -> None:
-        share = 1 - self.recipe.momentum
+        share = 1 - self.settings.momentum
         confidence, label = probs.max(1)
         counts = count_classes(label, self.num_classes)
         self.confidence = torch.lerp(self.confidence, confidence.mean(), share)  # eq. 5

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
 from sslscale.methods.settings import MethodSettings
+from sslscale.settings.streams import StreamSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +31,15 @@ class JointTraining(MethodSettings):
         require(0 <= self.label_smoothing < 1, "label_smoothing", "must lie in [0, 1)")
         require(0 <= self.ema < 1, "ema", "must lie in [0, 1)")
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch; `batch_size` counts the labelled ones."""
-        return {"labeled": batch_size, "pseudo": batch_size * self.unlabeled_ratio}
+    @property
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
+        return "its weights follow the losses of whole batches"
 
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
-        return "its weights follow the losses of whole batches"
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """Labelled images, and `unlabeled_ratio` times as many pseudo-labelled ones."""
+        return (
+            StreamSpec(name="labeled", source="labeled", fields=("label",)),
+            StreamSpec(name="pseudo", source="pseudo", ratio=self.unlabeled_ratio, fields=("soft_label",)),
+        )

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import smooth_labels, soft_cross_entropy
 from sslscale.methods.joint_training import JointTraining
 from sslscale.methods.method import ClassifierMethod, Losses
@@ -29,27 +29,26 @@ class JointTrainingMethod(ClassifierMethod):
 
     means: Tensor
 
-    def __init__(self, recipe: JointTraining, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
+    def __init__(self, settings: JointTraining, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
         self.register_buffer("means", torch.zeros(2))  # of L_h and L_p; 0 before the first step
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
-        labeled, pseudo, recipe = batch["labeled"], batch["pseudo"], self.recipe
-        assert labeled.label is not None and pseudo.soft is not None
+        labeled, pseudo, settings = batch["labeled"], batch["pseudo"], self.settings
         logits, guessed = together(self.network, labeled.views[0], pseudo.views[0])
-        truth = smooth_labels(labeled.label, self.num_classes, recipe.label_smoothing)
-        target = pseudo.soft
-        if not recipe.soft_labels:
+        truth = smooth_labels(labeled.label, self.num_classes, settings.label_smoothing)
+        target = pseudo.soft_label
+        if not settings.soft_labels:
             target = F.one_hot(target.argmax(1), self.num_classes).float()
         supervised = soft_cross_entropy(logits, truth).mean()
         taught = soft_cross_entropy(guessed, target).mean()
         if self.training:
             now = distributed.all_sum(torch.stack([supervised, taught]).detach()) / distributed.world_size()
-            self.means = torch.where(self.means == 0, now, torch.lerp(now, self.means, recipe.momentum))
+            self.means = torch.where(self.means == 0, now, torch.lerp(now, self.means, settings.momentum))
         ratio = self.means[0] / self.means[1].clamp(min=1e-12)
-        total = (supervised + recipe.weight * ratio * taught) / (1 + recipe.weight)
-        agreement = (guessed.argmax(1) == pseudo.soft.argmax(1)).float().mean()
+        total = (supervised + settings.weight * ratio * taught) / (1 + settings.weight)
+        agreement = (guessed.argmax(1) == pseudo.soft_label.argmax(1)).float().mean()
         shown = {
             "loss": total,
             "labeled_loss": supervised,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
 from sslscale.methods.settings import MethodSettings
+from sslscale.settings.streams import StreamSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ class KnowledgeDistillation(MethodSettings):
         """Whether a teacher must be given."""
         return not self.virtual
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"labeled": batch_size}
+    @property
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """Labelled images, with the teacher's logits if a stage computed them."""
+        return (StreamSpec(name="labeled", source="labeled", fields=("label", "teacher_logits")),)

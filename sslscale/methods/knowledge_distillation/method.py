@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import distillation_loss
 from sslscale.methods.knowledge_distillation import KnowledgeDistillation
 from sslscale.methods.method import Losses, TaughtMethod
@@ -35,20 +35,19 @@ def virtual_teacher_loss(
 class KnowledgeDistillationMethod(TaughtMethod):
     """(1 - alpha) cross-entropy to the labels + alpha * distillation."""
 
-    def __init__(self, recipe: KnowledgeDistillation, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
+    def __init__(self, settings: KnowledgeDistillation, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
-        labeled, recipe = batch["labeled"], self.recipe
-        assert labeled.label is not None
+        labeled, settings = batch["labeled"], self.settings
         logits = self.network(labeled.views[0]).float()
         supervised = F.cross_entropy(logits, labeled.label)
-        if recipe.virtual:
-            taught = virtual_teacher_loss(logits, labeled.label, recipe.virtual_correct, recipe.temperature)
+        if settings.virtual:
+            taught = virtual_teacher_loss(logits, labeled.label, settings.virtual_correct, settings.temperature)
         else:
-            taught = distillation_loss(logits, self.teacher_logits(labeled), recipe.temperature)
-        total = (1 - recipe.alpha) * supervised + recipe.alpha * taught
+            taught = distillation_loss(logits, self.teacher_logits(labeled), settings.temperature)
+        total = (1 - settings.alpha) * supervised + settings.alpha * taught
         accuracy = (logits.argmax(1) == labeled.label).float().mean()
         shown = {"loss": total, "labeled_loss": supervised, "teacher_loss": taught, "train_accuracy": accuracy}
         return Losses(total, {name: value.detach() for name, value in shown.items()})

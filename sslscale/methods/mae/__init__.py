@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import MethodSettings
+from sslscale.methods.settings import SelfSupervised
 from sslscale.settings.model import ModelConfig
+from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class MAE(MethodSettings):
+class MAE(SelfSupervised):
     """Masked autoencoder (He et al. 2022, arXiv:2111.06377), for ViTs alone: published with AdamW, lr 1.5e-4 * batch /
     256, decay .05, betas .9 and .95, batches of 4,096, 40 epochs of warm-up, random crops and flips alone.
     """
@@ -30,7 +30,7 @@ class MAE(MethodSettings):
         require(self.width > 0, "width", "must be positive")
         require(self.depth > 0, "depth", "must be positive")
 
-    def objection(self, model: ModelConfig, size: int) -> str | None:
+    def unsupported_model(self, model: ModelConfig, size: int) -> str | None:
         """Patches are masked, so there must be some, and in the places that the positions are for."""
         if model.patch is None:
             return f"{self.name} masks patches, which {model.name} has not: take a vit_SIZE_PATCH"
@@ -38,6 +38,7 @@ class MAE(MethodSettings):
         wrong = f"grid: is {model.grid}, but images of {size} pixels have {side} patches side by side"
         return wrong if side != model.grid else None
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"images": batch_size}
+    @property
+    def views(self) -> tuple[ViewSpec, ...]:
+        """One view."""
+        return (ViewSpec("view"),)

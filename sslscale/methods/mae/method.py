@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sslscale.data import rng
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.data.transfer import to_device
 from sslscale.errors import ConfigError
 from sslscale.methods.mae import MAE
@@ -73,10 +73,9 @@ class Decoder(nn.Module):
 class MAEMethod(Method):
     """A ViT that sees a quarter of the patches, and a decoder, which is thrown away; positions are fixed."""
 
-    def __init__(self, recipe: MAE, model: ModelConfig, num_outputs: int):
+    def __init__(self, settings: MAE, model: ModelConfig):
         super().__init__()
-        del num_outputs
-        self.recipe = recipe
+        self.settings = settings
         backbone, width = build_backbone(model)
         if not isinstance(backbone, VisionTransformer):
             raise ConfigError(f"method.name: it masks patches, which {model.name} has not: take a vit_SIZE_PATCH")
@@ -84,14 +83,14 @@ class MAEMethod(Method):
         with torch.no_grad():
             backbone.positions.copy_(sincos_positions(width, backbone.grid))
         backbone.positions.requires_grad_(False)
-        self.decoder = Decoder(width, recipe.width, recipe.depth, backbone.grid, 3 * backbone.patch**2)
+        self.decoder = Decoder(width, settings.width, settings.depth, backbone.grid, 3 * backbone.patch**2)
 
-    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+    def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """The order of each image's patches: the first ones are seen."""
         images = batch["images"]
         view, index = images.views[0], images.host_index
         count = (view.shape[-1] // self.backbone.patch) ** 2
-        draws = rng.uniforms(rng.stream_seed(0, "masks"), torch.full_like(index, self.now.step), index, count)
+        draws = rng.uniforms(rng.stream_seed(0, "masks"), torch.full_like(index, self.step_info.step), index, count)
         return {"order": to_device(draws.argsort(1), view.device)}  # all orders alike (appendix A.1)
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
@@ -100,12 +99,12 @@ class MAEMethod(Method):
         side = view.shape[-1] // self.backbone.patch
         if side != self.backbone.grid:
             raise ConfigError(f"model.grid: {self.backbone.grid}, but the images have {side} patches side by side")
-        count = max(round(side * side * (1 - self.recipe.masked)), 1)
+        count = max(round(side * side * (1 - self.settings.masked)), 1)
         pixels = patch_pixels(view, self.backbone.patch)
         first = side * side * torch.arange(len(order), device=view.device)
         taken = pixels.flatten(0, 1)[(order + first[:, None]).flatten()].view_as(pixels)
         tokens = self.backbone(taken[:, :count], order[:, :count])
-        loss = mae_loss(self.decoder(tokens, order), taken[:, count:], self.recipe.normalize)
+        loss = mae_loss(self.decoder(tokens, order), taken[:, count:], self.settings.normalize)
         features = (tokens[:, 0] if self.backbone.pool == "cls" else tokens[:, 1:].mean(1)).detach()
         return Losses(loss, {"loss": loss.detach()}, features)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
 from sslscale.methods.settings import SemiSupervised
+from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +16,6 @@ class MeanTeacher(SemiSupervised):
     view, and the network shall agree with it. The average's share is `ema_ramp` while the weight rises and `ema`
     afterwards. Published with weight 100, a rise over 40,000 of 150,000 steps, and Adam.
     """
-
-    weak_views: ClassVar[int] = 2
 
     name: Literal["mean_teacher"] = "mean_teacher"  # pyright: ignore[reportIncompatibleVariableOverride]
     unlabeled_weight: float = 100.0
@@ -29,3 +28,8 @@ class MeanTeacher(SemiSupervised):
         require(0 < self.ramp <= 1, "ramp", "is a share of the training, above 0 to 1")
         require(self.ema > 0, "ema", "must be above 0: the average is the teacher")
         require(0 <= self.ema_ramp < 1, "ema_ramp", "must lie in [0, 1)")
+
+    @property
+    def unlabeled_views(self) -> tuple[ViewSpec, ...]:
+        """The views of an unlabelled image."""
+        return (ViewSpec("weak", 2),)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import gaussian_rise
 from sslscale.methods.mean_teacher import MeanTeacher
 from sslscale.methods.method import ClassifierMethod, Losses
@@ -21,23 +21,23 @@ class MeanTeacherMethod(ClassifierMethod):
 
     learns_itself = True
 
-    def __init__(self, recipe: MeanTeacher, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
+    def __init__(self, settings: MeanTeacher, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        assert labeled.label is not None and self.average is not None
+        assert self.average is not None
         first, second = unlabeled.views
         logits, student = together(self.network, labeled.views[0], first)
         with torch.no_grad():
             teacher = self.average(second).float()
         supervised = F.cross_entropy(logits, labeled.label)
         squares = F.mse_loss(student.softmax(1), teacher.softmax(1))
-        weight = self.recipe.unlabeled_weight * gaussian_rise(self.now.progress, self.recipe.ramp)
+        weight = self.settings.unlabeled_weight * gaussian_rise(self.step_info.progress, self.settings.ramp)
         return self.losses(logits, labeled.label, supervised, weight, squares)
 
     def momentum(self, step: int, progress: float) -> float:
         """min(1 - 1 / (step + 1), alpha): of few steps the true mean."""
-        alpha = self.recipe.ema if progress >= self.recipe.ramp else self.recipe.ema_ramp
+        alpha = self.settings.ema if progress >= self.settings.ramp else self.settings.ema_ramp
         return min(1 - 1 / (step + 1), alpha)

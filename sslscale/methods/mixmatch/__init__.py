@@ -7,6 +7,7 @@ from typing import Literal
 
 from sslscale.config import require
 from sslscale.methods.settings import SemiSupervised
+from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +32,12 @@ class MixMatch(SemiSupervised):
         require(self.alpha > 0, "alpha", "must be positive")
         require(0 < self.ramp <= 1, "ramp", "is a share of the training, above 0 to 1")
 
-    def views(self, stream: str) -> tuple[int, int]:
-        """Weak and strong views of an image."""
-        return (1, 0) if stream == "labeled" else (self.guesses, 0)
+    @property
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
+        return "it mixes the images of a batch with one another"
 
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
-        return "it mixes the images of a batch with one another"
+    def unlabeled_views(self) -> tuple[ViewSpec, ...]:
+        """The views of an unlabelled image."""
+        return (ViewSpec("weak", self.guesses),)

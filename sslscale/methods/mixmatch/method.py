@@ -1,4 +1,4 @@
-"""MixMatch: guess, sharpen, mix (Berthelot et al. 2019, arXiv:1905.02249, algorithm 1)."""
+"""MixMatch: pseudo_labels, sharpen, mix (Berthelot et al. 2019, arXiv:1905.02249, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from sslscale.data import rng
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.data.mix import draw_partners, mix_parts
 from sslscale.losses import linear_rise, sharpen, soft_cross_entropy
-from sslscale.methods.method import ClassifierMethod, Guess, Losses
+from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
 from sslscale.methods.mixmatch import MixMatch
 from sslscale.nn.batch_norm import statistics_kept
 from sslscale.nn.classifier import together
@@ -34,22 +34,21 @@ class MixMatchMethod(ClassifierMethod):
     The authors interleave the batches so that batch norm sees a mixture in each; one pass over all has that by itself.
     """
 
-    def __init__(self, recipe: MixMatch, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
+    def __init__(self, settings: MixMatch, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
 
-    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+    def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """What each image is mixed with, and how much of itself it keeps."""
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         sizes = [len(view) for view in (labeled.views[0], *unlabeled.views)]
-        seed = rng.stream_seed(self.seed, f"mixup {self.now.step}")
-        share, partner = draw_partners(sizes, self.recipe.alpha, seed, labeled.index.device)
+        seed = rng.stream_seed(self.seed, f"mixup {self.step_info.step}")
+        share, partner = draw_partners(sizes, self.settings.alpha, seed, labeled.index.device)
         return {"share": share, "partner": partner}
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        assert labeled.label is not None
-        recipe = self.recipe
+        settings = self.settings
         target = self._guess(unlabeled.views)
         truth = F.one_hot(labeled.label, self.num_classes).to(target)
         parts = [(labeled.views[0], truth), *((view, target) for view in unlabeled.views)]
@@ -57,13 +56,13 @@ class MixMatchMethod(ClassifierMethod):
         logits, *others = together(self.network, *(images for images, _ in mixed))
         supervised = soft_cross_entropy(logits, mixed[0][1]).mean()
         own = brier(torch.cat(others), torch.cat([labels for _, labels in mixed[1:]]))
-        weight = recipe.unlabeled_weight * linear_rise(self.now.progress, 0.0, recipe.ramp)
-        guess = Guess(target.argmax(1), torch.ones_like(target[:, 0]))
-        return self.losses(logits, labeled.label, supervised, weight, own, guess)
+        weight = settings.unlabeled_weight * linear_rise(self.step_info.progress, 0.0, settings.ramp)
+        pseudo_labels = PseudoLabels(target.argmax(1), torch.ones_like(target[:, 0]))
+        return self.losses(logits, labeled.label, supervised, weight, own, pseudo_labels)
 
     @torch.no_grad()
     def _guess(self, views: tuple[Float[Tensor, "batch 3 h w"], ...]) -> Float[Tensor, "batch classes"]:
         """Eqs. 6 and 7: the mean prediction for the views, sharpened."""
         with statistics_kept(self.network):
             found = together(self.network, *views)
-        return sharpen(torch.stack([logits.softmax(1) for logits in found]).mean(0), self.recipe.temperature)
+        return sharpen(torch.stack([logits.softmax(1) for logits in found]).mean(0), self.settings.temperature)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import MethodSettings
+from sslscale.methods.settings import SelfSupervised
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoCoV2(MethodSettings):
+class MoCoV2(SelfSupervised):
     """MoCo v2 (Chen et al. 2020, arXiv:2003.04297; He et al. 2020, arXiv:1911.05722): published with SGD, lr .03 and
     batches of 256. Its shuffled batch norm is `sync_batch_norm` of the training here: no worker's statistics tell which
     keys are its own.
     """
 
-    num_views: ClassVar[int] = 2
     name: Literal["moco_v2"] = "moco_v2"  # pyright: ignore[reportIncompatibleVariableOverride]
     temperature: float = 0.2
     queue: int = 65_536  # keys of past batches
@@ -31,11 +29,7 @@ class MoCoV2(MethodSettings):
         require(self.queue > 0, "queue", "must be positive")
         require(self.projection > 0, "projection", "must be positive")
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"images": batch_size}
-
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
         return "its queue takes up whole batches"

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.methods.moco_v2 import MoCoV2
@@ -43,16 +43,15 @@ def queue_contrast(
 class MoCoV2Method(Method):
     """A backbone and projector for queries, a slow copy of both for keys, and a queue of keys."""
 
-    def __init__(self, recipe: MoCoV2, model: ModelConfig, num_outputs: int):
+    def __init__(self, settings: MoCoV2, model: ModelConfig):
         super().__init__()
-        del num_outputs
-        self.recipe = recipe
+        self.settings = settings
         self.backbone, width = build_backbone(model)
         self.projector = nn.Sequential(
-            nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, recipe.projection)
+            nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, settings.projection)
         )
         self.slow = copy.deepcopy(nn.Sequential(self.backbone, self.projector)).requires_grad_(False)
-        self.queue = Queue(recipe.queue, recipe.projection)
+        self.queue = Queue(settings.queue, settings.projection)
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         first, second = batch["images"].views
@@ -60,14 +59,14 @@ class MoCoV2Method(Method):
         with torch.no_grad():  # in training mode, as in the authors' code
             key = F.normalize(self.slow(second).float(), dim=1)
         query = F.normalize(embedding.float(), dim=1)
-        loss = queue_contrast(query, key, self.queue.rows, self.recipe.temperature)
+        loss = queue_contrast(query, key, self.queue.rows, self.settings.temperature)
         if self.training:
             self.queue.push(key)
         return Losses(loss, {"loss": loss.detach()}, embedding.detach())
 
     def after_step(self, step: int, progress: float) -> None:
         online = nn.Sequential(self.backbone, self.projector)
-        update_ema(self.slow, online, self.recipe.momentum, buffers=False)  # eq. 2
+        update_ema(self.slow, online, self.settings.momentum, buffers=False)  # eq. 2
 
     @property
     def result(self) -> nn.Module:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import MethodSettings
+from sslscale.methods.settings import SelfSupervised
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoCoV3(MethodSettings):
+class MoCoV3(SelfSupervised):
     """MoCo v3 (Chen et al. 2021, arXiv:2104.02057): published with batches of 4,096, LARS for ResNet-50 (`temperature`
     1, `layers` 2, `predictor_norm` false) and AdamW for ViT (.2, 3, true, and `freeze_patches`).
     """
 
-    num_views: ClassVar[int] = 2
     name: Literal["moco_v3"] = "moco_v3"  # pyright: ignore[reportIncompatibleVariableOverride]
     temperature: float = 1.0
     momentum: float = 0.99  # of the network that makes the keys, where it begins; it rises to 1 by a cosine
@@ -34,11 +32,7 @@ class MoCoV3(MethodSettings):
         require(self.hidden > 0, "hidden", "must be positive")
         require(self.projection > 0, "projection", "must be positive")
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"images": batch_size}
-
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
         return "it compares the images of a batch with one another"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError
 from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
@@ -41,16 +41,15 @@ def batch_contrast(
 class MoCoV3Method(Method):
     """A backbone, projector and predictor for queries, a slow backbone and projector for keys."""
 
-    def __init__(self, recipe: MoCoV3, model: ModelConfig, num_outputs: int):
+    def __init__(self, settings: MoCoV3, model: ModelConfig):
         super().__init__()
-        del num_outputs
-        self.recipe = recipe
+        self.settings = settings
         self.backbone, width = build_backbone(model)
-        sizes = [width, *[recipe.hidden] * (recipe.layers - 1), recipe.projection]
+        sizes = [width, *[settings.hidden] * (settings.layers - 1), settings.projection]
         self.projector = mlp(sizes, last="plain_norm")
-        last = "plain_norm" if recipe.predictor_norm else "linear"
-        self.predictor = mlp([recipe.projection, recipe.hidden, recipe.projection], last=last, bias=False)
-        if recipe.freeze_patches:
+        last = "plain_norm" if settings.predictor_norm else "linear"
+        self.predictor = mlp([settings.projection, settings.hidden, settings.projection], last=last, bias=False)
+        if settings.freeze_patches:
             patches: Any = getattr(self.backbone, "patch_embed", None)
             if patches is None:
                 raise ConfigError(f"method.freeze_patches: {model.name} has no patches: it is for ViTs")
@@ -63,12 +62,12 @@ class MoCoV3Method(Method):
         with torch.no_grad():
             keys = [self.slow(view) for view in views]
         first, second = (self.predictor(z) for z in embeddings)
-        temperature = self.recipe.temperature
+        temperature = self.settings.temperature
         loss = batch_contrast(first, keys[1], temperature) + batch_contrast(second, keys[0], temperature)
         return Losses(loss, {"loss": loss.detach()}, embeddings[0].detach())
 
     def after_step(self, step: int, progress: float) -> None:
-        momentum = cosine_momentum(self.recipe.momentum, progress)
+        momentum = cosine_momentum(self.settings.momentum, progress)
         update_ema(self.slow, nn.Sequential(self.backbone, self.projector), momentum, buffers=False)
 
     @property

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import MethodSettings
+from sslscale.methods.settings import SelfSupervised
 
 
 @dataclass(frozen=True, kw_only=True)
-class NNCLR(MethodSettings):
+class NNCLR(SelfSupervised):
     """NNCLR (Dwibedi et al. 2021, arXiv:2104.14548): published with LARS and batches of 4,096, temperature .1."""
 
-    num_views: ClassVar[int] = 2
     name: Literal["nnclr"] = "nnclr"  # pyright: ignore[reportIncompatibleVariableOverride]
     temperature: float = 0.1
     queue: int = 98_304  # embeddings of past batches, among which the nearest is sought
@@ -30,11 +28,7 @@ class NNCLR(MethodSettings):
         require(self.projection > 0, "projection", "must be positive")
         require(self.predictor > 0, "predictor", "must be positive")
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"images": batch_size}
-
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
         return "it compares the images of a batch with one another"

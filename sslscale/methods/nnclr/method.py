@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.methods.nnclr import NNCLR
@@ -40,19 +40,18 @@ def nnclr_loss(
 class NNCLRMethod(Method):
     """A backbone, a projector of three layers, a predictor, and a queue of past projections."""
 
-    def __init__(self, recipe: NNCLR, model: ModelConfig, num_outputs: int):
+    def __init__(self, settings: NNCLR, model: ModelConfig):
         super().__init__()
-        del num_outputs
-        self.recipe = recipe
+        self.settings = settings
         self.backbone, width = build_backbone(model)
-        self.projector = mlp([width, recipe.hidden, recipe.hidden, recipe.projection], last="norm")
-        self.predictor = mlp([recipe.projection, recipe.predictor, recipe.projection])
-        self.queue = Queue(recipe.queue, recipe.projection)
+        self.projector = mlp([width, settings.hidden, settings.hidden, settings.projection], last="norm")
+        self.predictor = mlp([settings.projection, settings.predictor, settings.projection])
+        self.queue = Queue(settings.queue, settings.projection)
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         first, second = (self.projector(self.backbone(view)) for view in batch["images"].views)
         p_first, p_second = self.predictor(first), self.predictor(second)
-        temperature = self.recipe.temperature
+        temperature = self.settings.temperature
         loss = nnclr_loss(self.queue.nearest(first), p_second, temperature)
         loss = (loss + nnclr_loss(self.queue.nearest(second), p_first, temperature)) / 2
         if self.training:

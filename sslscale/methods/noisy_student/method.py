@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import sharpen, smooth_labels, soft_cross_entropy
 from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.methods.noisy_student import NoisyStudent
@@ -40,21 +40,20 @@ def student_loss(
 class NoisyStudentMethod(ClassifierMethod):
     """Cross-entropy to labels and to the teacher's distributions, in one batch."""
 
-    def __init__(self, recipe: NoisyStudent, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
+    def __init__(self, settings: NoisyStudent, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, pseudo = batch["labeled"], batch["pseudo"]
-        assert labeled.label is not None and pseudo.soft is not None
         logits = self.network(torch.cat([labeled.views[0], pseudo.views[0]]))
         logits_labeled, logits_pseudo = logits.split([len(labeled.index), len(pseudo.index)])
-        target = smooth_labels(labeled.label, self.num_classes, self.recipe.label_smoothing)
+        target = smooth_labels(labeled.label, self.num_classes, self.settings.label_smoothing)
         supervised = soft_cross_entropy(logits_labeled, target)
-        distilled = soft_cross_entropy(logits_pseudo, self.pseudo_target(pseudo.soft))
-        total = student_loss(supervised, distilled, self.recipe.unlabeled_weight)
+        distilled = soft_cross_entropy(logits_pseudo, self.pseudo_target(pseudo.soft_label))
+        total = student_loss(supervised, distilled, self.settings.unlabeled_weight)
         with torch.no_grad():
-            agreement = (logits_pseudo.argmax(-1) == pseudo.soft.argmax(-1)).float().mean()
+            agreement = (logits_pseudo.argmax(-1) == pseudo.soft_label.argmax(-1)).float().mean()
             accuracy = (logits_labeled.argmax(-1) == labeled.label).float().mean()
         parts = {
             "loss": total,
@@ -67,6 +66,6 @@ class NoisyStudentMethod(ClassifierMethod):
 
     def pseudo_target(self, soft: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
         """The distribution that the student learns: the teacher's, or its hard label smoothed like a true one."""
-        if self.recipe.soft_labels:
-            return sharpen(soft, self.recipe.temperature)
-        return smooth_labels(soft.argmax(-1), self.num_classes, self.recipe.label_smoothing)
+        if self.settings.soft_labels:
+            return sharpen(soft, self.settings.temperature)
+        return smooth_labels(soft.argmax(-1), self.num_classes, self.settings.label_smoothing)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
 from sslscale.methods.settings import SemiSupervised
+from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,8 +15,6 @@ class PiModel(SemiSupervised):
     """Pi-model (Laine and Aila 2017, arXiv:1610.02242): two noisy passes over an image shall agree. Published with
     weight 100 for 4,000 labels of CIFAR-10, reached after 80 of 300 epochs, and Adam.
     """
-
-    weak_views: ClassVar[int] = 2
 
     name: Literal["pi_model"] = "pi_model"  # pyright: ignore[reportIncompatibleVariableOverride]
     unlabeled_weight: float = 100.0
@@ -26,3 +25,8 @@ class PiModel(SemiSupervised):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 < self.ramp <= 1, "ramp", "is a share of the training, above 0 to 1")
+
+    @property
+    def unlabeled_views(self) -> tuple[ViewSpec, ...]:
+        """The views of an unlabelled image."""
+        return (ViewSpec("weak", 2),)

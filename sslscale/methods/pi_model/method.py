@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch.nn.functional as F
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import gaussian_rise
 from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.methods.pi_model import PiModel
@@ -21,15 +21,14 @@ from sslscale.settings.model import ModelConfig
 class PiModelMethod(ClassifierMethod):
     """Cross-entropy of labelled images; squares between the softmax of two views of unlabelled ones."""
 
-    def __init__(self, recipe: PiModel, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
+    def __init__(self, settings: PiModel, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        assert labeled.label is not None
         logits, first, second = together(self.network, labeled.views[0], *unlabeled.views)
         supervised = F.cross_entropy(logits, labeled.label)
         squares = F.mse_loss(first.softmax(1), second.softmax(1))
-        weight = self.recipe.unlabeled_weight * gaussian_rise(self.now.progress, self.recipe.ramp)
+        weight = self.settings.unlabeled_weight * gaussian_rise(self.step_info.progress, self.settings.ramp)
         return self.losses(logits, labeled.label, supervised, weight, squares)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import MethodSettings
+from sslscale.methods.settings import SelfSupervised
 
 
 @dataclass(frozen=True, kw_only=True)
-class PIRL(MethodSettings):
+class PIRL(SelfSupervised):
     """PIRL (Misra and van der Maaten 2020, arXiv:1912.01991): published with SGD, lr .12 to 1.2e-4 by a cosine, batches
     of 1,024. The first view is the image; the second is cut into a jigsaw of 3 x 3 tiles, turned, or both.
     """
 
-    num_views: ClassVar[int] = 2
     name: Literal["pirl"] = "pirl"  # pyright: ignore[reportIncompatibleVariableOverride]
     pretext: tuple[Literal["jigsaw", "rotation"], ...] = ("jigsaw",)  # of two the mean loss
     temperature: float = 0.07
@@ -34,7 +32,3 @@ class PIRL(MethodSettings):
         require(self.temperature > 0, "temperature", "must be positive")
         require(self.negatives > 0, "negatives", "must be positive")
         require(self.projection > 0, "projection", "must be positive")
-
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"images": batch_size}

@@ -12,7 +12,7 @@ from torch import nn
 
 from sslscale import distributed
 from sslscale.data import geometry, rng
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.data.transfer import to_device
 from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
@@ -54,33 +54,32 @@ class PIRLMethod(Method):
 
     seen: Tensor
 
-    def __init__(self, recipe: PIRL, model: ModelConfig, num_outputs: int):
+    def __init__(self, settings: PIRL, model: ModelConfig):
         super().__init__()
-        del num_outputs
-        self.recipe = recipe
+        self.settings = settings
         self.backbone, width = build_backbone(model)
-        self.image_head = nn.Linear(width, recipe.projection)
-        if "jigsaw" in recipe.pretext:
-            self.tile_head = nn.Linear(width, recipe.projection)
-            self.jigsaw_head = nn.Linear(_TILES * recipe.projection, recipe.projection)
-        if "rotation" in recipe.pretext:
-            self.rotation_head = nn.Linear(width, recipe.projection)
-        self.bank = SampleMemory(0, recipe.projection)
+        self.image_head = nn.Linear(width, settings.projection)
+        if "jigsaw" in settings.pretext:
+            self.tile_head = nn.Linear(width, settings.projection)
+            self.jigsaw_head = nn.Linear(_TILES * settings.projection, settings.projection)
+        if "rotation" in settings.pretext:
+            self.rotation_head = nn.Linear(width, settings.projection)
+        self.bank = SampleMemory(0, settings.projection)
         self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))
         self._seen: Tensor | None = None
         self.register_load_state_dict_post_hook(lambda module, keys: setattr(module, "_seen", None))
 
     def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
-        self.bank = SampleMemory(num_images["images"], self.recipe.projection, scratch)
+        self.bank = SampleMemory(num_images["images"], self.settings.projection, scratch)
         for rows in self.bank.rows.split(1 << 16):
             rows.copy_(F.normalize(torch.randn_like(rows), dim=1))
         self.seen, self._seen = torch.zeros(num_images["images"], dtype=torch.bool), None
 
-    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+    def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """What is remembered of the images, the negatives, and the numbers that make each pretext's result."""
         images = batch["images"]
         device, numbers = images.index.device, images.host_index
-        step = torch.full_like(numbers, self.now.step)
+        step = torch.full_like(numbers, self.step_info.step)
         draws = rng.uniforms(rng.stream_seed(0, "pretext"), step, numbers, 3 * _TILES + 1)
         return {
             "memory": self.bank.read(numbers, device),
@@ -89,18 +88,18 @@ class PIRLMethod(Method):
         }
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
-        images, recipe = batch["images"], self.recipe
+        images, settings = batch["images"], self.settings
         image, other = images.views
         embedding = self.image_head(self.backbone(image))
         memory, negatives = drawn["memory"], drawn["negatives"]
-        if recipe.first_memory == "embedding":
+        if settings.first_memory == "embedding":
             now = F.normalize(embedding.detach().float(), dim=1)
             memory = torch.where(self.seen[images.index][:, None], memory, now)
         transformed = torch.stack(
-            [pirl_nce(memory, v, negatives, recipe.temperature) for v in self._transformed(other, drawn["draws"])]
+            [pirl_nce(memory, v, negatives, settings.temperature) for v in self._transformed(other, drawn["draws"])]
         ).mean()
-        plain = pirl_nce(memory, embedding, negatives, recipe.temperature)
-        loss = recipe.weight * transformed + (1 - recipe.weight) * plain  # eq. 5
+        plain = pirl_nce(memory, embedding, negatives, settings.temperature)
+        loss = settings.weight * transformed + (1 - settings.weight) * plain  # eq. 5
         parts = {"loss": loss.detach(), "transformed": transformed.detach(), "image": plain.detach()}
         losses = Losses(loss, parts, embedding.detach())
         if self.training:
@@ -109,11 +108,11 @@ class PIRLMethod(Method):
 
     def _negatives(self, device: torch.device) -> Float[Tensor, "negatives dim"]:
         """Rows of the bank, drawn from the step: the same on every worker and after a restart."""
-        generator = torch.Generator().manual_seed(rng.stream_seed(self.now.step, "negatives"))
+        generator = torch.Generator().manual_seed(rng.stream_seed(self.step_info.step, "negatives"))
         among = torch.arange(len(self.seen))
-        if self.recipe.first_memory == "embedding":  # random rows would repel nobody: one point for all would do
+        if self.settings.first_memory == "embedding":  # random rows would repel nobody: one point for all would do
             among = among[self._seen_on_host()]
-        count = min(self.recipe.negatives, len(among))
+        count = min(self.settings.negatives, len(among))
         drawn = torch.randint(max(len(among), 1), (count,), generator=generator)
         return self.bank.read(among[drawn], device)
 
@@ -126,13 +125,13 @@ class PIRLMethod(Method):
     def _transformed(self, view: Float[Tensor, "batch 3 h w"], draws: Float[Tensor, "batch draws"]) -> list[Tensor]:
         """The embedding of each pretext's result."""
         found = []
-        if "jigsaw" in self.recipe.pretext:
+        if "jigsaw" in self.settings.pretext:
             x, y, order = draws[:, : 3 * _TILES].chunk(3, dim=1)
             size = round(view.shape[-1] // _GRID * 64 / 85)  # section 3.3: pieces of 64 in cells of 85
             pieces = geometry.jigsaw(geometry.tiles(view, _GRID, size, x, y), order.argsort(1))
             tiles = self.tile_head(self.backbone(pieces.flatten(0, 1))).unflatten(0, (-1, _TILES))
             found.append(self.jigsaw_head(tiles.flatten(1)))
-        if "rotation" in self.recipe.pretext:
+        if "rotation" in self.settings.pretext:
             turned = geometry.quarter_turns(view, (draws[:, -1] * 4).long())
             found.append(self.rotation_head(self.backbone(turned)))
         return found
@@ -144,9 +143,9 @@ class PIRLMethod(Method):
         rows = distributed.gather(F.normalize(embedding.detach().float(), dim=1))
         numbers = images.global_index
         index = to_device(numbers, rows.device)
-        momentum = self.recipe.momentum
+        momentum = self.settings.momentum
         old = self.bank.read(numbers, rows.device)
-        if self.recipe.first_memory == "embedding":
+        if self.settings.first_memory == "embedding":
             old = torch.where(self.seen[index][:, None], old, rows)
         self.bank.write(numbers, F.normalize(momentum * old + (1 - momentum) * rows, dim=1))
         self._seen_on_host()[numbers] = True

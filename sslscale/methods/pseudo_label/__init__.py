@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import SemiSupervised
+from sslscale.methods.settings import WEAK, SemiSupervised
+from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,3 +26,8 @@ class PseudoLabel(SemiSupervised):
         super().__post_init__()
         require(0 <= self.threshold <= 1, "threshold", "must lie between 0 and 1")
         require(0 <= self.ramp[0] < self.ramp[1] <= 1, "ramp", "must be two shares of the training, low then high")
+
+    @property
+    def unlabeled_views(self) -> tuple[ViewSpec, ...]:
+        """The views of an unlabelled image."""
+        return (WEAK,)

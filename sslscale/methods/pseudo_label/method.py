@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import linear_rise
-from sslscale.methods.method import ClassifierMethod, Guess, Losses
+from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
 from sslscale.methods.pseudo_label import PseudoLabel
 from sslscale.nn.classifier import together
 from sslscale.settings.model import ModelConfig
@@ -19,25 +19,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def pseudo_label_loss(logits: Float[Tensor, "batch classes"], threshold: float) -> tuple[Float[Tensor, ""], Guess]:
+def pseudo_label_loss(
+    logits: Float[Tensor, "batch classes"], threshold: float
+) -> tuple[Float[Tensor, ""], PseudoLabels]:
     """Eq. 15's second term: the cross-entropy to the most probable class, 0 below the threshold; the batch's mean."""
     confidence, label = logits.detach().softmax(1).max(1)
     kept = (confidence >= threshold).float()
-    return (kept * F.cross_entropy(logits, label, reduction="none")).mean(), Guess(label, kept)
+    return (kept * F.cross_entropy(logits, label, reduction="none")).mean(), PseudoLabels(label, kept)
 
 
 class PseudoLabelMethod(ClassifierMethod):
     """Cross-entropy of labelled images, and of unlabelled ones to what the network itself takes them for."""
 
-    def __init__(self, recipe: PseudoLabel, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
+    def __init__(self, settings: PseudoLabel, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        assert labeled.label is not None
         logits, guessed = together(self.network, labeled.views[0], unlabeled.views[0])
         supervised = F.cross_entropy(logits, labeled.label)
-        weight = self.recipe.unlabeled_weight * linear_rise(self.now.progress, *self.recipe.ramp)  # eq. 16
-        own, guess = pseudo_label_loss(guessed, self.recipe.threshold)
-        return self.losses(logits, labeled.label, supervised, weight, own, guess)
+        weight = self.settings.unlabeled_weight * linear_rise(self.step_info.progress, *self.settings.ramp)  # eq. 16
+        own, pseudo_labels = pseudo_label_loss(guessed, self.settings.threshold)
+        return self.losses(logits, labeled.label, supervised, weight, own, pseudo_labels)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import SemiSupervised
+from sslscale.methods.settings import STRONG, WEAK, SemiSupervised
+from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class ReMixMatch(SemiSupervised):
     name: Literal["remixmatch"] = "remixmatch"  # pyright: ignore[reportIncompatibleVariableOverride]
     unlabeled_weight: float = 1.5
     strong: int = 8  # K
-    ctaugment: bool = False  # the method makes the strong views itself; augment_strong must then be left out
+    ctaugment: bool = False  # the method makes the strong views itself; views.strong must then be left out
     temperature: float = 0.5
     alpha: float = 0.75  # of mixup's Beta(alpha, alpha)
     unmixed_weight: float = 0.5
@@ -38,14 +39,21 @@ class ReMixMatch(SemiSupervised):
         require(self.batches > 0, "batches", "must be positive")
         require(0 < self.ramp <= 1, "ramp", "is a share of the training, above 0 to 1")
 
-    def views(self, stream: str) -> tuple[int, int]:
-        """Weak and strong views of an image: the labelled ones are strong too. With CTAugment all are weak at first,
-        and one more of a labelled image teaches it."""
-        if self.ctaugment:
-            return (2, 0) if stream == "labeled" else (1 + self.strong, 0)
-        return (0, 1) if stream == "labeled" else (1, self.strong)
+    @property
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
+        return "it mixes the images of a batch with one another"
 
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
-        return "it mixes the images of a batch with one another"
+    def unlabeled_views(self) -> tuple[ViewSpec, ...]:
+        """The views of an unlabelled image."""
+        return (
+            (ViewSpec("weak", 1 + self.strong),)
+            if self.ctaugment
+            else (WEAK, ViewSpec("strong", self.strong, required=True))
+        )
+
+    @property
+    def labeled_views(self) -> tuple[ViewSpec, ...]:
+        """A strong view. With CTAugment the method makes it of a weak one, and learns from a second weak one."""
+        return (ViewSpec("weak", 2),) if self.ctaugment else (STRONG,)

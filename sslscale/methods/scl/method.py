@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.methods.scl import SCL
@@ -41,17 +41,16 @@ def spectral_loss(
 class SCLMethod(Method):
     """A backbone, and a projector that is thrown away afterwards."""
 
-    def __init__(self, recipe: SCL, model: ModelConfig, num_outputs: int):
+    def __init__(self, settings: SCL, model: ModelConfig):
         super().__init__()
-        del num_outputs
-        self.recipe = recipe
+        self.settings = settings
         self.backbone, width = build_backbone(model)
-        self.projector = mlp([width, *[recipe.projection] * recipe.layers], last="norm")
+        self.projector = mlp([width, *[settings.projection] * settings.layers], last="norm")
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         # one view after the other: each has its own batch statistics, as in the authors' code
         first, second = (self.projector(self.backbone(view)) for view in batch["images"].views)
-        loss = spectral_loss(first, second, self.recipe.mu)
+        loss = spectral_loss(first, second, self.settings.mu)
         return Losses(loss, {"loss": loss.detach()}, first.detach())
 
     @property

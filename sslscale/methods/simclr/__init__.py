@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import MethodSettings
+from sslscale.methods.settings import SelfSupervised
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimCLR(MethodSettings):
+class SimCLR(SelfSupervised):
     """SimCLR (arXiv:2002.05709). `temperature` is .1 for ImageNet, .5 for CIFAR-10 (appendix B.9)."""
 
-    num_views: ClassVar[int] = 2
     name: Literal["simclr"] = "simclr"  # pyright: ignore[reportIncompatibleVariableOverride]
     temperature: float = 0.1
     projection: int = 128  # width of the projector's output; its hidden layer is as wide as the features
@@ -24,11 +22,7 @@ class SimCLR(MethodSettings):
         require(self.temperature > 0, "temperature", "must be positive")
         require(self.projection > 0, "projection", "must be positive")
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"images": batch_size}
-
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
         return "it compares the images of a batch with one another"

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.methods.simclr import SimCLR
@@ -42,24 +42,23 @@ def nt_xent(first: Float[Tensor, "batch dim"], second: Float[Tensor, "batch dim"
 class SimCLRMethod(Method):
     """A backbone, and a projector of two layers (D-D-128, batch norm after each) that is thrown away afterwards."""
 
-    def __init__(self, recipe: SimCLR, model: ModelConfig, num_classes: int):
+    def __init__(self, settings: SimCLR, model: ModelConfig):
         super().__init__()
-        del num_classes
-        self.recipe = recipe
+        self.settings = settings
         self.backbone, width = build_backbone(model)
         self.projector = nn.Sequential(
             nn.Linear(width, width, bias=False),
             nn.BatchNorm1d(width),
             nn.ReLU(),
-            nn.Linear(width, recipe.projection, bias=False),
-            nn.BatchNorm1d(recipe.projection),
+            nn.Linear(width, settings.projection, bias=False),
+            nn.BatchNorm1d(settings.projection),
         )
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         views = batch["images"].views
         # both views go through the network at once, as in the authors' code: batch norm sees 2 * batch images
         first, second = self.projector(self.backbone(torch.cat(views))).chunk(2)
-        loss = nt_xent(first, second, self.recipe.temperature)
+        loss = nt_xent(first, second, self.settings.temperature)
         return Losses(loss, {"loss": loss.detach()}, first.detach())
 
     @property

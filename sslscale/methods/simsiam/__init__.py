@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import MethodSettings
+from sslscale.methods.settings import SelfSupervised
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimSiam(MethodSettings):
+class SimSiam(SelfSupervised):
     """SimSiam (Chen & He 2021, arXiv:2011.10566): published with SGD, lr .05 * batch / 256, batches of 512 at most.
 
     The predictor's learning rate stays at its peak (`constant_predictor`, table 1b there).
     """
 
-    num_views: ClassVar[int] = 2
     name: Literal["simsiam"] = "simsiam"  # pyright: ignore[reportIncompatibleVariableOverride]
     projection: int = 2048  # width of the projector's three layers
     hidden: int = 512  # of the predictor
@@ -27,7 +25,3 @@ class SimSiam(MethodSettings):
     def __post_init__(self) -> None:
         require(self.projection > 0, "projection", "must be positive")
         require(self.hidden > 0, "hidden", "must be positive")
-
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"images": batch_size}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import nn
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.methods.method import Losses, Method
 from sslscale.methods.simsiam import SimSiam
 from sslscale.nn.classifier import build_backbone
@@ -29,14 +29,13 @@ class SimSiamMethod(Method):
     """A backbone, a projector of three layers (the last norm without scale and shift, as the authors' code) and a
     predictor; both are thrown away afterwards."""
 
-    def __init__(self, recipe: SimSiam, model: ModelConfig, num_outputs: int):
+    def __init__(self, settings: SimSiam, model: ModelConfig):
         super().__init__()
-        del num_outputs
-        self.recipe = recipe
+        self.settings = settings
         self.backbone, width = build_backbone(model)
-        self.projector = mlp([width, *[recipe.projection] * 3], last="plain_norm")
-        self.predictor = mlp([recipe.projection, recipe.hidden, recipe.projection])
-        self.constant_lr = ("predictor.",) if recipe.constant_predictor else ()
+        self.projector = mlp([width, *[settings.projection] * 3], last="plain_norm")
+        self.predictor = mlp([settings.projection, settings.hidden, settings.projection])
+        self.constant_lr = ("predictor.",) if settings.constant_predictor else ()
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         # one view after the other: each has its own batch statistics, as published

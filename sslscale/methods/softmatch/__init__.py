@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
 from sslscale.methods.settings import SemiSupervised
@@ -15,8 +15,6 @@ class SoftMatch(SemiSupervised):
     confidence, cut at the mean (eq. 6), after the predictions are aligned to a uniform distribution of classes (eq.
     9).
     """
-
-    strong_views: ClassVar[int] = 1
 
     name: Literal["softmatch"] = "softmatch"  # pyright: ignore[reportIncompatibleVariableOverride]
     unlabeled_ratio: int = 7
@@ -30,6 +28,6 @@ class SoftMatch(SemiSupervised):
         require(self.sigmas > 0, "sigmas", "must be positive")
 
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
         return "its thresholds follow whole batches"

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import hard_consistency
-from sslscale.methods.method import ClassifierMethod, Guess, Losses
+from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
 from sslscale.methods.softmatch import SoftMatch
 from sslscale.nn.classifier import together
 from sslscale.settings.model import ModelConfig
@@ -38,21 +38,20 @@ class SoftMatchMethod(ClassifierMethod):
     variance: Tensor
     probability: Tensor
 
-    def __init__(self, recipe: SoftMatch, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
+    def __init__(self, settings: SoftMatch, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
         self.register_buffer("mean", torch.tensor(1 / num_classes))
         self.register_buffer("variance", torch.tensor(1.0))
         self.register_buffer("probability", torch.full((num_classes,), 1 / num_classes))
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        assert labeled.label is not None
         logits, weak, strong = together(self.network, labeled.views[0], *unlabeled.views)
         supervised = F.cross_entropy(logits, labeled.label)
         probs = weak.detach().softmax(1)
         every = distributed.gather(probs)
-        share = 1 - self.recipe.momentum
+        share = 1 - self.settings.momentum
         if self.training:
             self.probability = torch.lerp(self.probability, every.mean(0), share)
         every = self._aligned(every)
@@ -60,12 +59,18 @@ class SoftMatchMethod(ClassifierMethod):
             best = every.amax(1)
             self.mean = torch.lerp(self.mean, best.mean(), share)  # eq. 8
             self.variance = torch.lerp(self.variance, best.var(), share)
-        kept = gaussian_weight(self._aligned(probs).amax(1), self.mean, self.variance, self.recipe.sigmas)
+        kept = gaussian_weight(self._aligned(probs).amax(1), self.mean, self.variance, self.settings.sigmas)
         label = probs.argmax(1)
         own = hard_consistency(strong, label, kept)
-        guess = Guess(label, kept)
+        pseudo_labels = PseudoLabels(label, kept)
         return self.losses(
-            logits, labeled.label, supervised, self.recipe.unlabeled_weight, own, guess, {"mean_confidence": self.mean}
+            logits,
+            labeled.label,
+            supervised,
+            self.settings.unlabeled_weight,
+            own,
+            pseudo_labels,
+            {"mean_confidence": self.mean},
         )
 
     def _aligned(self, probs: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import MethodSettings
+from sslscale.methods.settings import FIRST, SECOND, MethodSettings
+from sslscale.settings.streams import Field, Source, StreamSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,6 @@ class SupCon(MethodSettings):
     themselves alone; `pseudo`, pseudo-labelled ones, each of its most probable class.
     """
 
-    num_views: ClassVar[int] = 2
     name: Literal["supcon"] = "supcon"  # pyright: ignore[reportIncompatibleVariableOverride]
     stream: Literal["labeled", "mixed", "pseudo"] = "labeled"
     temperature: float = 0.1
@@ -30,11 +29,14 @@ class SupCon(MethodSettings):
         require(self.temperature > 0, "temperature", "must be positive")
         require(self.projection > 0, "projection", "must be positive")
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {self.stream: batch_size}
+    @property
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
+        return "it compares the images of a batch with one another"
 
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
-        return "it compares the images of a batch with one another"
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """The stream that `stream` names, with two views of each image."""
+        field: Field = "soft_label" if self.stream == "pseudo" else "label"
+        source: Source = "all" if self.stream == "mixed" else self.stream
+        return (StreamSpec(name=self.stream, source=source, fields=(field,), views=(FIRST, SECOND)),)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.methods.supcon import SupCon
@@ -54,22 +54,17 @@ def supcon_loss(
 class SupConMethod(Method):
     """A backbone, and a projector of two layers (D-D-128, as the authors' without batch norm)."""
 
-    def __init__(self, recipe: SupCon, model: ModelConfig, num_outputs: int):
+    def __init__(self, settings: SupCon, model: ModelConfig):
         super().__init__()
-        del num_outputs
-        self.recipe = recipe
+        self.settings = settings
         self.backbone, width = build_backbone(model)
-        self.projector = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, recipe.projection))
+        self.projector = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, settings.projection))
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
-        images = batch[self.recipe.stream]
-        if self.recipe.stream == "pseudo":
-            assert images.soft is not None
-            label = images.soft.argmax(1)
-        else:
-            label = images.index.new_full(images.index.shape, -1) if images.label is None else images.label
+        images = batch[self.settings.stream]
+        label = images.soft_label.argmax(1) if self.settings.stream == "pseudo" else images.label
         first, second = self.projector(self.backbone(torch.cat(images.views))).chunk(2)
-        loss = supcon_loss(first, second, label, self.recipe.temperature)
+        loss = supcon_loss(first, second, label, self.settings.temperature)
         return Losses(loss, {"loss": loss.detach()}, first.detach())
 
     @property

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
 from sslscale.methods.settings import MethodSettings
+from sslscale.settings.streams import StreamSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +38,12 @@ class Supervised(MethodSettings):
         require(0 <= self.adversarial < 1, "adversarial", "must lie in [0, 1)")
         require(self.epsilon > 0, "epsilon", "must be positive")
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"labeled": batch_size}
+    @property
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
+        return "mixup and cutmix mix the images of a batch with one another" if self.mixup or self.cutmix else ""
 
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
-        return "mixup and cutmix mix the images of a batch with one another" if self.mixup or self.cutmix else ""
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """Labelled images."""
+        return (StreamSpec(name="labeled", source="labeled", fields=("label",)),)

@@ -9,7 +9,7 @@ import torch
 
 from sslscale import distributed
 from sslscale.data import rng
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.data.mix import Mixture, draw_mixture, mix
 from sslscale.losses import smooth_labels, soft_cross_entropy
 from sslscale.methods.method import ClassifierMethod, Losses
@@ -26,39 +26,38 @@ if TYPE_CHECKING:
 class SupervisedMethod(ClassifierMethod):
     """Mean cross-entropy of the labelled batch, as it is, mixed, or changed against the network."""
 
-    def __init__(self, recipe: Supervised, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
+    def __init__(self, settings: Supervised, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
 
-    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+    def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """How the images are mixed, if they are."""
-        recipe, images = self.recipe, batch["labeled"].views[0]
-        if not (recipe.mixup or recipe.cutmix):
+        settings, images = self.settings, batch["labeled"].views[0]
+        if not (settings.mixup or settings.cutmix):
             return {}
         mixture = draw_mixture(
             distributed.world_size() * len(images),
             (images.shape[-2], images.shape[-1]),
-            mixup_alpha=recipe.mixup,
-            cutmix_alpha=recipe.cutmix,
-            seed=rng.stream_seed(self.seed, f"mixture {self.now.step}"),
+            mixup_alpha=settings.mixup,
+            cutmix_alpha=settings.cutmix,
+            seed=rng.stream_seed(self.seed, f"mixture {self.step_info.step}"),
             device=images.device,
         )
         return mixture._asdict()
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
-        labeled, recipe = batch["labeled"], self.recipe
-        assert labeled.label is not None
+        labeled, settings = batch["labeled"], self.settings
         images = labeled.views[0]
-        target = smooth_labels(labeled.label, self.num_classes, recipe.label_smoothing)
-        if recipe.mixup or recipe.cutmix:
+        target = smooth_labels(labeled.label, self.num_classes, settings.label_smoothing)
+        if settings.mixup or settings.cutmix:
             images, target = mix(images, target, Mixture(**drawn))
         logits = self.network(images)
         loss = soft_cross_entropy(logits, target).mean()
         parts = {"train_accuracy": (logits.detach().argmax(-1) == labeled.label).float().mean()}
-        if recipe.adversarial:
+        if settings.adversarial:
             worse = soft_cross_entropy(self.network(self._against(images, target)), target).mean()
             parts |= {"clean_loss": loss.detach(), "adversarial_loss": worse.detach()}
-            loss = (1 - recipe.adversarial) * loss + recipe.adversarial * worse
+            loss = (1 - settings.adversarial) * loss + settings.adversarial * worse
         return Losses(loss, {"loss": loss.detach(), **parts})
 
     @eager
@@ -72,8 +71,8 @@ class SupervisedMethod(ClassifierMethod):
         with torch.enable_grad(), statistics_kept(self.network):
             changed = images.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(soft_cross_entropy(self.network(changed), target).sum(), changed)
-        if self.recipe.norm == "linf":
+        if self.settings.norm == "linf":
             direction = gradient.sign()
         else:
             direction = gradient / gradient.square().sum((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-12)
-        return (images + self.recipe.epsilon * direction).detach()
+        return (images + self.settings.epsilon * direction).detach()

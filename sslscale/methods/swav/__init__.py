@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from sslscale.config import require
-from sslscale.methods.settings import MethodSettings
+from sslscale.methods.settings import FIRST, LOCAL, SECOND, SelfSupervised
+from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwAV(MethodSettings):
+class SwAV(SelfSupervised):
     """SwAV (Caron et al. 2020, arXiv:2006.09882): published with LARS, lr .6 * batch / 256, and crops of two sizes
-    (`augment_local` of the training). Small batches take the queue; the authors' code switches it on at epoch 15.
+    (`views.local` of the training). Small batches take the queue; the authors' code switches it on at epoch 15.
     """
 
-    num_views: ClassVar[int] = 2
-    multi_crop: ClassVar[bool] = True
     name: Literal["swav"] = "swav"  # pyright: ignore[reportIncompatibleVariableOverride]
     temperature: float = 0.1
     epsilon: float = 0.05  # of the assignments' entropy
@@ -41,15 +39,16 @@ class SwAV(MethodSettings):
         require(self.hidden > 0, "hidden", "must be positive")
         require(self.projection > 0, "projection", "must be positive")
 
-    def batch_sizes(self, batch_size: int) -> Mapping[str, int]:
-        """Images of each stream in one global batch."""
-        return {"images": batch_size}
-
-    def going_on(self) -> Self:
+    def without_warmup(self) -> Self:
         """Without warm-ups and freezes, which the training before has had."""
         return replace(self, queue_epoch=0.0, freeze_prototypes=0.0)
 
     @property
-    def whole_batch(self) -> str:
-        """Why a step needs its batch at once."""
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
         return "it shares the prototypes out among the images of a batch"
+
+    @property
+    def views(self) -> tuple[ViewSpec, ...]:
+        """Two views, and smaller crops if `views.local` of the training names them."""
+        return FIRST, SECOND, LOCAL

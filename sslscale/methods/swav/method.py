@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import cross_view_entropy
-from sslscale.methods.method import Losses, Method, Moment
+from sslscale.methods.method import Losses, Method, StepInfo
 from sslscale.methods.swav import SwAV
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.eager import eager
@@ -30,20 +30,21 @@ if TYPE_CHECKING:
 class SwAVMethod(Method):
     """A backbone, a projector of two layers, prototypes of length 1, and for small batches a queue for each view."""
 
-    def __init__(self, recipe: SwAV, model: ModelConfig, num_outputs: int):
+    def __init__(self, settings: SwAV, model: ModelConfig):
         super().__init__()
-        del num_outputs
-        self.recipe = recipe
+        self.settings = settings
         self.backbone, width = build_backbone(model)
-        self.projector = mlp([width, recipe.hidden, recipe.projection])
-        self.prototypes = nn.Linear(recipe.projection, recipe.prototypes, bias=False)
-        self.queues = nn.ModuleList(Queue(recipe.queue, recipe.projection) for _ in range(2 if recipe.queue else 0))
+        self.projector = mlp([width, settings.hidden, settings.projection])
+        self.prototypes = nn.Linear(settings.projection, settings.prototypes, bias=False)
+        self.queues = nn.ModuleList(
+            Queue(settings.queue, settings.projection) for _ in range(2 if settings.queue else 0)
+        )
         self._full, self._queues_run = (False, False), False
 
-    def before_step(self, now: Moment) -> None:
-        super().before_step(now)
+    def before_step(self, step_info: StepInfo) -> None:
+        super().before_step(step_info)
         self._full = tuple(queue.full for queue in self.queues)  # pyright: ignore[reportAttributeAccessIssue]
-        self._queues_run = now.epoch >= self.recipe.queue_epoch
+        self._queues_run = step_info.epoch >= self.settings.queue_epoch
         with torch.no_grad():
             self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
 
@@ -53,7 +54,7 @@ class SwAVMethod(Method):
 
     @property
     def frozen(self) -> tuple[Tensor, ...]:
-        return (self.prototypes.weight,) if self.now.epoch < self.recipe.freeze_prototypes else ()
+        return (self.prototypes.weight,) if self.step_info.epoch < self.settings.freeze_prototypes else ()
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         views = batch["images"].views
@@ -61,7 +62,7 @@ class SwAVMethod(Method):
         embeddings = F.normalize(self.projector(every).float(), dim=1)
         scores = self.prototypes(embeddings).chunk(len(views))
         assignments = [self._assign(number, scores[number]) for number in range(2)]
-        loss = cross_view_entropy(scores, assignments, self.recipe.temperature)
+        loss = cross_view_entropy(scores, assignments, self.settings.temperature)
         parts = {"loss": loss.detach(), "prototype_entropy": usage_entropy(assignments[0])}
         losses = Losses(loss, parts, embeddings[: len(views[0])].detach())
         if self.training and self._queues_run:
@@ -81,7 +82,7 @@ class SwAVMethod(Method):
             kept: Tensor = self.queues[view].rows  # pyright: ignore[reportAssignmentType]
             own = kept.tensor_split(distributed.world_size())[distributed.rank()]
             rows = torch.cat([rows, self.prototypes(own)])
-        return sinkhorn(rows, self.recipe.epsilon, self.recipe.iterations)[: len(scores)]
+        return sinkhorn(rows, self.settings.epsilon, self.settings.iterations)[: len(scores)]
 
     @property
     def result(self) -> nn.Module:

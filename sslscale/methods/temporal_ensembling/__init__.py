@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import SemiSupervised
+from sslscale.methods.settings import WEAK, SemiSupervised
+from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,3 +27,8 @@ class TemporalEnsembling(SemiSupervised):
         super().__post_init__()
         require(0 < self.ramp <= 1, "ramp", "is a share of the training, above 0 to 1")
         require(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)")
+
+    @property
+    def unlabeled_views(self) -> tuple[ViewSpec, ...]:
+        """The views of an unlabelled image."""
+        return (WEAK,)

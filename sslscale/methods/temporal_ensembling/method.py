@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import gaussian_rise
 from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.methods.temporal_ensembling import TemporalEnsembling
@@ -34,30 +34,29 @@ class TemporalEnsemblingMethod(ClassifierMethod):
     epoch, so this is the paper's update at the epoch's end.
     """
 
-    def __init__(self, recipe: TemporalEnsembling, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
+    def __init__(self, settings: TemporalEnsembling, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
         self.memory = SampleMemory(0, num_classes + 1)
 
     def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
         self.memory = SampleMemory(num_images["unlabeled"], self.num_classes + 1, scratch)  # Z, number of visits
 
-    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+    def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """What is remembered of the images."""
         unlabeled = batch["unlabeled"]
         return {"memory": self.memory.read(unlabeled.host_index, unlabeled.index.device)}
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        assert labeled.label is not None
         logits, guessed = together(self.network, labeled.views[0], unlabeled.views[0])
         supervised = F.cross_entropy(logits, labeled.label)
         probs = guessed.softmax(1)
         past, visits = drawn["memory"].split([self.num_classes, 1], 1)
         known = (visits > 0).float()
-        target = past / (1 - self.recipe.momentum**visits).clamp(min=1e-8)
+        target = past / (1 - self.settings.momentum**visits).clamp(min=1e-8)
         squares = (known * (probs - target).square()).mean()
-        weight = self.recipe.unlabeled_weight * gaussian_rise(self.now.progress, self.recipe.ramp)
+        weight = self.settings.unlabeled_weight * gaussian_rise(self.step_info.progress, self.settings.ramp)
         losses = self.losses(logits, labeled.label, supervised, weight, squares)
         if self.training:
             self._remember(unlabeled, probs.detach())
@@ -67,5 +66,5 @@ class TemporalEnsemblingMethod(ClassifierMethod):
     def _remember(self, unlabeled: Batch, probs: Float[Tensor, "batch classes"]) -> None:
         numbers, probs = unlabeled.global_index, distributed.gather(probs)
         past, visits = self.memory.read(numbers, probs.device).split([self.num_classes, 1], 1)
-        new = torch.lerp(probs, past, self.recipe.momentum)
+        new = torch.lerp(probs, past, self.settings.momentum)
         self.memory.write(numbers, torch.cat([new, visits + 1], 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sslscale.config import require
 from sslscale.methods.settings import SemiSupervised
@@ -15,8 +15,6 @@ class UDA(SemiSupervised):
     one, sharpened, where that is confident. `tsa` leaves out labelled images that are known too well: their
     probability is above a bound that rises to 1 (training signal annealing).
     """
-
-    strong_views: ClassVar[int] = 1
 
     name: Literal["uda"] = "uda"  # pyright: ignore[reportIncompatibleVariableOverride]
     unlabeled_ratio: int = 7

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.data.transfer import to_device
 from sslscale.losses import mean_over_kept
-from sslscale.methods.method import ClassifierMethod, Guess, Losses
+from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
 from sslscale.methods.uda import UDA
 from sslscale.nn.classifier import together
 from sslscale.settings.model import ModelConfig
@@ -27,14 +27,14 @@ def uda_loss(
     strong: Float[Tensor, "batch classes"],
     temperature: float,
     threshold: float,
-) -> tuple[Float[Tensor, ""], Guess]:
+) -> tuple[Float[Tensor, ""], PseudoLabels]:
     """KL(softmax(weak / temperature) || softmax(strong)) where softmax(weak) reaches the threshold, a mean over the
     batch (sections 2.2 and 3.2); no gradient reaches the weak view."""
     confidence, label = weak.detach().softmax(1).max(1)
     kept = (confidence >= threshold).float()
     target = F.log_softmax(weak.detach() / temperature, 1)
     distance = (target.exp() * (target - F.log_softmax(strong, 1))).sum(1)
-    return (kept * distance).mean(), Guess(label, kept)
+    return (kept * distance).mean(), PseudoLabels(label, kept)
 
 
 def annealing_bound(schedule: str, progress: float, num_classes: int) -> float:
@@ -51,21 +51,20 @@ def annealing_bound(schedule: str, progress: float, num_classes: int) -> float:
 class UDAMethod(ClassifierMethod):
     """Cross-entropy of labelled images that are not known too well yet; consistency of unlabelled ones."""
 
-    def __init__(self, recipe: UDA, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
+    def __init__(self, settings: UDA, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
 
-    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+    def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """Up to which probability a labelled image counts by now."""
-        bound = torch.tensor(annealing_bound(self.recipe.tsa, self.now.progress, self.num_classes))
+        bound = torch.tensor(annealing_bound(self.settings.tsa, self.step_info.progress, self.num_classes))
         return {"bound": to_device(bound, batch["labeled"].index.device)}
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        assert labeled.label is not None
         logits, weak, strong = together(self.network, labeled.views[0], *unlabeled.views)
         known = logits.detach().softmax(1).gather(1, labeled.label[:, None]).squeeze(1)
-        counts = torch.ones_like(known) if self.recipe.tsa == "none" else (known <= drawn["bound"]).float()
+        counts = torch.ones_like(known) if self.settings.tsa == "none" else (known <= drawn["bound"]).float()
         supervised = mean_over_kept(F.cross_entropy(logits, labeled.label, reduction="none"), counts)
-        own, guess = uda_loss(weak, strong, self.recipe.temperature, self.recipe.threshold)
-        return self.losses(logits, labeled.label, supervised, self.recipe.unlabeled_weight, own, guess)
+        own, pseudo_labels = uda_loss(weak, strong, self.settings.temperature, self.settings.threshold)
+        return self.losses(logits, labeled.label, supervised, self.settings.unlabeled_weight, own, pseudo_labels)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import SemiSupervised
+from sslscale.methods.settings import WEAK, SemiSupervised
+from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,3 +34,8 @@ class VAT(SemiSupervised):
         require(self.power_iterations >= 1, "power_iterations", "must be 1 or more")
         require(0 <= self.ramp <= 1, "ramp", "is a share of the training, 0 to 1")
         require(self.entropy_weight >= 0, "entropy_weight", "must be 0 or more")
+
+    @property
+    def unlabeled_views(self) -> tuple[ViewSpec, ...]:
+        """The views of an unlabelled image."""
+        return (WEAK,)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from sslscale.data import rng
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.data.transfer import to_device
 from sslscale.losses import linear_rise
 from sslscale.methods.method import ClassifierMethod, Losses
@@ -65,30 +65,29 @@ class VATMethod(ClassifierMethod):
     the labelled images.
     """
 
-    def __init__(self, recipe: VAT, model: ModelConfig, num_classes: int):
-        super().__init__(recipe, model, num_classes)
-        self.recipe = recipe
+    def __init__(self, settings: VAT, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.settings = settings
 
-    def drawn(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+    def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """Where the search for the worst change begins, and how much it counts by now."""
-        seed = rng.stream_seed(self.seed, f"change {self.now.step}")
-        rise = linear_rise(self.now.progress, 0.0, self.recipe.ramp) if self.recipe.ramp else 1.0
+        seed = rng.stream_seed(self.seed, f"change {self.step_info.step}")
+        rise = linear_rise(self.step_info.progress, 0.0, self.settings.ramp) if self.settings.ramp else 1.0
         images = batch["unlabeled"].views[0]
         return {"start": rng.global_normal(seed, images), "rise": to_device(torch.tensor(rise), images.device)}
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        assert labeled.label is not None
-        recipe, images = self.recipe, unlabeled.views[0]
+        settings, images = self.settings, unlabeled.views[0]
         logits = self.network(labeled.views[0]).float()
         supervised = F.cross_entropy(logits, labeled.label)
         guessed = self._without_trace(images)
         direction = self._direction(images, guessed, drawn["start"])
-        distance = divergence(guessed.detach(), self._without_trace(images + recipe.epsilon * direction))
+        distance = divergence(guessed.detach(), self._without_trace(images + settings.epsilon * direction))
         entropy = -(guessed.softmax(1) * F.log_softmax(guessed, 1)).sum(1).mean()
-        terms = recipe.unlabeled_weight * drawn["rise"] * distance
-        if recipe.entropy_weight:
-            terms = terms + recipe.entropy_weight * entropy
+        terms = settings.unlabeled_weight * drawn["rise"] * distance
+        if settings.entropy_weight:
+            terms = terms + settings.entropy_weight * entropy
         parts = {"divergence": distance, "entropy": entropy}
         return self.losses(logits, labeled.label, supervised, 1.0, terms, parts=parts)
 
@@ -99,8 +98,8 @@ class VATMethod(ClassifierMethod):
 
     @eager
     def _direction(self, images: Tensor, guessed: Tensor, start: Tensor) -> Float[Tensor, "batch 3 h w"]:
-        recipe = self.recipe
+        settings = self.settings
         with statistics_kept(self.network):
             return adversarial_direction(
-                self.network, images, guessed, start, xi=recipe.xi, iterations=recipe.power_iterations
+                self.network, images, guessed, start, xi=settings.xi, iterations=settings.power_iterations
             )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sslscale import distributed
-from sslscale.data.loader import Batch
+from sslscale.data.batch import Batch
 from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.methods.vicreg import VICReg
@@ -48,19 +48,18 @@ def vicreg_terms(
 class VICRegMethod(Method):
     """A backbone, and an expander of three layers that is thrown away afterwards."""
 
-    def __init__(self, recipe: VICReg, model: ModelConfig, num_outputs: int):
+    def __init__(self, settings: VICReg, model: ModelConfig):
         super().__init__()
-        del num_outputs
-        self.recipe = recipe
+        self.settings = settings
         self.backbone, width = build_backbone(model)
-        self.projector = mlp([width, *[recipe.projection] * 3])
+        self.projector = mlp([width, *[settings.projection] * 3])
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         # one view after the other: each has its own batch statistics, as in the authors' code
         first, second = (self.projector(self.backbone(view)) for view in batch["images"].views)
         invariance, variance, covariance = vicreg_terms(first, second)
-        recipe = self.recipe
-        loss = recipe.invariance * invariance + recipe.variance * variance + recipe.covariance * covariance
+        settings = self.settings
+        loss = settings.invariance * invariance + settings.variance * variance + settings.covariance * covariance
         parts = {"invariance": invariance, "variance": variance, "covariance": covariance}
         parts = {name: value.detach() for name, value in parts.items()}
         return Losses(loss, {"loss": loss.detach(), **parts}, first.detach())

@@ -1,0 +1,73 @@
+"""The samples of a stream, opened from what a stage is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from sslscale.data.samples import Samples, open_clustered, open_described, open_images, open_samples, open_unlabeled
+from sslscale.data.selection import open_selected
+from sslscale.errors import DataError
+from sslscale.graph.artifacts import Artifact, Clusters, Embeddings, Selection
+from sslscale.settings.streams import StreamSpec
+from sslscale.settings.train import TrainConfig
+
+Inputs = Mapping[str, Artifact]  # a stage's inputs by name; `data` is always there
+
+
+def open_stream(spec: StreamSpec, inputs: Inputs, config: TrainConfig, tables: Path | None = None) -> Samples:
+    """The samples that a stream's specification names; raises DataError if there are none.
+
+    `tables` is a folder that remembers which shards were checked (see data.samples.open_samples).
+    """
+    data = inputs["data"].dir
+    if spec.source == "pseudo":
+        return _pseudo(inputs, data, tables)
+    if spec.source == "labeled":
+        labeled = _labeled(spec, inputs, data, tables)
+        _require_every_class(labeled, data / "labeled")
+        return labeled.share(config.label_fraction, config.seed)
+    if spec.source == "unlabeled":
+        if "unlabeled" in config.splits and not (data / "unlabeled").is_dir():
+            raise DataError(
+                f"{data}: has no unlabelled images, which {config.method.name} learns from; hide labels with "
+                "data.labels_per_class, or name the labelled ones alone (splits: [labeled])"
+            )
+        return open_unlabeled(data, config.splits, tables=tables)
+    if "features" not in spec.fields:
+        return open_images(data, config.splits, labels="label" in spec.fields, tables=tables)
+    features = inputs["features"]
+    assert isinstance(features, Embeddings)
+    described = tuple(split for split in config.splits if split in features.num_samples)
+    return open_described(data, features.dir, described, tables=tables)
+
+
+def _labeled(spec: StreamSpec, inputs: Inputs, data: Path, tables: Path | None) -> Samples:
+    clusters = inputs.get("clusters")
+    if isinstance(clusters, Clusters):
+        return open_clustered(data, clusters.dir, clusters.splits, tables=tables)
+    if "teacher_logits" in spec.fields and "features" in inputs:
+        return open_described(data, inputs["features"].dir, ("labeled",), labels=True, tables=tables)
+    return open_samples(data / "labeled", tables=tables)
+
+
+def _pseudo(inputs: Inputs, data: Path, tables: Path | None) -> Samples:
+    selection = inputs.get("selection")
+    if isinstance(selection, Selection):
+        unlabeled = data / "unlabeled"
+        return open_selected(
+            selection.dir, unlabeled, seed=selection.seed, shard_size=selection.shard_size, tables=tables
+        )
+    return open_samples(inputs["pseudo"].dir, tables=tables)
+
+
+def _require_every_class(samples: Samples, folder: Path) -> None:
+    classes = samples.index.classes
+    missing = [classes[n] for n in np.flatnonzero(np.bincount(samples.labels, minlength=len(classes)) == 0)]
+    if missing:
+        more = f", nor have {len(missing) - 1} more classes" if len(missing) > 1 else ""
+        raise DataError(
+            f"{folder}: class {missing[0]!r} has no labelled image{more}; label one, or leave the class out"
+        )

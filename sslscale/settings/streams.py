@@ -1,0 +1,42 @@
+"""What a method reads, declared once: its streams, the fields of their samples, and the views made of each sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+# labeled: the labelled images, or those of a `clusters` input. unlabeled: the training images beside them, whatever is
+# known of them. all: every training image. pseudo: the images of a `pseudo` or `selection` input.
+Source = Literal["labeled", "unlabeled", "all", "pseudo"]
+
+# label: the class, int, -1 where it is not known. soft_label: class probabilities. features: of another network, from
+# the `features` input. teacher_logits: likewise, there if the stage is given them instead of a `teacher`.
+Field = Literal["label", "soft_label", "features", "teacher_logits"]
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """`count` augmented views of each sample, made as `views.NAME` of the training says, or else as its `augment`.
+
+    A `required` view must be named in `views`; an `optional` one is left out unless it is.
+    """
+
+    name: str
+    count: int = 1
+    required: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSpec:
+    """One stream of samples: where they come from, how many for each of `batch_size`, and what a batch holds of them.
+
+    The name also seeds the order of the samples and their augmentation. The epochs of a training are those of the
+    method's first stream.
+    """
+
+    name: str
+    source: Source
+    ratio: int = 1
+    fields: tuple[Field, ...] = ()
+    views: tuple[ViewSpec, ...] = (ViewSpec("view"),)

@@ -1,0 +1,48 @@
+"""Where a training reports to: its log, its progress, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from sslscale.graph.dag import RunContext
+
+
+class Recorder:
+    """Called by the training loop on the main worker. This one records nothing; `folder` is where states are saved."""
+
+    folder: Path | None = None
+
+    def resumed(self, step: int) -> None:
+        """The training starts at this step."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics since the last log."""
+
+    def progress(self, step: int, shown: Mapping[str, float]) -> None:
+        """A few numbers for the screen, at most twice a second."""
+
+    def saved(self) -> None:
+        """A state was written to `folder`."""
+
+
+class StageRecorder(Recorder):
+    """Records into the folder of a stage. `last` holds the newest value of each metric."""
+
+    def __init__(self, ctx: RunContext, num_steps: int):
+        self._ctx, self._num_steps = ctx, num_steps
+        self.folder = ctx.path / "state"
+        self.last: dict[str, float] = {}
+
+    def resumed(self, step: int) -> None:
+        self._ctx.rewind(step)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.last.update(metrics)
+        self._ctx.log(step, metrics)
+
+    def progress(self, step: int, shown: Mapping[str, float]) -> None:
+        self._ctx.progress(step, self._num_steps, **shown)
+
+    def saved(self) -> None:
+        self._ctx.push()
