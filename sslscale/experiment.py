@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import importlib.util
 import os
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 
 from sslscale import preflight
 from sslscale.config import document as yaml_document
+from sslscale.config import modules
 from sslscale.config.build import build as build_config
 from sslscale.errors import ConfigError, DataError, ResourceError, UserError
 from sslscale.graph import collect, dag, execution
@@ -91,10 +90,11 @@ def pipelines() -> list[str]:
 
 
 def _load_pipeline(name: str, config: Path) -> ModuleType:
-    if name.endswith(".py"):  # the user's own, named relative to the configuration or to here
-        path = next((p for p in (config.parent / name, Path(name)) if p.is_file()), None)
-        if path is None:
-            raise ConfigError(f"{config}: pipeline: there is no file {name}")
+    if name.endswith(".py"):  # the user's own
+        try:
+            module = modules.load_file(modules.find_file(name, config.parent), "sslscale_pipeline")
+        except ConfigError as error:
+            raise ConfigError(f"{config}: pipeline: {error}") from error
     else:
         path = share() / "pipelines" / f"{name}.py"
         if not path.is_file():
@@ -103,25 +103,10 @@ def _load_pipeline(name: str, config: Path) -> ModuleType:
             raise ConfigError(
                 f"{config}: pipeline: there is no pipeline {name!r}{hint}; pipelines: {', '.join(pipelines())}"
             )
-    module_name = f"sslscale_pipeline_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except Exception as error:
-        if path.parent == share() / "pipelines":
-            raise
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
-        line, text = (error.lineno, error.msg) if isinstance(error, SyntaxError) else ([1, *lines][-1], error)
-        raise ConfigError(f"{path}:{line}: {type(error).__name__}: {text}") from error
+        module = modules.load_file(path, "sslscale_pipeline")
     for needed in ("Config", "build"):
         if not hasattr(module, needed):
-            raise ConfigError(f"{path}: a pipeline needs {needed}")
+            raise ConfigError(f"{module.__file__}: a pipeline needs {needed}")
     return module
 
 

@@ -1,7 +1,7 @@
 """Plain data -> frozen dataclasses.
 
-A field typed as a union of dataclasses is chosen by its `name` key. A class with a class method `choose` says which of
-its subclasses a `name` means. A field marked `metadata={"hidden": True}` is set by the pipeline, not by the file.
+A field typed as a union of dataclasses is chosen by its `name` key. A class with a class method `choose(name, folder)`
+says which of its subclasses a `name` means. A field marked `metadata={"hidden": True}` is set by the pipeline.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import difflib
 import math
 import types
 import typing
+from pathlib import Path
 from typing import Any, Literal, Union
 
 from sslscale.config.document import Document, Problem
@@ -20,15 +21,15 @@ from sslscale.errors import ConfigError
 def build(cls: type, document: Document, data: Any = None, key: str = "") -> Any:
     """Make a `cls` of the document's data; raises ConfigError with every problem there is."""
     problems: list[Problem] = []
-    value = _build(cls, document.data if data is None else data, key, document.lines, problems)
+    value = _build(cls, document.data if data is None else data, key, document, problems)
     if problems:
         raise document.fail(problems)
     return value
 
 
-def _build(hint: Any, data: Any, key: str, lines: dict[str, int], problems: list[Problem]) -> Any:
+def _build(hint: Any, data: Any, key: str, document: Document, problems: list[Problem]) -> Any:
     def wrong(text: str) -> None:
-        problems.append(Problem(key, text, _line(lines, key)))
+        problems.append(Problem(key, text, _line(document.lines, key)))
 
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
@@ -38,12 +39,12 @@ def _build(hint: Any, data: Any, key: str, lines: dict[str, int], problems: list
             return None
         options = [argument for argument in arguments if argument is not type(None)]
         if len(options) == 1:
-            return _build(options[0], data, key, lines, problems)
+            return _build(options[0], data, key, document, problems)
         if all(dataclasses.is_dataclass(option) for option in options):
-            return _build_named(options, data, key, lines, problems)
+            return _build_named(options, data, key, document, problems)
         for option in options:
             attempt: list[Problem] = []
-            value = _build(option, data, key, lines, attempt)
+            value = _build(option, data, key, document, attempt)
             if not attempt:
                 return value
         wrong(f"{data!r} is none of {', '.join(describe(option) for option in options)}")
@@ -67,7 +68,7 @@ def _build(hint: Any, data: Any, key: str, lines: dict[str, int], problems: list
                 return None
         before = len(problems)
         items = tuple(
-            _build(kind, item, f"{key}.{i}", lines, problems)
+            _build(kind, item, f"{key}.{i}", document, problems)
             for i, (kind, item) in enumerate(zip(kinds, data, strict=True))
         )
         spoilt = len(problems) > before and any(item is None for item in items)
@@ -77,12 +78,12 @@ def _build(hint: Any, data: Any, key: str, lines: dict[str, int], problems: list
             wrong(f"expected key: value pairs, not {data!r}")
             return {}
         before = len(problems)
-        made = {n: _build(arguments[1], v, f"{key}.{n}", lines, problems) for n, v in data.items()}
+        made = {n: _build(arguments[1], v, f"{key}.{n}", document, problems) for n, v in data.items()}
         return None if len(problems) > before and any(value is None for value in made.values()) else made
     if hasattr(hint, "choose"):
-        return _build_chosen(hint, data, key, lines, problems)
+        return _build_chosen(hint, data, key, document, problems)
     if dataclasses.is_dataclass(hint):
-        return _build_dataclass(hint, data, key, lines, problems)
+        return _build_dataclass(hint, data, key, document, problems)
     if hint is float and isinstance(data, int | float) and not isinstance(data, bool):
         if not math.isfinite(data):
             wrong(f"{data} is not a finite number")
@@ -97,9 +98,9 @@ def _build(hint: Any, data: Any, key: str, lines: dict[str, int], problems: list
     return None
 
 
-def _build_dataclass(cls: Any, data: Any, key: str, lines: dict[str, int], problems: list[Problem]) -> Any:
+def _build_dataclass(cls: Any, data: Any, key: str, document: Document, problems: list[Problem]) -> Any:
     if not isinstance(data, dict):
-        problems.append(Problem(key, f"expected the keys of {cls.__name__}, not {data!r}", _line(lines, key)))
+        problems.append(Problem(key, f"expected the keys of {cls.__name__}, not {data!r}", _line(document.lines, key)))
         return None
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init and not f.metadata.get("hidden")}
@@ -109,14 +110,16 @@ def _build_dataclass(cls: Any, data: Any, key: str, lines: dict[str, int], probl
             dotted = f"{key}.{name}" if key else name
             near = difflib.get_close_matches(name, fields, 1, 0.6)
             known = "" if near else f"; known keys: {', '.join(sorted(fields))}"
-            problems.append(Problem(dotted, f"there is no such key{_mean(near)}{known}", _line(lines, dotted)))
+            problems.append(Problem(dotted, f"there is no such key{_mean(near)}{known}", _line(document.lines, dotted)))
     values = {}
     for name, spec in fields.items():
         dotted = f"{key}.{name}" if key else name
         if name in data:
-            values[name] = _build(hints[name], data[name], dotted, lines, problems)
+            values[name] = _build(hints[name], data[name], dotted, document, problems)
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-            problems.append(Problem(dotted, f"is required ({describe(hints[name])}) and missing", _line(lines, key)))
+            problems.append(
+                Problem(dotted, f"is required ({describe(hints[name])}) and missing", _line(document.lines, key))
+            )
     reported = {problem.key.removeprefix(f"{key}." if key else "").split(".")[0] for problem in problems[before:]}
     broken = {name for name in fields if name in reported and values.get(name) is None}
     while True:  # a value out of range is noted and replaced by its default, so that the next one is found too
@@ -127,11 +130,11 @@ def _build_dataclass(cls: Any, data: Any, key: str, lines: dict[str, int], probl
             dotted = f"{key}.{name}" if key else name
             field = name.split(".")[0]
             if separator and field in fields and field not in broken:
-                problems.append(Problem(dotted, text, _line(lines, dotted)))
+                problems.append(Problem(dotted, text, _line(document.lines, dotted)))
                 broken.add(field)
                 continue
             if not broken:  # else it may come of what stands in for that
-                problems.append(Problem(key, str(error), _line(lines, key)))
+                problems.append(Problem(key, str(error), _line(document.lines, key)))
         except (TypeError, AttributeError):  # what is missing or broken has no default, and is reported already
             assert broken
         else:
@@ -139,7 +142,7 @@ def _build_dataclass(cls: Any, data: Any, key: str, lines: dict[str, int], probl
         return None
 
 
-def _build_named(options: list[Any], data: Any, key: str, lines: dict[str, int], problems: list[Problem]) -> Any:
+def _build_named(options: list[Any], data: Any, key: str, document: Document, problems: list[Problem]) -> Any:
     names = {typing.get_args(typing.get_type_hints(option)["name"])[0]: option for option in options}
     name = data.get("name") if isinstance(data, dict) else None
     if name not in names:
@@ -148,21 +151,21 @@ def _build_named(options: list[Any], data: Any, key: str, lines: dict[str, int],
             Problem(
                 f"{key}.name",
                 f"{name!r} is not one of {', '.join(map(repr, names))}{_mean(near)}",
-                _line(lines, key),
+                _line(document.lines, key),
             )
         )
         return None
-    return _build_dataclass(names[name], data, key, lines, problems)
+    return _build_dataclass(names[name], data, key, document, problems)
 
 
-def _build_chosen(base: Any, data: Any, key: str, lines: dict[str, int], problems: list[Problem]) -> Any:
+def _build_chosen(base: Any, data: Any, key: str, document: Document, problems: list[Problem]) -> Any:
     name = data.get("name") if isinstance(data, dict) else None
     try:
-        cls = base.choose(name)
+        cls = base.choose(name, Path(document.source).parent)
     except ConfigError as error:
-        problems.append(Problem(f"{key}.name", str(error), _line(lines, key)))
+        problems.append(Problem(f"{key}.name", str(error), _line(document.lines, key)))
         return None
-    return _build_dataclass(cls, data, key, lines, problems)
+    return _build_dataclass(cls, {**data, "name": cls.name}, key, document, problems)
 
 
 def _line(lines: dict[str, int], key: str) -> int | None:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import pkgutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from sslscale.config import require
+from sslscale.config import modules, require
 from sslscale.errors import ConfigError
 from sslscale.settings.streams import StreamSpec, ViewSpec
 
@@ -55,9 +53,25 @@ class MethodSettings:
         return ""
 
     @classmethod
-    def choose(cls, name: object) -> type[MethodSettings]:
-        """The settings that `method.name` means; raises ConfigError."""
-        return find(name)
+    def choose(cls, name: object, folder: Path) -> type[MethodSettings]:
+        """The settings that `method.name` means in a configuration in `folder`; raises ConfigError."""
+        return find(name, folder)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """The settings of a user's file carry its text with them, as other machines may not have it."""
+        module = sys.modules[type(self).__module__]
+        source = modules.source_of(module)
+        if source is None:
+            return super().__reduce_ex__(protocol)
+        return _restore, (module.__name__, source, module.__file__, type(self).__name__, self.__dict__)
+
+
+def _restore(module_name: str, source: str, path: str, class_name: str, values: dict[str, Any]) -> MethodSettings:
+    module = sys.modules.get(module_name) or modules.load_source(module_name, source, path)
+    cls = getattr(module, class_name)
+    made = cls.__new__(cls)
+    made.__dict__.update(values)
+    return made
 
 
 def method_names() -> list[str]:
@@ -65,7 +79,7 @@ def method_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.ispkg)
 
 
-def find(name: object) -> type[MethodSettings]:
+def find(name: object, folder: Path = Path()) -> type[MethodSettings]:
     """The settings class of a method's name, module (`package.module`) or file (`method.py`); raises ConfigError."""
     if not isinstance(name, str) or not (name in method_names() or "." in name):
         near = difflib.get_close_matches(str(name), method_names(), 1, 0.5)
@@ -74,7 +88,7 @@ def find(name: object) -> type[MethodSettings]:
     if "." not in name:
         module = importlib.import_module(f"sslscale.methods.{name}")
     elif name.endswith(".py"):
-        module = _of_file(Path(name))
+        module = modules.load_file(modules.find_file(name, folder), "sslscale_method")
     else:
         try:
             module = importlib.import_module(name)
@@ -85,20 +99,6 @@ def find(name: object) -> type[MethodSettings]:
     if len(found) != 1:
         raise ConfigError(f"{name} must hold one subclass of MethodSettings, not {len(found)}")
     return found[0]
-
-
-def _of_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path}")
-    name = f"sslscale_method_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
-    return module
 
 
 FIRST, SECOND = ViewSpec("first"), ViewSpec("second")

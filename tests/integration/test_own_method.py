@@ -1,0 +1,95 @@
+"""A method and a graph from outside the package train as those of the package do (tests/examples)."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sslscale import experiment
+from sslscale.errors import ConfigError
+from sslscale.methods.method import StepInfo, build_method
+from sslscale.methods.settings import find
+from sslscale.storage.jsonio import read_json
+from sslscale.train.engine import Engine
+from tests import runs
+from tests.configurations import CONFIG, batch_of
+from tests.examples.alignment import alignment, uniformity
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+CONFIGURATION = EXAMPLES / "alignment_digits.yaml"
+
+
+def test_the_example_runs_from_its_files(tmp_path: Path) -> None:
+    out, _ = runs.sslscale("run", CONFIGURATION, "pretrain.num_steps=20", "--root", tmp_path / "root", "--json")
+    stages = runs.stages(runs.result(out))
+    assert stages["pretrain"]["metrics"]["loss"] < 0 and -4 < stages["spread"]["metrics"]["uniformity"] < 0
+    (description,) = (tmp_path / "root/artifacts/train").glob("*/stage.json")
+    assert read_json(description)["config"]["method"]["name"] == "alignment"  # no path is part of an identity
+
+
+SEND = """
+import pickle, sys
+from sslscale.methods.method import build_method
+from sslscale.settings.model import ModelConfig
+settings = pickle.loads(bytes.fromhex(sys.argv[1]))
+print(type(build_method(settings, ModelConfig(name="wrn_10_0.5"), 10)).__name__, settings.projection)
+"""
+
+
+def test_its_settings_carry_their_file_to_other_processes(tmp_path: Path) -> None:
+    import pickle
+
+    file = tmp_path / "mine.py"
+    file.write_text((EXAMPLES / "alignment.py").read_text())
+    settings = find("mine.py", tmp_path)(projection=8)  # pyright: ignore[reportCallIssue]
+    sent = pickle.dumps(settings).hex()
+    file.unlink()
+    assert runs.python(SEND, sent).strip() == "AlignmentMethod 8"
+
+
+def test_a_module_is_found_by_its_dotted_name() -> None:
+    cls = find("tests.examples.alignment")
+    assert cls is sys.modules["tests.examples.alignment"].Alignment
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x = 1\ny = x.z\n", r"mine\.py:2: AttributeError"),
+        ("x = (\n", r"mine\.py:1: SyntaxError"),
+        ("x = 1\n", r"mine\.py must hold one subclass of MethodSettings, not 0"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ConfigError, match=expected):
+        find("mine.py", tmp_path)
+
+
+def test_names_that_lead_nowhere_are_told() -> None:
+    with pytest.raises(ConfigError, match=r"method\.name: no\.such\.module cannot be imported"):
+        experiment.load(str(CONFIGURATION), ["pretrain.method.name=no.such.module"])
+    with pytest.raises(ConfigError, match=r"there is no file other\.py"):
+        experiment.load(str(CONFIGURATION), ["pretrain.method.name=other.py"])
+
+
+def test_its_loss_is_the_papers() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.nn.functional.normalize(torch.randn(6, 5, generator=g, dtype=torch.float64), dim=1) for _ in range(2))
+    pairs = [(i, j) for i in range(6) for j in range(i)]
+    expected = sum(float((-2 * (x[i] - x[j]).square().sum()).exp()) for i, j in pairs) / len(pairs)
+    assert float(uniformity(x, 2.0).exp()) == pytest.approx(expected, rel=1e-12)
+    near = sum(float((x[i] - y[i]).square().sum()) for i in range(6)) / 6
+    assert float(alignment(x, y, 2.0)) == pytest.approx(near, rel=1e-12)
+
+
+def test_it_trains_through_the_engine() -> None:
+    settings = find("alignment.py", EXAMPLES)(projection=8)  # pyright: ignore[reportCallIssue]
+    config = dataclasses.replace(CONFIG, method=settings, sync_batch_norm=False)
+    engine = Engine(build_method(settings, config.model, 10), config, 4, torch.device("cpu"))
+    parts, _ = engine.train_step({"images": batch_of(config, "images", 16, 0)}, StepInfo(0, 0.0, 0.0))
+    assert parts["loss"] == parts["alignment"] + parts["uniformity"]
