@@ -1,5 +1,7 @@
 """Every method at a size at which a step takes a moment: what tests and benchmarks run over all of them.
 
+A method that TUNED does not name is there too, with its defaults made small.
+
 Needs torch and numpy alone."""
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from sslscale.methods.pirl import PIRL
 from sslscale.methods.pseudo_label import PseudoLabel
 from sslscale.methods.remixmatch import ReMixMatch
 from sslscale.methods.scl import SCL
-from sslscale.methods.settings import MethodSettings, SemiSupervised
+from sslscale.methods.settings import MethodSettings, SemiSupervised, find, method_names
 from sslscale.methods.simclr import SimCLR
 from sslscale.methods.simsiam import SimSiam
 from sslscale.methods.softmatch import SoftMatch
@@ -93,7 +95,21 @@ def semi(recipe: SemiSupervised) -> TrainConfig:
     )
 
 
-CONFIGS = {
+def small(name: str) -> TrainConfig:
+    """A method's defaults, with widths and queues of 32, on a network that it can train."""
+    made: Any = find(name)()
+    numbers = {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.init}
+    made = dataclasses.replace(made, **{n: 32 for n, v in numbers.items() if isinstance(v, int) and v > 64})
+    networks = (CONFIG.model, VIT, dataclasses.replace(VIT, distillation_token=True))
+    model = next(network for network in networks if made.unsupported_model(network, CONFIG.image.size) is None)
+    views = {view.name: view for stream in made.streams for view in stream.views}
+    named = {
+        n: SMALL if view.optional else CONFIG.augment for n, view in views.items() if view.optional or view.required
+    }
+    return of(made, model=model, views=named)
+
+
+TUNED = {
     "noisy_student": CONFIG,
     "simclr": dataclasses.replace(
         CONFIG,
@@ -155,6 +171,9 @@ CONFIGS = {
         }.items()
     },
 }
+
+_named = {config.method.name for config in TUNED.values()}
+CONFIGS = {**{name: small(name) for name in method_names() if name not in _named}, **TUNED}
 
 
 class Rows(Recorder):

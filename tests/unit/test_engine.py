@@ -11,7 +11,6 @@ import torch
 from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError
 from sslscale.methods.method import StepInfo, build_method
-from sslscale.methods.settings import method_names
 from sslscale.methods.supervised import Supervised
 from sslscale.nn.batch_norm import use_global
 from sslscale.settings.model import ImageConfig, ModelConfig
@@ -19,7 +18,7 @@ from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.engine import Engine, _part, set_up
 from sslscale.train.optim import build_optimizer, weight_decay
 from tests import runs
-from tests.configurations import CONFIGS
+from tests.configurations import CONFIGS, batch_of
 
 CONFIG = TrainConfig(
     method=Supervised(), model=ModelConfig(name="wrn_10_0.5"), image=ImageConfig(size=8), batch_size=12, num_steps=4
@@ -101,23 +100,33 @@ def test_freed_memory_is_not_asked_for_again() -> None:
     assert as_it_is > 5 * 12_000 and kept < as_it_is / 2  # none to a third, by where the heap lies
 
 
-COMPARING = {
-    "simclr", "nnclr", "scl", "supcon", "moco_v2", "moco_v3", "barlow_twins", "vicreg", "emp_ssl", "swav", "dino",
-    "dinov2", "softmatch", "freematch", "flexmatch", "dash", "mixmatch", "remixmatch", "joint_training",
-}  # fmt: skip
+WHOLE = [name for name, config in CONFIGS.items() if config.method.accumulation_error]
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", WHOLE)
 def test_a_batch_that_is_needed_at_once_is_not_taken_in_parts(name: str) -> None:
-    plain: dict[str, TrainConfig] = {}
-    for config in [CONFIG, *CONFIGS.values()]:  # the first of each name
-        plain.setdefault(config.method.name, config)
-    config = plain[name]
-    if name in COMPARING:
-        with pytest.raises(ValueError, match=f"accumulate: {name} needs its batch at once: "):
-            dataclasses.replace(config, accumulate=2)
-    else:
-        assert dataclasses.replace(config, accumulate=2).accumulate == 2
+    method = CONFIGS[name].method.name
+    with pytest.raises(ValueError, match=f"accumulate: {method} needs its batch at once: "):
+        dataclasses.replace(CONFIGS[name], accumulate=2)
+
+
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {*WHOLE, "vat"}))  # which draws other changes for each part
+def test_parts_of_a_batch_have_the_loss_of_the_whole(name: str) -> None:
+    """Of every method that allows parts: else it compares images of a batch, and must refuse them."""
+    found = []
+    for times in (1, 2):
+        config = dataclasses.replace(CONFIGS[name], accumulate=times, sync_batch_norm=False)
+        torch.manual_seed(0)
+        method = build_method(config.method, config.model, 10)
+        method.prepare(dict.fromkeys(config.batch_sizes, 200), config)
+        engine = Engine(method, config, 8, torch.device("cpu"))
+        for module in method.modules():  # of half a batch each, statistics would differ
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        batch = {stream: batch_of(config, stream, size, 0) for stream, size in config.batch_sizes.items()}
+        parts, _ = engine.train_step(batch, StepInfo(0, 0.0, 0.0))
+        found.append(float(parts["loss"]))
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
 def test_mixed_images_are_of_one_batch() -> None:

@@ -32,3 +32,8 @@ class PIRL(SelfSupervised):
         require(self.temperature > 0, "temperature", "must be positive")
         require(self.negatives > 0, "negatives", "must be positive")
         require(self.projection > 0, "projection", "must be positive")
+
+    @property
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
+        return "its memory bank takes up whole batches"

@@ -27,3 +27,8 @@ class UDA(SemiSupervised):
         super().__post_init__()
         require(self.temperature > 0, "temperature", "must be positive")
         require(0 <= self.threshold <= 1, "threshold", "must lie between 0 and 1")
+
+    @property
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
+        return "" if self.tsa == "none" else "tsa divides the loss by the labelled images of a batch that count"
