@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from sslscale.data import decode
-from sslscale.data.shards import INDEX, Index, Shard, open_shard, read_index
+from sslscale.data.index import INDEX, Index, read_index
+from sslscale.data.shards import Shard, open_shard
 from sslscale.errors import DataError
 
 LABELED = ("labeled", "val", "test")  # splits whose images must all have a label

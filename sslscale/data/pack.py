@@ -13,8 +13,10 @@ from PIL import Image
 
 from sslscale.data import decode, shards, sources
 from sslscale.data.images import bad_allowed
+from sslscale.data.index import Index
 from sslscale.data.sources import HIDDEN, Item
 from sslscale.data.split import split
+from sslscale.data.write import Sample, write_shards
 from sslscale.errors import DataError
 from sslscale.settings.data import PackConfig
 
@@ -23,7 +25,7 @@ _LISTED = 200  # bad images that an error names
 
 def pack(
     config: PackConfig, folder: Path, *, threads: int = 1, say: Callable[[str], None] = lambda line: None
-) -> dict[str, shards.Index]:
+) -> dict[str, Index]:
     """Pack `config.source` into folder/labeled, unlabeled, val and test; returns the index of each.
 
     Images keep their encoded bytes unless `resize` is set or their format is none of jpg, png and webp. Every image is
@@ -40,7 +42,7 @@ def pack(
         for name, items in done.parts.items():
             hidden: list[int] | None = [] if name == "unlabeled" else None
             samples = _samples(config, items, done.classes, pool, bad, hidden)
-            indexes[name] = shards.write_shards(folder / name, name, samples, done.classes, config.shard_size)
+            indexes[name] = write_shards(folder / name, name, samples, done.classes, config.shard_size)
             if hidden is not None and config.keep_hidden_labels:
                 np.save(folder / name / HIDDEN, np.array(hidden, np.int32))
     if len(bad) > bad_allowed(config.on_bad_sample, total):
@@ -69,7 +71,7 @@ def _samples(
     pool: ThreadPoolExecutor,
     bad: list[str],
     hidden: list[int] | None,
-) -> Iterator[shards.Sample]:
+) -> Iterator[Sample]:
     """The images with their labels; with `hidden` these go there instead, in the order of the images."""
     label_of = {name: number for number, name in enumerate(classes)}
     for start in range(0, len(items), 512):
@@ -82,7 +84,7 @@ def _samples(
             label = label_of.get(item.label or "", -1)
             if hidden is not None:
                 hidden.append(label)
-            yield shards.Sample(item.key, data, extension, -1 if hidden is not None else label)
+            yield Sample(item.key, data, extension, -1 if hidden is not None else label)
 
 
 def _encode(item: Item, resize: int | None) -> tuple[bytes, str] | DataError:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sslscale.data.features import Features, read_clusters, usable
-from sslscale.data.shards import INDEX, Index, Shards, read_index
+from sslscale.data.index import INDEX, Index, read_index
+from sslscale.data.shards import Shards
 from sslscale.data.sources import HIDDEN
 from sslscale.errors import DataError
 from sslscale.storage import sums

@@ -1,4 +1,4 @@
-"""WebDataset shards with an index that tells how many samples, how many bytes and which checksum each must have.
+"""Open WebDataset shards, each checked against the index of its folder.
 
 A folder of shards holds NAME-%06d.tar and index.json. A sample is KEY.jpg (png, webp), KEY.cls (its label, ASCII) if
 labeled, and KEY.soft.npy (a distribution over the classes) if pseudo-labeled. Keys are unique over the whole folder.
@@ -12,140 +12,24 @@ import io
 import logging
 import mmap
 import os
-import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from sslscale.data import tar
-from sslscale.errors import DataError, ResourceError
-from sslscale.storage import jsonio, mirror, sums
+from sslscale.data.index import INDEX, Index, ShardInfo
+from sslscale.data.write import KEY, Sample
+from sslscale.errors import DataError
+from sslscale.storage import jsonio, mirror
 
-INDEX = "index.json"
-FORMAT = "sslscale-shards/2"
-_UNSEALED = "sslscale-shards/1"  # of before the index had a sum of its own
 IMAGE_TYPES = ("jpg", "jpeg", "png", "webp")
 _IMAGE, _LABEL, _SOFT = range(3)
 log = logging.getLogger(__name__)
 _OTHERS = {"cls": _LABEL, "soft.npy": _SOFT}
-_KEY = re.compile(r"[A-Za-z0-9_\-/]{1,200}")
-
-
-class Sample(NamedTuple):
-    """One encoded sample. `label` is -1 where there is none; `soft` are class probabilities, float32 (classes,)."""
-
-    key: str
-    image: bytes | memoryview
-    extension: str
-    label: int = -1
-    soft: np.ndarray | None = None
-
-
-class ShardInfo(NamedTuple):
-    """What the index says of one shard."""
-
-    file: str
-    samples: int
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Index:
-    """The index of a folder of shards."""
-
-    folder: Path
-    shards: tuple[ShardInfo, ...]
-    classes: tuple[str, ...]
-
-    @property
-    def num_samples(self) -> int:
-        """Samples in all shards."""
-        return sum(shard.samples for shard in self.shards)
-
-
-def read_index(folder: str | Path) -> Index:
-    """Read a folder's index.json; raises DataError if it is not there or not ours."""
-    folder = Path(folder)
-    try:
-        data = jsonio.read_json(sums.checked(folder / INDEX))
-        if data["format"] != _UNSEALED or jsonio.SUM in data:
-            data = jsonio.unsealed(data)
-        if data["format"] not in (FORMAT, _UNSEALED):
-            raise DataError(f"{folder / INDEX}: format {data['format']!r} is not {FORMAT!r}")
-        shards = tuple(ShardInfo(**shard) for shard in data["shards"])
-        if any(Path(shard.file).name != shard.file for shard in shards):
-            raise DataError(f"{folder / INDEX}: a shard lies outside its folder")
-        return Index(folder, shards, tuple(data["classes"]))
-    except FileNotFoundError:
-        raise DataError(f"{folder}: no {INDEX} there; make shards with: sslscale data pack SRC {folder}") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{folder / INDEX}: unreadable index ({error})") from None
-
-
-def write_index(folder: Path, shards: Iterable[ShardInfo], classes: Iterable[str]) -> Index:
-    """Write index.json, which makes the shards a finished set."""
-    index = Index(folder, tuple(shards), tuple(classes))
-    jsonio.write_json(
-        folder / INDEX,
-        jsonio.sealed(
-            {
-                "format": FORMAT,
-                "num_samples": index.num_samples,
-                "classes": list(index.classes),
-                "shards": [shard._asdict() for shard in index.shards],
-            }
-        ),
-    )
-    return index
-
-
-def write_shard(path: Path, samples: Iterable[Sample]) -> ShardInfo:
-    """Write one shard atomically and deterministically: the same samples make the same bytes."""
-    buffer = io.BytesIO()
-    count = 0
-    for sample in samples:
-        if not _KEY.fullmatch(sample.key) or ".." in sample.key or sample.key.startswith("/"):
-            raise DataError(f"{path.name}: {sample.key!r} is not a usable key (letters, digits, _, - and / only)")
-        tar.add(buffer, f"{sample.key}.{sample.extension}", sample.image)
-        if sample.label >= 0:
-            tar.add(buffer, f"{sample.key}.cls", str(sample.label).encode())
-        if sample.soft is not None:
-            array = io.BytesIO()
-            np.save(array, sample.soft, allow_pickle=False)
-            tar.add(buffer, f"{sample.key}.soft.npy", array.getvalue())
-        count += 1
-    buffer.write(tar.END)
-    data = buffer.getvalue()
-    try:
-        jsonio.write_bytes(path, data)
-    except OSError as error:
-        raise ResourceError(f"{path}: cannot write {len(data):,} bytes: {error.strerror}") from error
-    return ShardInfo(path.name, count, len(data), hashlib.sha256(data).hexdigest())
-
-
-def write_shards(folder: Path, name: str, samples: Iterable[Sample], classes: Iterable[str], shard_size: int) -> Index:
-    """Write samples into NAME-%06d.tar of `shard_size` samples each, and their index."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shards: list[ShardInfo] = []
-    batch: list[Sample] = []
-    seen: dict[str, None] = {}
-    for sample in samples:
-        if sample.key in seen:
-            raise DataError(f"{folder.name}: the key {sample.key!r} comes twice")
-        seen[sample.key] = None
-        batch.append(sample)
-        if len(batch) == shard_size:
-            shards.append(write_shard(folder / f"{name}-{len(shards):06d}.tar", batch))
-            batch = []
-    if batch:
-        shards.append(write_shard(folder / f"{name}-{len(shards):06d}.tar", batch))
-    return write_index(folder, shards, classes)
 
 
 @dataclass(frozen=True)
@@ -267,7 +151,7 @@ def scan(path: Path, data: memoryview) -> Shard:
         folder, slash, base = member.name.rpartition("/")
         stem, _, extension = base.partition(".")
         key, extension = folder + slash + stem, extension.lower()
-        if not _KEY.fullmatch(key) or ".." in key or key.startswith("/"):
+        if not KEY.fullmatch(key) or ".." in key or key.startswith("/"):
             raise DataError(f"{path}: {member.name!r} is not a usable key")
         kind = _IMAGE if extension in IMAGE_TYPES else _OTHERS.get(extension)
         if kind is None:  # nothing else is ever decoded: a pickle in a shard stays bytes
@@ -329,8 +213,3 @@ class Shards:
 
 
 _MOST_OPEN = 64
-
-
-def as_json(index: Index) -> Mapping[str, Any]:
-    """What identifies the content of a set of shards."""
-    return {"classes": list(index.classes), "shards": [[s.file, s.samples, s.sha256] for s in index.shards]}

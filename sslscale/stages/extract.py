@@ -22,7 +22,7 @@ def extract(ctx: RunContext, config: ExtractConfig, *, model: Checkpoint, data: 
     from sslscale.cluster import workers
     from sslscale.data.features import Features
     from sslscale.data.images import bad_allowed
-    from sslscale.data.shards import read_index
+    from sslscale.data.index import read_index
 
     splits = tuple(split for split in config.splits if split in data.num_samples)
     if not splits:
@@ -52,8 +52,8 @@ def make_extractor(model: Path, data: Path, config: ExtractConfig, ctx: RunConte
     import torch
 
     from sslscale.data.features import write_array
+    from sslscale.data.index import read_index
     from sslscale.data.reading import open_one
-    from sslscale.data.shards import read_index
     from sslscale.evaluate.outputs import network_outputs
     from sslscale.evaluate.patches import PatchMean
     from sslscale.train.checkpoint import load_backbone, load_model

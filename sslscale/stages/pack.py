@@ -40,7 +40,7 @@ def is_labeled(config: PackConfig) -> bool:
 def pack(ctx: RunContext, config: PackConfig) -> Dataset:
     """Write the shards of every split; shards that exist already are taken as they are, without a copy."""
     from sslscale.data import pack as packing
-    from sslscale.data.shards import read_index
+    from sslscale.data.index import read_index
 
     for name in sources.SPLITS:  # of an attempt that was stopped
         old = ctx.path / name

@@ -22,7 +22,7 @@ def score(ctx: RunContext, config: ScoreConfig, *, teacher: Checkpoint, data: Da
     """
     from sslscale.cluster import workers
     from sslscale.data.images import bad_allowed
-    from sslscale.data.shards import read_index
+    from sslscale.data.index import read_index
 
     index = read_index(data.split("unlabeled"))
     allowed = bad_allowed(config.on_bad_sample, index.num_samples)
@@ -66,8 +66,8 @@ def make_scorer(
     import numpy as np
     import torch
 
+    from sslscale.data.index import read_index
     from sslscale.data.reading import open_one
-    from sslscale.data.shards import read_index
     from sslscale.evaluate.outputs import network_outputs
     from sslscale.train.checkpoint import load_model
     from sslscale.train.engine import best_device

@@ -22,7 +22,7 @@ class ShardConfig:
 def shard(ctx: RunContext, config: ShardConfig, *, selection: Selection, data: Dataset) -> ShardSet:
     """Write pseudo-%06d.tar with KEY.jpg|png|webp, KEY.cls and KEY.soft.npy; shards already written are kept."""
     from sslscale.cluster import workers
-    from sslscale.data.shards import ShardInfo, write_index
+    from sslscale.data.index import ShardInfo, write_index
     from sslscale.storage import jsonio
 
     count = -(-selection.num_samples // selection.shard_size)
@@ -48,7 +48,7 @@ def make_writer(selection: Path, unlabeled: Path, seed: int, shard_size: int, ct
     import numpy as np
 
     from sslscale.data.selection import open_selected
-    from sslscale.data.shards import Sample, write_shard
+    from sslscale.data.write import Sample, write_shard
     from sslscale.storage import jsonio
 
     samples = open_selected(selection, unlabeled, seed=seed, shard_size=shard_size)

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import io
 import json
 import os
+import tarfile
 import tempfile
 import time
 import warnings
@@ -36,11 +38,12 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from sslscale.data.batch import Batch
 from sslscale.data.decode import decode
+from sslscale.data.index import ShardInfo, write_index
 from sslscale.data.loader import Loader
 from sslscale.data.samples import open_images, open_samples
-from sslscale.data.shards import Sample, write_shards
 from sslscale.data.stream import Stream
 from sslscale.data.threads import pool
+from sslscale.data.write import Sample
 from sslscale.losses import in_float32
 from sslscale.methods.dino import DINO
 from sslscale.methods.fixmatch import FixMatch
@@ -203,6 +206,23 @@ def synthetic(count: int, height: int, width: int) -> Iterator[Sample]:
         yield Sample(f"s{number:08d}", buffer.getvalue(), "jpg", number % 10)
 
 
+def write_tar(folder: Path, samples: Iterator[Sample]) -> None:
+    """One labelled shard, by the standard library: such a machine has no webdataset."""
+    folder.mkdir(parents=True)
+    count, buffer = 0, io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as file:
+        for sample in samples:
+            for name, data in ((f"{sample.key}.jpg", sample.image), (f"{sample.key}.cls", b"%d" % sample.label)):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                file.addfile(info, io.BytesIO(data))
+            count += 1
+    data = buffer.getvalue()
+    (folder / "x-000000.tar").write_bytes(data)
+    info = ShardInfo("x-000000.tar", count, len(data), hashlib.sha256(data).hexdigest())
+    write_index(folder, [info], [str(n) for n in range(10)])
+
+
 def peak(device: torch.device) -> float:
     """FLOP/s of a product of two large bf16 matrices."""
     side = 8192 if device.type == "cuda" else 512
@@ -348,7 +368,7 @@ def speed(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as work:
             shape = (32, 32) if config.image.size == 32 else (240, 320)
             labeled = Path(work) / "shards" / "labeled"
-            write_shards(labeled, "x", synthetic(options.images, *shape), [str(n) for n in range(10)], 500)
+            write_tar(labeled, synthetic(options.images, *shape))
             flops = 0.0
             for compiled in (False, True) if options.compile else (False,):
                 args = (config, labeled.parent, Path(work) / "cache", device, options.steps, options.threads)

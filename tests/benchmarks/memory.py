@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sslscale.data.shards import Sample, write_shards
+from sslscale.data.write import Sample, write_shards
 
 
 def synthetic(count: int) -> Iterator[Sample]:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from sslscale import experiment
 from sslscale.cli.main import main
-from sslscale.data import shards, sources
-from sslscale.data.shards import Sample
+from sslscale.data import sources
+from sslscale.data.write import Sample, write_shards
 from sslscale.errors import ConfigError, DataError
 from sslscale.graph.artifacts import Checkpoint, Dataset, Scores
 from sslscale.graph.dag import RunContext
@@ -106,7 +106,7 @@ def bad_images(folder: Path, bad: int) -> None:
         for i, item in enumerate(items)
     ]
     shutil.rmtree(folder)
-    shards.write_shards(folder, folder.name, found, DIGITS, 100)
+    write_shards(folder, folder.name, found, DIGITS, 100)
 
 
 def test_an_undecodable_image_is_an_error_or_is_counted(copied: Dataset, context: Make, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def pseudo_labels(digits: Path, context: Callable[..., RunContext]):
     import numpy as np
 
     from sslscale.data.samples import open_samples
-    from sslscale.data.shards import write_shards
+    from sslscale.data.write import write_shards
     from sslscale.graph.artifacts import ShardSet
 
     samples = open_samples(digits / "labeled")

@@ -114,8 +114,8 @@ def test_the_drivers_memory_does_not_grow_with_the_number_of_shards(tmp_path: Pa
     """20,000 shards, which a manifest names and one file holds, through the scoring stage with two workers."""
 
     from sslscale.cluster.connection import connect, disconnect
+    from sslscale.data.index import ShardInfo, read_index, write_index
     from sslscale.data.pack import pack
-    from sslscale.data.shards import ShardInfo, read_index, write_index
     from sslscale.graph.artifacts import Checkpoint, Dataset
     from sslscale.graph.dag import Resources, RunContext
     from sslscale.nn.classifier import build_classifier, num_parameters

@@ -76,7 +76,7 @@ def test_knowledge_distillation() -> None:
 
 def test_a_teacher_sees_the_students_view_and_stays_as_it_is() -> None:
     found, _ = batch()
-    found = {"labeled": dataclasses.replace(found["labeled"], features=None)}
+    found = {"labeled": dataclasses.replace(found["labeled"], fields={"label": found["labeled"].label})}
     method = made(KnowledgeDistillation())
     assert isinstance(method, TaughtMethod)
 

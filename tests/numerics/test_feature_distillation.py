@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from sslscale.data.index import read_index
 from sslscale.data.samples import open_described
-from sslscale.data.shards import read_index
 from sslscale.data.stream import Stream
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Dataset
@@ -50,6 +50,7 @@ def test_features_are_those_of_the_image_they_come_with(digits: Path, context: C
         seed=0,
         image=ImageConfig(size=8),
         views=(AugmentConfig(),),
+        fields=("features",),
         cache=None,
         cache_bytes=0,
         threads=1,
@@ -87,8 +88,8 @@ def test_images_that_cannot_be_decoded_have_no_features(tmp_path: Path, context:
 
     from sslscale.data.features import Features, usable
     from sslscale.data.samples import open_samples
-    from sslscale.data.shards import Sample, write_shards
     from sslscale.data.sources import digits as real
+    from sslscale.data.write import Sample, write_shards
 
     items = real().items[:300]
     samples = (

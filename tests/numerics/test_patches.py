@@ -186,7 +186,7 @@ def test_dinov2s_student_does_not_see_masked_patches_and_its_teacher_sees_all() 
 def test_methods_of_patches_want_a_vit() -> None:
     for method, recipe in ((MAEMethod, MAE()), (DINOv2Method, DINOv2(prototypes=16))):
         with pytest.raises(ConfigError, match="take a vit_SIZE_PATCH"):
-            method(recipe, ModelConfig(name="wrn_10_1"), 10)  # type: ignore[arg-type]
+            method(recipe, ModelConfig(name="wrn_10_1"))  # type: ignore[arg-type]
 
 
 # --- the vision transformer ---------------------------------------------------------------------------------------

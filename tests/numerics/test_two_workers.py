@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
 from sslscale import distributed
+from sslscale.data.index import read_index
 from sslscale.data.samples import open_described, open_images, open_samples
-from sslscale.data.shards import read_index
 from sslscale.data.stream import Stream
 from sslscale.errors import DataError
 from sslscale.graph.dag import Resources, Strategy

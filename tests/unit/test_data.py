@@ -11,12 +11,13 @@ import torch
 
 from sslscale.data import pack, rng, sources
 from sslscale.data.fingerprint import fingerprint
+from sslscale.data.index import read_index
 from sslscale.data.loader import Loader
 from sslscale.data.order import Order
 from sslscale.data.samples import open_samples
-from sslscale.data.shards import Sample, read_index, write_shards
 from sslscale.data.split import is_labeled, split
 from sslscale.data.stream import Stream
+from sslscale.data.write import Sample, write_shards
 from sslscale.errors import ConfigError, DataError
 from sslscale.settings.augment import AugmentConfig, RandAugmentConfig
 from sslscale.settings.data import PackConfig

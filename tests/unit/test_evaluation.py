@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from sslscale.data.images import Images
+from sslscale.data.index import read_index
 from sslscale.data.reading import open_one
 from sslscale.data.samples import open_samples
-from sslscale.data.shards import read_index
 from sslscale.errors import ConfigError, DataError
 from sslscale.evaluate import linear_sgd
 from sslscale.evaluate.clustering import cluster_agreement

@@ -18,10 +18,12 @@ from PIL import Image
 
 from sslscale.data import cache, decode
 from sslscale.data.images import Images
+from sslscale.data.index import read_index
 from sslscale.data.loader import Loader
 from sslscale.data.samples import open_samples
-from sslscale.data.shards import Sample, Shards, read_index, write_shards
+from sslscale.data.shards import Shards
 from sslscale.data.stream import Stream
+from sslscale.data.write import Sample, write_shards
 from sslscale.errors import DataError
 from sslscale.settings.augment import AugmentConfig, JitterConfig
 from sslscale.settings.model import ImageConfig

@@ -14,8 +14,8 @@ import pytest
 from sslscale import experiment
 from sslscale.data.pack import pack
 from sslscale.data.samples import open_images, open_samples, open_unlabeled
-from sslscale.data.shards import write_shards
 from sslscale.data.sources import HIDDEN
+from sslscale.data.write import write_shards
 from sslscale.errors import ConfigError, DataError
 from sslscale.graph.artifacts import Dataset
 from sslscale.graph.dag import RunContext

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from sslscale.data import check, shards, sources, tar
+from sslscale.data.index import Index, ShardInfo, read_index, write_index
 from sslscale.data.samples import open_samples
-from sslscale.data.shards import Sample
+from sslscale.data.write import Sample, write_shard, write_shards
 from sslscale.errors import DataError
 
 IMAGES = [item.read() for item in sources.digits().items[:6]]
@@ -25,8 +26,8 @@ def samples(count: int = 6, first: int = 0) -> list[Sample]:
     return [Sample(f"a/{first + i:04d}", IMAGES[i], "png", i % 3, soft) for i in range(count)]
 
 
-def write(folder: Path, count: int = 6) -> shards.Index:
-    return shards.write_shards(folder, "x", samples(count), ("p", "q", "r"), 3)
+def write(folder: Path, count: int = 6) -> Index:
+    return write_shards(folder, "x", samples(count), ("p", "q", "r"), 3)
 
 
 def test_the_same_samples_make_the_same_bytes_and_come_back(tmp_path: Path) -> None:
@@ -73,16 +74,26 @@ def test_what_webdataset_and_tarfile_write_is_read(tmp_path: Path) -> None:
 
 
 def shard_bytes() -> bytes:
+    members = [[(f"{sample.key}.png", bytes(sample.image)), (f"{sample.key}.cls", b"1")] for sample in samples(4)]
+    return archive([member for pair in members for member in pair])
+
+
+def archive(members: list[tuple[str, bytes]]) -> bytes:
+    """A tar file, by the standard library."""
     out = io.BytesIO()
-    for sample in samples(4):
-        tar.add(out, f"{sample.key}.png", sample.image)
-        tar.add(out, f"{sample.key}.cls", b"1")
-    return out.getvalue() + tar.END
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as file:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return out.getvalue()
 
 
 def test_a_cut_at_any_block_or_byte_is_found_by_the_walk_alone() -> None:
     data = shard_bytes()
-    cuts = [*range(0, len(data) - tar.BLOCK, tar.BLOCK), *range(1, len(data) - tar.BLOCK, 97)]
+    *_, last = tar.members(data, "")
+    end = last.offset + tar.BLOCK  # of the last member, which is small; the end-of-archive mark follows
+    cuts = [*range(0, end + 1, tar.BLOCK), *range(1, end + tar.BLOCK, 97)]
     for cut in cuts:
         with pytest.raises(DataError):
             list(tar.members(data[:cut], "x.tar"))
@@ -139,14 +150,11 @@ def repack(folder: Path, members: list[tuple[str, bytes]]) -> None:
     """A folder of one shard with these members and a truthful index."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    out = io.BytesIO()
-    for name, data in members:
-        tar.add(out, name, data)
-    data = out.getvalue() + tar.END
+    data = archive(members)
     (folder / "x-000000.tar").write_bytes(data)
     count = sum(name.endswith(".png") for name, _ in members)
-    info = shards.ShardInfo("x-000000.tar", count, len(data), hashlib.sha256(data).hexdigest())
-    shards.write_index(folder, [info], ("p", "q", "r"))
+    info = ShardInfo("x-000000.tar", count, len(data), hashlib.sha256(data).hexdigest())
+    write_index(folder, [info], ("p", "q", "r"))
 
 
 @pytest.mark.parametrize(
@@ -174,8 +182,8 @@ def test_bad_samples_are_named_by_shard_and_key(tmp_path: Path, members: list[tu
 def test_the_same_key_in_two_shards_is_named(tmp_path: Path) -> None:
     infos = []
     for number in range(2):
-        infos.append(shards.write_shard(tmp_path / f"x-{number:06d}.tar", samples(2)))
-    shards.write_index(tmp_path, infos, ("p", "q", "r"))
+        infos.append(write_shard(tmp_path / f"x-{number:06d}.tar", samples(2)))
+    write_index(tmp_path, infos, ("p", "q", "r"))
     with pytest.raises(DataError, match=r"x-000001\.tar: the key 'a/0000' stands in another shard too"):
         open_samples(tmp_path)
 
@@ -201,12 +209,10 @@ def test_check_reports_every_fault_and_leaks_into_the_test_split(digits: Path, t
     shutil.copytree(digits, tmp_path / "d")
     sets = tmp_path / "d"
     (sets / "unlabeled" / "unlabeled-000001.tar").write_bytes(b"cut")
-    leaked = shards.open_shard(digits / "labeled", shards.read_index(digits / "labeled").shards[0])
+    leaked = shards.open_shard(digits / "labeled", read_index(digits / "labeled").shards[0])
     shutil.rmtree(sets / "test")
     bad = Sample("broken", b"\x89PNG not", "png", 0)
-    shards.write_shards(
-        sets / "test", "test", [leaked.sample(0)._replace(key="t", label=1), bad], tuple("0123456789"), 10
-    )
+    write_shards(sets / "test", "test", [leaked.sample(0)._replace(key="t", label=1), bad], tuple("0123456789"), 10)
     problems = check.check(sets, threads=2, say=said.append)["problems"]
     assert any("unlabeled-000001.tar" in p and "index says" in p for p in problems)
     assert any("broken" in p and "undecodable" in p for p in problems)
@@ -227,16 +233,16 @@ def test_check_finds_a_labelled_split_without_labels(digits: Path, tmp_path: Pat
     assert problems(digits) == []
     shutil.copytree(digits, tmp_path / "data")
     folder = tmp_path / "data" / "labeled"
-    index = shards.read_index(folder)
+    index = read_index(folder)
     shard = shards.open_shard(folder, index.shards[0])
     bare = [shard.sample(row) for row in range(len(shard))]
     shutil.rmtree(folder)
-    shards.write_shards(folder, "labeled", bare, index.classes, 100)
+    write_shards(folder, "labeled", bare, index.classes, 100)
     found = problems(tmp_path / "data")
     assert len(found) == 2
     assert "100 of 100 images of a labelled split have no label" in found[0] and "has no image" in found[1]
     shutil.rmtree(folder)
-    shards.write_shards(folder, "labeled", bare, (), 100)
+    write_shards(folder, "labeled", bare, (), 100)
     found = problems(tmp_path / "data")
     assert any("without classes" in line for line in found) and any("same classes" in line for line in found)
 
@@ -267,11 +273,11 @@ def test_a_flipped_byte_of_an_index_is_an_error(digits: Path, tmp_path: Path) ->
         flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
         (tmp_path / "data" / "index.json").write_bytes(flipped)
         try:
-            again = shards.read_index(tmp_path / "data")
+            again = read_index(tmp_path / "data")
         except DataError:
             continue
         assert json.loads(flipped) == json.loads(whole), place  # white space alone
         assert again.num_samples == 100
     old = {key: value for key, value in json.loads(whole).items() if key != "sha256"} | {"format": "sslscale-shards/1"}
     (tmp_path / "data" / "index.json").write_text(json.dumps(old))  # packed before the index had a sum
-    assert shards.read_index(tmp_path / "data").num_samples == 100
+    assert read_index(tmp_path / "data").num_samples == 100
