@@ -17,7 +17,8 @@ from functools import partial
 from typing import Any, Literal
 
 from sslscale.config import require
-from sslscale.graph.dag import Resources, Stage, stage
+from sslscale.graph.dag import Stage, stage
+from sslscale.graph.resources import Resources
 from sslscale.methods.knowledge_distillation import KnowledgeDistillation
 from sslscale.methods.supervised import Supervised
 from sslscale.settings.data import PackConfig

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sslscale.config import require
-from sslscale.graph.dag import Resources, Stage, stage
+from sslscale.graph.dag import Stage, stage
+from sslscale.graph.resources import Resources
 from sslscale.settings.data import PackConfig, count_labeled
 from sslscale.settings.features import ExtractConfig
 from sslscale.settings.finetune import FinetuneConfig

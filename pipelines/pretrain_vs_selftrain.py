@@ -16,7 +16,8 @@ from functools import partial
 from typing import Any
 
 from sslscale.config import require
-from sslscale.graph.dag import Resources, Stage, stage
+from sslscale.graph.dag import Stage, stage
+from sslscale.graph.resources import Resources
 from sslscale.methods.supervised import Supervised
 from sslscale.settings.augment import AugmentConfig
 from sslscale.settings.data import PackConfig

@@ -14,7 +14,8 @@ from functools import partial
 from typing import Any
 
 from sslscale.config import require
-from sslscale.graph.dag import Resources, Stage, stage
+from sslscale.graph.dag import Stage, stage
+from sslscale.graph.resources import Resources
 from sslscale.methods.settings import SemiSupervised
 from sslscale.methods.supervised import Supervised
 from sslscale.settings.data import PackConfig

@@ -19,7 +19,8 @@ from functools import partial
 from typing import Any
 
 from sslscale.config import require
-from sslscale.graph.dag import Resources, Stage, stage
+from sslscale.graph.dag import Stage, stage
+from sslscale.graph.resources import Resources
 from sslscale.methods.feature_distillation import FeatureDistillation
 from sslscale.methods.supervised import Supervised
 from sslscale.settings.data import PackConfig

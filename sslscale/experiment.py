@@ -20,6 +20,7 @@ from sslscale.config import modules
 from sslscale.config.build import build as build_config
 from sslscale.errors import ConfigError, DataError, ResourceError, UserError
 from sslscale.graph import collect, dag, execution
+from sslscale.graph.context import RunContext
 
 _PACKAGE = Path(__file__).parent
 
@@ -201,7 +202,7 @@ def replay(entry: dag.Planned, planned: Sequence[dag.Planned], root: Path, step:
     paths = {one.key: one.path.absolute() for one in planned}
     inputs: dict[str, Any] = {name: dag.load(paths[key]) for name, key in entry.input_keys.items()}
     resources = dataclasses.replace(entry.stage.resources, num_workers=1, min_workers=None)
-    context = dag.RunContext(
+    context = RunContext(
         path=entry.path.absolute(),
         root=root.absolute(),
         name=entry.stage.name,

@@ -14,7 +14,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from sslscale.data import sources
 from sslscale.data.pack import pack
-from sslscale.graph.dag import Resources, RunContext
+from sslscale.graph.context import RunContext
+from sslscale.graph.resources import Resources
 from sslscale.settings.data import PackConfig
 from tests.finished import finished
 

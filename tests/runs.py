@@ -42,7 +42,9 @@ SHORT = """
 from dataclasses import dataclass
 from functools import partial
 from sslscale.graph.artifacts import Checkpoint, Report
-from sslscale.graph.dag import Resources, RunContext, Stage, stage
+from sslscale.graph.context import RunContext
+from sslscale.graph.dag import Stage, stage
+from sslscale.graph.resources import Resources
 from sslscale.settings.data import PackConfig
 from sslscale.settings.pseudo import EvaluateConfig
 from sslscale.settings.train import TrainConfig

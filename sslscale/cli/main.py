@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sslscale import __version__
-from sslscale.cli import commands
+from sslscale.cli import cluster, graphs, images, roots
 from sslscale.errors import ConfigError, DataError, ResourceError, UserError
 from sslscale.storage import mirror
 
@@ -60,9 +60,9 @@ def parser() -> argparse.ArgumentParser:
     def add_root(command: argparse.ArgumentParser) -> None:
         command.add_argument("--root", default="runs", help="where results are kept: a folder, or s3://... (./runs)")
 
-    run = add(named, "run", commands.run, "Run the graph of a configuration; what is done already is not done again.")
+    run = add(named, "run", graphs.run, "Run the graph of a configuration; what is done already is not done again.")
     run.add_argument("--plan", action="store_true", help="show what would run, and why; run nothing")
-    plan = add(named, "plan", commands.run, "Show what `run` would run, and why; run nothing.")
+    plan = add(named, "plan", graphs.run, "Show what `run` would run, and why; run nothing.")
     plan.set_defaults(plan=True)
     for command in (run, plan):
         command.add_argument("config", metavar="CONFIG", help="a YAML file")
@@ -75,9 +75,7 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
-    again = add(
-        named, "replay", commands.replay, "Run one batch of a training again, alone: where it stops being finite."
-    )
+    again = add(named, "replay", graphs.replay, "Run one batch of a training alone, to see where it is not finite.")
     again.add_argument("config", metavar="CONFIG", help="the YAML file of the run")
     again.add_argument("stage", metavar="STAGE", help="the name of the training, as `sslscale plan` shows it")
     again.add_argument("overrides", nargs="*", metavar="key.path=value", help="values that were set in it")
@@ -85,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     add_root(again)
     again.add_argument("--json", action="store_true", help="print one JSON line")
 
-    tuning = add(named, "tune", commands.tune, "Search for the best values of a configuration's keys.")
+    tuning = add(named, "tune", graphs.tune, "Search for the best values of a configuration's keys.")
     tuning.add_argument("config", metavar="CONFIG", help="a YAML file that `sslscale run` takes")
     tuning.add_argument("overrides", nargs="*", metavar="key.path=value", help="values to set in it")
     tuning.add_argument("--space", required=True, help="a YAML file: metric, space, search (see configs/tune)")
@@ -100,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
             help="the cluster's dashboard (http://127.0.0.1:8265)",
         )
 
-    submit = add(named, "submit", commands.submit, "Run a configuration on a Ray cluster, as a job of its own.")
+    submit = add(named, "submit", cluster.submit, "Run a configuration on a Ray cluster, as a job of its own.")
     submit.add_argument("config", metavar="CONFIG", help="a YAML file")
     submit.add_argument("overrides", nargs="*", metavar="key.path=value", help="values to set in it")
     submit.add_argument(
@@ -108,17 +106,17 @@ def parser() -> argparse.ArgumentParser:
     )
     add_address(submit)
     submit.add_argument("--follow", action="store_true", help="show the job's log until it ends")
-    listed = add(named, "jobs", commands.list_jobs, "List a cluster's jobs.")
+    listed = add(named, "jobs", cluster.list_jobs, "List a cluster's jobs.")
     add_address(listed)
     listed.add_argument("--json", action="store_true", help="one JSON line for each job")
-    stop = add(named, "stop", commands.stop, "Stop a job; submitted again, it goes on where it was.")
+    stop = add(named, "stop", cluster.stop, "Stop a job; submitted again, it goes on where it was.")
     stop.add_argument("job", metavar="JOB", help="its name, as `sslscale jobs` shows it")
     add_address(stop)
 
     data = named.add_parser("data", help="Pack and check images.").add_subparsers(
         dest="data_command", required=True, metavar="COMMAND", parser_class=_Parser
     )
-    pack = add(data, "pack", commands.pack, "Write images as shards: labeled, unlabeled, val and test.")
+    pack = add(data, "pack", images.pack, "Write images as shards: labeled, unlabeled, val and test.")
     pack.add_argument("source", metavar="SRC", help="a folder, a CSV (path,label), torchvision:NAME:ROOT, or digits")
     pack.add_argument("out", metavar="OUT", help="a folder that is not there yet, or s3://...")
     pack.add_argument("--labels", help="CSV (path,label) of the few labelled images; all others are unlabelled")
@@ -134,17 +132,17 @@ def parser() -> argparse.ArgumentParser:
     pack.add_argument("--resize", type=int, help="scale larger images to this short side (re-encodes them)")
     pack.add_argument("--on-bad-sample", choices=("error", "skip"), default="error")
     pack.add_argument("--seed", type=int, default=0, help="which labels --labels-per-class keeps")
-    check = add(data, "check", commands.check, "Check shards: counts, checksums, images, class balance, duplicates.")
+    check = add(data, "check", images.check, "Check shards: counts, checksums, images, class balance, duplicates.")
     check.add_argument("shards", metavar="SHARDS", help="a folder of shards, or of splits")
     check.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
-    predict = add(named, "predict", commands.predict, "Class and probability for image files, from any checkpoint.")
+    predict = add(named, "predict", images.predict, "Class and probability for image files, from any checkpoint.")
     predict.add_argument("model", metavar="MODEL", help="the folder of a checkpoint")
     predict.add_argument("paths", metavar="PATHS", nargs="+", type=Path, help="images, or folders of images")
     predict.add_argument("--top", type=_count, default=1, help="classes to show for each image (1)")
     predict.add_argument("--json", action="store_true", help="one JSON line for each image")
 
-    judge = add(named, "eval", commands.evaluate, "What a checkpoint is worth on shards of labelled images.")
+    judge = add(named, "eval", graphs.evaluate, "What a checkpoint is worth on shards of labelled images.")
     judge.add_argument("model", metavar="CHECKPOINT", help="the folder of a checkpoint")
     judge.add_argument(
         "shards", metavar="SHARDS", help="a folder that `sslscale data pack` wrote: labeled and a test split"
@@ -162,17 +160,17 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("--plan", action="store_true", help="show what would run, and why; run nothing")
     judge.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
-    export = add(named, "export", commands.export, "Write a checkpoint's backbone as torchvision and timm load it.")
+    export = add(named, "export", images.export, "Write a checkpoint's backbone as torchvision and timm load it.")
     export.add_argument("model", metavar="CHECKPOINT", help="the folder of a checkpoint")
     export.add_argument("out", metavar="OUT", type=Path, help="the file to write: .safetensors or .pth")
 
-    ui = add(named, "ui", commands.ui, "Open MLflow's own page over this root's store, on this machine only.")
+    ui = add(named, "ui", roots.ui, "Open MLflow's own page over this root's store, on this machine only.")
     add_root(ui)
     ui.add_argument("--port", type=int, default=5000)
-    listing = add(named, "ls", commands.list_artifacts, "List artifacts: stage, key, age, size, headline numbers.")
+    listing = add(named, "ls", roots.list_artifacts, "List artifacts: stage, key, age, size, headline numbers.")
     add_root(listing)
     listing.add_argument("--json", action="store_true", help="one JSON line for each artifact")
-    collect = add(named, "gc", commands.collect_garbage, "Remove artifacts that no configuration's last run uses.")
+    collect = add(named, "gc", roots.collect_garbage, "Remove artifacts that no configuration's last run uses.")
     add_root(collect)
     collect.add_argument("--dry-run", action="store_true", help="show what would go")
     return top
@@ -184,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         options = _parse(arguments)
-        if "root" in options and options.call is not commands.submit:
+        if "root" in options and options.call is not cluster.submit:
             options.root = mirror.open_root(options.root)
         return options.call(options)
     except UserError as error:

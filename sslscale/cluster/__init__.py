@@ -1,0 +1,1 @@
+"""Everything that runs on Ray: stages, training workers, trials of a search, jobs."""

@@ -102,7 +102,7 @@ def _place(folder: Path) -> tuple[str, Any]:
     store = mirror.of(folder.parent)
     if store is None:
         return str(folder.parent), None
-    files, base = store.arrow()
+    files, base = store.store.arrow()
     return f"{base}/{folder.parent.relative_to(store.folder).as_posix()}", files
 
 

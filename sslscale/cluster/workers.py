@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from sslscale.cluster.warned import warned
 from sslscale.errors import ConfigError, UserError
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.storage import mirror
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def train_workers(loop: Callable[[RunContext, W], T], work: W, ctx: RunContext) 
 def _ray_storage(ctx: RunContext) -> dict[str, Any]:
     """Where Ray Train keeps a few notes of its own, which all workers must see."""
     if ctx.store and ctx.resources.num_workers > 1:
-        files, base = mirror.at(ctx.store, ctx.root).arrow()
+        files, base = mirror.at(ctx.store, ctx.root).store.arrow()
         return {"storage_path": f"{base}/ray", "storage_filesystem": files}
     return {"storage_path": str(ctx.root / "ray")}
 

@@ -9,7 +9,7 @@ from sslscale.data.images import SMALL, Images, bad_allowed
 from sslscale.data.index import Index
 from sslscale.data.samples import Samples, open_samples
 from sslscale.data.shards import Shard, Shards
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.settings.model import ImageConfig
 
 

@@ -10,68 +10,20 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Artifact, from_fields
-from sslscale.storage import mirror, sums
+from sslscale.graph.resources import Resources
+from sslscale.storage import sums
 from sslscale.storage.jsonio import canonical, digest
 from sslscale.storage.mirror import RECORD
 
-Strategy = Literal["ddp", "fsdp", "zero0", "zero1", "zero2", "zero3"]
 DESCRIPTION = "stage.json"
 F = TypeVar("F", bound=Callable[..., Artifact])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """Where and how a stage runs; never part of its identity. None means all there is, shared among workers.
-
-    With `min_workers` a training goes on with as few when nodes are lost, and takes up more as they come back.
-    `gpus_per_worker`: None is a GPU each if there are GPUs at all, 0 computes on CPUs. On a cluster that was joined, a
-    stage that does not fit the nodes there are waits `wait_for_nodes_s` seconds for nodes that may come.
-    `cache_bytes` bounds the decoded images that a node keeps under the root for all stages; 0 decodes at each access.
-    `strategy` is how training workers share the weights: whole on each (ddp), or in parts (fsdp; DeepSpeed's ZeRO:
-    optimiser state 1, gradients 2, weights 3). `offload` keeps fsdp's and ZeRO's parts in the host's memory;
-    `checkpoint_activations` computes activations twice instead of keeping them; `sharded_checkpoints` lets each of
-    fsdp's workers write its own part of a checkpoint.
-    """
-
-    num_workers: int = 1
-    min_workers: int | None = None
-    cpus_per_worker: int | None = None
-    gpus_per_worker: float | None = None
-    max_failures: int = 3
-    wait_for_nodes_s: float = 900
-    cache_bytes: int = 8 << 30
-    strategy: Strategy = "ddp"
-    offload: bool = False
-    checkpoint_activations: bool = False
-    sharded_checkpoints: bool = False
-
-    def __post_init__(self) -> None:
-        if self.num_workers < 1:
-            raise ValueError(f"num_workers: must be 1 or more, not {self.num_workers}")
-        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
-            raise ValueError(f"min_workers: must lie between 1 and num_workers, not be {self.min_workers}")
-        if self.max_failures < 0:
-            raise ValueError(f"max_failures: must be 0 or more, not {self.max_failures}")
-        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
-            raise ValueError(f"gpus_per_worker: must be 0 or more, not {self.gpus_per_worker:g}")
-        if self.cpus_per_worker is not None and self.cpus_per_worker < 1:
-            raise ValueError(f"cpus_per_worker: must be 1 or more, not {self.cpus_per_worker}")
-        if self.wait_for_nodes_s < 0:
-            raise ValueError(f"wait_for_nodes_s: must be 0 or more, not {self.wait_for_nodes_s:g}")
-        if self.cache_bytes < 0:
-            raise ValueError(f"cache_bytes: must be 0 or more, not {self.cache_bytes}")
-        if self.sharded_checkpoints and self.strategy != "fsdp":
-            raise ValueError(f"sharded_checkpoints: fsdp writes them, {self.strategy} does not")
-        if self.offload and self.strategy in ("ddp", "zero0"):
-            raise ValueError(f"offload: {self.strategy} keeps everything on its device; choose fsdp or zero1 to zero3")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -253,60 +205,3 @@ def load(path: Path) -> Artifact:
         raise DataError(f"{path}: not a finished artifact (it has no {RECORD})") from None
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path / RECORD}: unreadable record ({error}); remove the folder to redo it") from None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunContext:
-    """Where and how a stage runs. It bears no identity: nothing read from it may change a result."""
-
-    path: Path
-    root: Path
-    name: str
-    resources: Resources
-    threads: int = 1
-    store: str = ""  # the root's URL, if the root mirrors one
-    inputs: tuple[Path, ...] = ()  # the folders of what the stage reads
-
-    def pull_inputs(self, *, exact: bool = False) -> None:
-        """If the root is in an object store: download the stage's inputs, and what the stage has written so far.
-
-        Shards are downloaded when they are first opened. With `exact`, local files that the store does not have are
-        removed, so that all workers start from the same files.
-        """
-        if self.store:
-            own = mirror.at(self.store, self.root)
-            for folder in self.inputs:
-                own.pull(folder)
-            self.pull(exact=exact)
-
-    def pull(self, *, exact: bool = False) -> None:
-        """If the root is in an object store: download what other machines have written for this stage."""
-        if self.store:
-            self.path.mkdir(parents=True, exist_ok=True)
-            mirror.at(self.store, self.root).pull(self.path, exact=exact)
-
-    def push(self) -> None:
-        """If the root is in an object store: upload what this machine has written since the last push."""
-        if self.store:
-            mirror.at(self.store, self.root).push(self.path)
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one row to metrics.jsonl (the tracker mirrors it; the file is the truth)."""
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
-
-    def rewind(self, step: int) -> None:
-        """Drop rows after `step`, which a killed attempt wrote beyond the checkpoint it is resumed from."""
-        file = self.path / "metrics.jsonl"
-        if file.exists():
-            rows = [line for line in file.read_text("utf-8").splitlines() if line.endswith("}")]
-            kept = [line for line in rows if json.loads(line)["step"] <= step]
-            temporary = file.with_suffix(".tmp")
-            temporary.write_text("".join(line + "\n" for line in kept), "utf-8")
-            os.replace(temporary, file)
-
-    def progress(self, done: int, total: int, **shown: float | str) -> None:
-        """Say how far the stage is; the driver's table shows it. Lossy and cheap."""
-        temporary = self.path / "progress.tmp"
-        temporary.write_text(json.dumps({"done": done, "total": total, **shown}), "utf-8")
-        os.replace(temporary, self.path / "progress.json")

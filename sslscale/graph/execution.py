@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from sslscale.cluster.warned import warned
 from sslscale.errors import ResourceError
 from sslscale.graph.artifacts import Artifact, to_fields
-from sslscale.graph.dag import DESCRIPTION, RECORD, Planned, RunContext, describe, load
+from sslscale.graph.context import RunContext
+from sslscale.graph.dag import DESCRIPTION, RECORD, Planned, describe, load
 from sslscale.storage import locks, mirror, sums
 from sslscale.storage.jsonio import sealed, to_bytes, write_json
 

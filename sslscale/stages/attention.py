@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Checkpoint, Dataset, Report
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.settings.features import AttentionConfig
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sslscale.graph.artifacts import Artifact, Report
-from sslscale.graph.dag import RunContext, cpu_only
+from sslscale.graph.context import RunContext
+from sslscale.graph.dag import cpu_only
 from sslscale.storage.jsonio import read_json, write_json
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Checkpoint, Dataset, Embeddings
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.settings.features import ExtractConfig
 
 

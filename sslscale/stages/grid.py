@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sslscale.graph.artifacts import Report
-from sslscale.graph.dag import RunContext, cpu_only
+from sslscale.graph.context import RunContext
+from sslscale.graph.dag import cpu_only
 from sslscale.storage.jsonio import read_json, write_json
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sslscale.graph.artifacts import Checkpoint, Dataset
-from sslscale.graph.dag import RunContext, cpu_only
+from sslscale.graph.context import RunContext
+from sslscale.graph.dag import cpu_only
 from sslscale.settings.train import TrainConfig
 
 

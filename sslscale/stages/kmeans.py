@@ -9,7 +9,7 @@ from typing import Any
 
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Clusters, Embeddings
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.settings.features import KMeansConfig
 
 _STATE = "state/kmeans.npz"

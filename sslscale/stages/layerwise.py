@@ -7,7 +7,7 @@ from typing import Any
 
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Checkpoint, Dataset, Report
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.settings.probe import LayerwiseConfig
 
 

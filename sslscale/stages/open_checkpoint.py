@@ -9,7 +9,8 @@ from pathlib import Path
 from sslscale.data.fingerprint import file_hash
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Checkpoint
-from sslscale.graph.dag import RunContext, cpu_only
+from sslscale.graph.context import RunContext
+from sslscale.graph.dag import cpu_only
 from sslscale.settings.model import FILES, read_info
 from sslscale.storage import mirror
 from sslscale.storage.jsonio import digest

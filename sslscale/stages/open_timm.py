@@ -7,7 +7,7 @@ from pathlib import Path
 from sslscale.data.fingerprint import file_hash
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Checkpoint, Dataset
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.settings.teacher import TimmConfig
 from sslscale.storage.jsonio import digest
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from sslscale.data import fingerprint, sources, split
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Dataset
-from sslscale.graph.dag import RunContext, cpu_only
+from sslscale.graph.context import RunContext
+from sslscale.graph.dag import cpu_only
 from sslscale.settings.data import PackConfig
 from sslscale.storage import mirror
 from sslscale.storage.jsonio import digest

@@ -6,7 +6,7 @@ from typing import Any
 
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Dataset, Embeddings, Report
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.settings.probe import ProbeConfig
 
 _QUERIES, _SHOWN = 6, 8  # rows of the gallery, and nearest images in each

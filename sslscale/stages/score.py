@@ -10,7 +10,7 @@ from typing import Any
 
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Checkpoint, Dataset, Scores
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.settings.pseudo import ScoreConfig
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Dataset, Scores, Selection
-from sslscale.graph.dag import RunContext, cpu_only
+from sslscale.graph.context import RunContext
+from sslscale.graph.dag import cpu_only
 from sslscale.settings.pseudo import SelectConfig
 from sslscale.storage.jsonio import write_json
 

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from sslscale.graph.artifacts import Dataset, Selection, ShardSet
-from sslscale.graph.dag import RunContext, cpu_only
+from sslscale.graph.context import RunContext
+from sslscale.graph.dag import cpu_only
 
 
 @dataclass(frozen=True, kw_only=True)

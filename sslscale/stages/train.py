@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Checkpoint, Clusters, Dataset, Embeddings, Selection, ShardSet
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.settings.train import TrainConfig
 from sslscale.storage import mirror
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from pathlib import Path
@@ -13,14 +12,12 @@ from sslscale.errors import ResourceError
 class Lock:
     """A held lock; `release` it, or use it as a context manager."""
 
-    def __init__(self, fd: int, path: Path):
-        self._fd, self.path = fd, path
+    def __init__(self, lock: object, path: Path):
+        self._lock, self.path = lock, path
 
     def release(self) -> None:
         """Give the lock back. Its file stays; who removes it does so before."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._lock.release()  # pyright: ignore[reportAttributeAccessIssue]
 
     def __enter__(self) -> Lock:
         return self
@@ -31,18 +28,16 @@ class Lock:
 
 def try_lock(path: Path, note: str | None = None) -> Lock | None:
     """Take the lock at `path`, or return None if a living process has it. `note` is left in it for others to read."""
+    import filelock
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    lock = filelock.FileLock(path, blocking=False, thread_local=False)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(os.fstat(fd), os.stat(path)):
-            raise FileNotFoundError  # its last holder removed it between our opening and our locking
-    except (BlockingIOError, FileNotFoundError):
-        os.close(fd)
+        lock.acquire()
+    except filelock.Timeout:
         return None
-    os.ftruncate(fd, 0)
-    os.write(fd, (note or f"{os.getpid()} on {os.uname().nodename}\n").encode())
-    return Lock(fd, path)
+    path.write_text(note or f"{os.getpid()} on {os.uname().nodename}\n", "utf-8")
+    return Lock(lock, path)
 
 
 def held(path: Path, *, wait_s: float) -> Lock:

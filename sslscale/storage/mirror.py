@@ -10,32 +10,24 @@ shards.
 from __future__ import annotations
 
 import functools
-import logging
 import os
-import random
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
 
-from sslscale.errors import ConfigError, ResourceError
+from sslscale.errors import ResourceError
 from sslscale.storage import jsonio
+from sslscale.storage.store import Store
 
-T = TypeVar("T")
 NOTE = ".mirror.json"
 RECORD = "record.json"
 _WHOLE = ("index.json", "commit.json")  # shards are a whole set by the one, a state to go on from is by the other
 LAZY = (".tar",)  # fetched when they are opened
 _OWN = {NOTE, "writer.lock", "progress.json", "progress.tmp", "mlflow.json"}  # of this machine's run alone
 _STATE = "state/"  # the one part of an artifact that shrinks as it is made
-_TRIES, _PAUSE = 5, 0.2  # seconds before the second; twice as many before each next
-_GOOGLE = ("gs", "gcs")
-_PATIENCE = 20.0  # seconds of a store of Google's: gcsfs tries again by itself, for half a minute a call
 _THREADS = 8
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError, TypeError, ImportError)
 
 
 def is_url(place: str | os.PathLike[str]) -> bool:
@@ -107,7 +99,7 @@ class Mirror:
 
     def __init__(self, url: str, folder: Path):
         self.url, self.folder = url, folder
-        self._fs, self._base = _open(url)
+        self.store = Store(url)
         self._sent: dict[str, tuple[int, int]] = {}  # bytes and time of change here, of what the store has
         self._listed: set[Path] = set()
 
@@ -162,17 +154,17 @@ class Mirror:
         self.put(file for file in changed if file.name in _WHOLE)
         state = f"{path}/{_STATE}"
         for name in [name for name in self._sent if name.startswith(state) and not os.path.exists(name)]:
-            self._call(self._remove, self._remote(Path(name)))
+            self.store.remove(self._name(Path(name)))
             del self._sent[name]
 
     def commit(self, path: Path, record: bytes) -> None:
         """Make an artifact a finished one for all; only then is it one here."""
-        self.put_bytes((path / RECORD).relative_to(self.folder).as_posix(), record)
-        self.put_bytes(_record_name(path), record)
+        self.store.write(self._name(path / RECORD), record)
+        self.store.write(_record_name(path), record)
 
     def has_record(self, path: Path) -> bool:
         """Whether the store has a finished artifact there."""
-        return self._call(self._fs.exists, f"{self._base}/{_record_name(path)}")
+        return self.store.has(_record_name(path))
 
     def refresh(self) -> None:
         """Make the records here those that the store has, and the notes of runs."""
@@ -185,27 +177,20 @@ class Mirror:
         for file in (self.folder / "artifacts").glob(f"*/*/{RECORD}"):
             if file not in there:
                 file.unlink()  # removed in the store, or never committed
-        self.get([file for file in there if not file.exists()], lambda file: f"{self._base}/records/{there[file]}")
+        self.get([file for file in there if not file.exists()], lambda file: f"records/{there[file]}")
         refs = [self.folder / "refs" / name for name in self.sizes(self.folder / "refs") if name.endswith(".json")]
         self.get(refs)
 
     def remove(self, path: Path) -> None:
         """Remove an artifact from the store, its record first."""
-        for where in (f"{self._base}/{_record_name(path)}", self._remote(path)):
-            self._call(self._remove, where)
+        for name in (_record_name(path), self._name(path)):
+            self.store.remove(name)
         self._listed.discard(path)
         self._sent = {name: stamp for name, stamp in self._sent.items() if not name.startswith(f"{path}/")}
 
     def sizes(self, path: Path) -> dict[str, int]:
         """The names below a folder in the store, with their bytes."""
-        base = self._remote(path)
-        self._fs.invalidate_cache()
-        try:
-            found: Mapping[str, Any] = self._call(self._fs.find, base, detail=True)
-        except FileNotFoundError:
-            return {}
-        names = {name.removeprefix(base).lstrip("/"): int(info["size"] or 0) for name, info in found.items()}
-        return {name: size for name, size in names.items() if ".." not in name.split("/")}  # nothing leaves its folder
+        return self.store.sizes(self._name(path))
 
     def get(self, files: Iterable[Path], where: Callable[[Path], str] | None = None, *, optional: bool = False) -> None:
         """Download files, each in one rename; with `optional` those that are not there are passed over."""
@@ -214,8 +199,7 @@ class Mirror:
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_name(f"{file.name}.tmp-{uuid.uuid4().hex[:8]}")
             try:
-                remote = where(file) if where else self._remote(file)
-                self._call(functools.partial(self._download, remote, temporary))
+                self.store.download(where(file) if where else self._name(file), temporary)
                 os.replace(temporary, file)
                 self._note(file)
             except FileNotFoundError:
@@ -232,66 +216,18 @@ class Mirror:
 
         def one(file: Path) -> None:
             stamp = _stamp(file)
-            if known or str(file) in self._sent or not self._there(file, stamp[0]):
-                self._write(self._fs.put_file, str(file), self._remote(file))
+            if known or str(file) in self._sent or self.store.size(self._name(file)) != stamp[0]:
+                self.store.upload(file, self._name(file))
             self._sent[str(file)] = stamp
 
         _in_parallel(one, files)
 
-    def put_bytes(self, name: str, data: bytes) -> None:
-        """Write one small file of the store."""
-        self._write(self._fs.pipe_file, f"{self._base}/{name}", data)
-
-    def arrow(self) -> tuple[Any, str]:
-        """The store as pyarrow sees it, and the prefix there."""
-        from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-        return PyFileSystem(FSSpecHandler(self._fs)), self._base
-
-    def _there(self, file: Path, size: int) -> bool:
-        try:
-            return int(self._call(self._fs.info, self._remote(file))["size"] or 0) == size
-        except FileNotFoundError:
-            return False
-
-    def _write(self, function: Callable[..., object], *arguments: Any) -> None:
-        try:
-            self._call(function, *arguments)
-        except FileNotFoundError as error:
-            raise ResourceError(f"{self.url}: cannot be written ({error}); is there such a bucket?") from None
-
-    def _download(self, remote: str, file: Path) -> None:
-        size = int(self._fs.info(remote)["size"])
-        self._fs.get_file(remote, str(file))
-        if file.stat().st_size != size:
-            raise OSError(f"{file.stat().st_size:,} of {size:,} bytes came")
-
-    def _remove(self, where: str) -> None:
-        if self._fs.exists(where):
-            self._fs.rm(where, recursive=True)
-
-    def _remote(self, path: Path) -> str:
-        relative = path.relative_to(self.folder).as_posix()
-        return self._base if relative == "." else f"{self._base}/{relative}"
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
 
     def _note(self, file: Path) -> None:
         if file.is_file():
             self._sent[str(file)] = _stamp(file)
-
-    def _call(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        """Call the store, again after a while if that may help; raises FileNotFoundError and ResourceError."""
-        deadline = time.monotonic() + (_PATIENCE if self.url.startswith(_GOOGLE) else float("inf"))
-        for attempt in range(_TRIES):
-            try:
-                return function(*arguments, **options)
-            except FileNotFoundError:
-                raise
-            except Exception as error:
-                last = attempt == _TRIES - 1 or time.monotonic() > deadline
-                if last or isinstance(error, _FINAL) or _is_denied(error):
-                    raise ResourceError(_reason(self.url, error)) from error
-            time.sleep(_PAUSE * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
-        raise AssertionError
 
 
 def fetch(file: Path) -> bool:
@@ -301,40 +237,6 @@ def fetch(file: Path) -> bool:
         return False
     found.get([file])
     return True
-
-
-def _open(url: str) -> tuple[Any, str]:
-    import fsspec
-
-    scheme = url.partition("://")[0]
-    options: dict[str, Any] = {}
-    if scheme in ("s3", "s3a"):  # or a wrong address waits for minutes
-        options["config_kwargs"] = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 1}}
-    if scheme in _GOOGLE:  # it logs tracebacks of what it raises
-        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-    try:
-        if "::" in url:
-            raise ValueError("one protocol, not a chain of them")
-        if scheme in ("file", "local", "memory"):
-            raise ValueError("that is no store that others see")
-        fs, base = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
-    except ImportError as error:
-        raise ConfigError(f"{url}: {error}; S3 and Google's stores need: pip install 'sslscale[cluster]'") from None
-    except ValueError as error:
-        raise ConfigError(f"{url}: {error}") from None
-    return fs, base.rstrip("/")
-
-
-def _reason(url: str, error: Exception) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if _is_denied(error):
-        return f"{url}: access is denied ({text}); give credentials that may read and write there"
-    return f"{url}: the store does not answer as it should ({text}); check the address, and the endpoint if it has one"
-
-
-def _is_denied(error: Exception) -> bool:
-    forbidden = str(error).startswith("Forbidden: ")  # gcsfs's, an OSError like any other
-    return forbidden or isinstance(error, PermissionError) or "Credentials" in type(error).__name__
 
 
 def _record_name(path: Path) -> str:

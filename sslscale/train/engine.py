@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError
-from sslscale.graph.dag import Resources
+from sslscale.graph.resources import Resources
 from sslscale.methods.method import Losses, Method, PseudoLabels, StepInfo
 from sslscale.nn.batch_norm import use_global
 from sslscale.settings.train import TrainConfig

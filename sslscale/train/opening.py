@@ -15,7 +15,7 @@ from sslscale.data.samples import Samples
 from sslscale.data.stream import Stream
 from sslscale.errors import ConfigError
 from sslscale.graph.artifacts import Checkpoint
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.methods.method import build_method
 from sslscale.nn.classifier import num_parameters
 from sslscale.settings.train import TrainConfig

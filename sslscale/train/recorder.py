@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 
 
 class Recorder:

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from sslscale import distributed
-from sslscale.graph.dag import Resources
+from sslscale.graph.resources import Resources
 from sslscale.methods.method import Method
 from sslscale.settings.train import TrainConfig
 from sslscale.train.blocks import forget_activations

@@ -140,10 +140,13 @@ class ZeroEngine(Engine):
     def _link(self) -> None:
         """Tell DeepSpeed where the optimiser's state of each weight lies: it does so once the first group has stepped,
         and would not find the others'."""
-        optimizer: Any = self.optimizer
-        if self._stage < 3:
-            optimizer._hp_optimizer_states_linked = False
-            optimizer._lazy_init_hp_params_optimizer_state()
+        if self._stage == 3:
+            return
+        from deepspeed.utils.mixed_precision_linkage import lazy_init_hp_params_optimizer_state as link
+
+        for weights, flat in zip(self.optimizer.bit16_groups, self._flat(), strict=True):
+            if flat in self.optimizer.optimizer.state:
+                link(weights, flat, self.optimizer.optimizer.state)
 
     def network(self) -> nn.Module:
         if self._stage < 3:

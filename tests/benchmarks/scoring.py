@@ -28,7 +28,8 @@ from sslscale.data.augment import normalize
 from sslscale.data.images import Images
 from sslscale.data.samples import open_samples
 from sslscale.graph.artifacts import Checkpoint, Dataset
-from sslscale.graph.dag import Resources, RunContext
+from sslscale.graph.context import RunContext
+from sslscale.graph.resources import Resources
 from sslscale.nn.classifier import build_classifier, num_parameters
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.pseudo import ScoreConfig

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from sslscale.graph.artifacts import Dataset, Scores
-from sslscale.graph.dag import Resources, RunContext
+from sslscale.graph.context import RunContext
+from sslscale.graph.resources import Resources
 from sslscale.settings.pseudo import SelectConfig
 from sslscale.stages.select import select
 

@@ -24,7 +24,9 @@ from sslscale.cluster.runner import RayRunner
 from sslscale.cluster.workers import train_workers
 from sslscale.graph import dag, execution
 from sslscale.graph.artifacts import Report
-from sslscale.graph.dag import Resources, RunContext, stage
+from sslscale.graph.context import RunContext
+from sslscale.graph.dag import stage
+from sslscale.graph.resources import Resources
 
 
 def meet(work: Any) -> int:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from sslscale.graph.artifacts import Embeddings, Report
-from sslscale.graph.dag import RunContext, Stage, cpu_only, stage
+from sslscale.graph.context import RunContext
+from sslscale.graph.dag import Stage, cpu_only, stage
 from sslscale.settings.data import PackConfig
 from sslscale.settings.features import ExtractConfig
 from sslscale.settings.train import TrainConfig

@@ -16,7 +16,7 @@ from sslscale.data import sources
 from sslscale.data.write import Sample, write_shards
 from sslscale.errors import ConfigError, DataError
 from sslscale.graph.artifacts import Checkpoint, Dataset, Scores
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.methods.supervised import Supervised
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.pseudo import ScoreConfig, SelectConfig

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sslscale.graph.artifacts import Embeddings
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.settings.features import KMeansConfig
 from sslscale.stages.kmeans import kmeans
 from sslscale.storage.jsonio import read_json

@@ -11,7 +11,7 @@ import pytest
 from sslscale import experiment
 from sslscale.graph import dag
 from sslscale.graph.artifacts import Dataset
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.methods.settings import SelfSupervised, SemiSupervised, find, method_names
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.train import TrainConfig

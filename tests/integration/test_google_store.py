@@ -66,7 +66,7 @@ def test_what_one_machine_makes_another_has(
     theirs.refresh()
     assert not (there / "record.json").exists() and not ours.sizes(ours.folder)
     with pytest.raises(ResourceError, match=r"gs://nowhere/runs: cannot be written .*; is there such a bucket"):
-        mirror.at("gs://nowhere/runs", tmp_path / "nowhere").put_bytes("records/score.k1.json", b"{}")
+        mirror.at("gs://nowhere/runs", tmp_path / "nowhere").store.write("records/score.k1.json", b"{}")
 
 
 @pytest.mark.slow

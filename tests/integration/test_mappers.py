@@ -11,7 +11,7 @@ import pytest
 
 from sslscale.cluster.connection import connect, disconnect
 from sslscale.cluster.workers import Mappers
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 
 
 @pytest.mark.slow

@@ -117,7 +117,8 @@ def test_the_drivers_memory_does_not_grow_with_the_number_of_shards(tmp_path: Pa
     from sslscale.data.index import ShardInfo, read_index, write_index
     from sslscale.data.pack import pack
     from sslscale.graph.artifacts import Checkpoint, Dataset
-    from sslscale.graph.dag import Resources, RunContext
+    from sslscale.graph.context import RunContext
+    from sslscale.graph.resources import Resources
     from sslscale.nn.classifier import build_classifier, num_parameters
     from sslscale.settings.data import PackConfig
     from sslscale.settings.model import ImageConfig, ModelConfig

@@ -11,7 +11,7 @@ import pytest
 
 from sslscale.cluster.workers import gpus_per_worker, threads_per_worker
 from sslscale.errors import ConfigError
-from sslscale.graph.dag import Resources
+from sslscale.graph.resources import Resources
 from tests import runs
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from sslscale.errors import ConfigError, DataError
 from sslscale.graph.artifacts import Dataset
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.settings.model import ImageConfig
 from sslscale.settings.teacher import TimmConfig
 from sslscale.stages import open_timm

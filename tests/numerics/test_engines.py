@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
 from sslscale.errors import ConfigError
-from sslscale.graph.dag import Resources, Strategy
+from sslscale.graph.resources import Resources, Strategy
 from sslscale.methods.method import Method, build_method
 from sslscale.settings.train import OptimConfig
 from sslscale.train.blocks import blocks

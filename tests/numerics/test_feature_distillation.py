@@ -15,7 +15,7 @@ from sslscale.data.samples import open_described
 from sslscale.data.stream import Stream
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Dataset
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.methods.feature_distillation.method import feature_distance
 from sslscale.settings.augment import AugmentConfig
 from sslscale.settings.features import ExtractConfig

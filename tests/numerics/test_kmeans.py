@@ -12,7 +12,7 @@ import torch
 
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Embeddings
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.settings.features import KMeansConfig
 from sslscale.stages import kmeans as stage_module
 from sslscale.stages.kmeans import kmeans

@@ -20,7 +20,7 @@ from sslscale.data.index import read_index
 from sslscale.data.samples import open_described, open_images, open_samples
 from sslscale.data.stream import Stream
 from sslscale.errors import DataError
-from sslscale.graph.dag import Resources, Strategy
+from sslscale.graph.resources import Resources, Strategy
 from sslscale.methods.method import build_method
 from sslscale.methods.settings import method_names
 from sslscale.nn.batch_norm import use_global

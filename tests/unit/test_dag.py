@@ -20,8 +20,10 @@ import pytest
 from sslscale.errors import DataError
 from sslscale.graph import collect, dag, execution
 from sslscale.graph.artifacts import Report
-from sslscale.graph.dag import Resources, RunContext, Stage, stage
+from sslscale.graph.context import RunContext
+from sslscale.graph.dag import Stage, stage
 from sslscale.graph.execution import Inline
+from sslscale.graph.resources import Resources
 from sslscale.methods.settings import method_names
 from sslscale.storage import jsonio, locks
 

@@ -10,7 +10,8 @@ import pytest
 
 from sslscale.estimate import EFFICIENCY, estimate
 from sslscale.graph import dag
-from sslscale.graph.dag import Resources, stage
+from sslscale.graph.dag import stage
+from sslscale.graph.resources import Resources
 from sslscale.methods.noisy_student import NoisyStudent
 from sslscale.settings.data import PackConfig
 from sslscale.settings.model import ImageConfig, ModelConfig

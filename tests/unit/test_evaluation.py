@@ -21,7 +21,7 @@ from sslscale.evaluate.clustering import cluster_agreement
 from sslscale.evaluate.monitor import KnnMonitor
 from sslscale.evaluate.retrieval import retrieve
 from sslscale.graph.artifacts import Checkpoint, Dataset
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.nn.classifier import build_backbone, build_classifier
 from sslscale.nn.layers import LayerFeatures, layer_names
 from sslscale.settings.model import ImageConfig, ModelConfig

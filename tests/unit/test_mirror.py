@@ -11,7 +11,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from sslscale.errors import ConfigError, ResourceError
-from sslscale.storage import mirror
+from sslscale.storage import mirror, store
 
 
 class Flaky(LocalFileSystem):
@@ -62,7 +62,7 @@ class Flaky(LocalFileSystem):
 def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     Flaky.chance, Flaky.refused, Flaky.cut, Flaky.denied = random.Random(0), 0, 0, False
-    monkeypatch.setattr(mirror, "_PAUSE", 0.01)
+    monkeypatch.setattr(store, "_PAUSE", 0.01)
     return f"flaky://{tmp_path}/store"
 
 
@@ -176,8 +176,8 @@ def test_names_in_a_store_do_not_lead_out_of_the_mirror(flaky: str, tmp_path: Pa
         names = ("artifacts/score/k/../../../../../evil", "../evil", "artifacts/score/k/a..b")
         patch.setattr(Flaky, "find", lambda self, base, detail: {f"{base}/{name}": {"size": 4} for name in names})
         assert list(ours.sizes(ours.folder)) == ["artifacts/score/k/a..b"]
-    ours.put_bytes("records/...k.json", b"{}")
-    ours.put_bytes("records/score.k.json", b"{}")
+    ours.store.write("records/...k.json", b"{}")
+    ours.store.write("records/score.k.json", b"{}")
     ours.refresh()
     assert [str(p.relative_to(ours.folder)) for p in ours.folder.rglob("*.json") if p.name != mirror.NOTE] == [
         "artifacts/score/k/record.json"

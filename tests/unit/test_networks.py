@@ -11,7 +11,7 @@ import torch
 import torchvision
 
 from sslscale.errors import ConfigError, DataError
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.nn.classifier import build_backbone, build_classifier, num_parameters
 from sslscale.nn.resnet import ResNet
 from sslscale.settings.model import ImageConfig, ModelConfig

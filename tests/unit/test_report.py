@@ -10,7 +10,7 @@ import torch
 
 from sslscale.evaluate.classify import measure, wilson
 from sslscale.graph.artifacts import Report, Selection
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.report import figures, page
 from sslscale.stages.comparison import ComparisonConfig, comparison
 from sslscale.stages.summary import SummaryConfig, summary

@@ -18,7 +18,7 @@ from sslscale.errors import ConfigError, DataError
 from sslscale.evaluate.patches import PatchMean
 from sslscale.graph import dag
 from sslscale.graph.artifacts import Dataset
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.methods.dinov2 import DINOv2
 from sslscale.methods.simclr import SimCLR
 from sslscale.methods.simsiam import SimSiam

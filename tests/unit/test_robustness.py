@@ -16,7 +16,7 @@ from sslscale.errors import DataError
 from sslscale.evaluate import perturbations
 from sslscale.evaluate.adversarial import fgsm, pgd
 from sslscale.graph.artifacts import Dataset
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.settings.robustness import RobustnessConfig
 from sslscale.stages.robustness import robustness
 from sslscale.storage.jsonio import read_json

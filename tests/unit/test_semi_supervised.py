@@ -18,7 +18,7 @@ from sslscale.data.sources import HIDDEN
 from sslscale.data.write import write_shards
 from sslscale.errors import ConfigError, DataError
 from sslscale.graph.artifacts import Dataset
-from sslscale.graph.dag import RunContext
+from sslscale.graph.context import RunContext
 from sslscale.methods.fixmatch import FixMatch
 from sslscale.methods.flexmatch import FlexMatch
 from sslscale.methods.temporal_ensembling import TemporalEnsembling

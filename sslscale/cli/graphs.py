@@ -1,0 +1,211 @@
+"""Run and plan graphs: `run`, `plan`, `eval`, `replay`, `tune`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from typing import Any
+
+from sslscale.cli.units import show_age, show_size
+from sslscale.errors import ConfigError, UserError
+from sslscale.storage import mirror
+
+
+def run(options: argparse.Namespace) -> int:
+    from sslscale import experiment
+
+    for word in options.overrides:
+        if "=" not in word:
+            raise ConfigError(f"{word!r} is not of the form key.path=value")
+    return _perform(experiment.load(options.config, options.overrides), options)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from sslscale import experiment
+
+    shares = []
+    for word in options.labels.split(","):
+        number, percent = word.strip().removesuffix("%"), word.strip().endswith("%")
+        try:
+            shares.append(float(number) / (100 if percent else 1))
+        except ValueError:
+            raise ConfigError(f"--labels: {word!r} is not a share such as 1% or 0.01") from None
+    values = {
+        "pipeline": "evaluate",
+        "model": options.model,
+        "data": {"source": options.shards},
+        "protocols": [name.strip() for name in options.protocol.split(",")],
+        "labels": shares,
+        "split": options.split,
+        "seeds": options.seeds,
+    }
+    return _perform(experiment.of_values(f"eval {options.model} {options.shards}", values, options.overrides), options)
+
+
+def _perform(loaded: Any, options: argparse.Namespace) -> int:
+    """Plan or run a graph, and say what came of it."""
+    from sslscale import experiment
+    from sslscale.graph import execution
+
+    if options.plan or getattr(options, "estimate", False):
+        return _plan(loaded, options)
+    # our own output keeps its descriptor: libraries' stderr goes to a log while the graph runs
+    from rich.console import Console
+
+    out = os.fdopen(os.dup(2 if options.json else 1), "w")
+    console = Console(file=out)
+    started = time.monotonic()
+    try:
+        records = experiment.run(loaded, options.root, console)
+    except execution.StageFailed as failure:
+        if options.debug:
+            raise
+        cause = failure.__cause__
+        reason = str(cause).strip().splitlines()[-1:] or [type(cause).__name__]
+        logs = sorted((options.root / "logs").glob("*/" + failure.name.replace("/", "-") + ".log"))
+        raise UserError(
+            f"{failure.name} failed: {reason[0]}\n"
+            f"log: {logs[-1] if logs else options.root / 'logs'}\nthe same command goes on where it stopped"
+        ) from cause
+    result = experiment.summary(records)
+    ran = sum(stage["state"] == "ran" for stage in result["stages"])
+    console.print(
+        f"{ran} of {len(records)} stages ran, {len(records) - ran} were there, in {time.monotonic() - started:.1f} s",
+        highlight=False,
+    )
+    for name, record in records.items():
+        if record["kind"] == "Selection":
+            console.print(f"  {name:32} {_accounting(record['fields'])}", highlight=False, soft_wrap=True)
+    for name, value in result["metrics"].items():
+        if name.endswith(("accuracy", "gain")) and "top5" not in name:
+            console.print(f"  {name:32} {value:.4f}", highlight=False)
+    last = list(records.values())[-1]
+    page = options.root / "artifacts" / last["stage"] / last["key"] / "report.html"
+    if store := mirror.of(options.root.absolute()):
+        store.pull(page.parent.absolute())
+    if page.exists():
+        console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    elif last["kind"] == "Checkpoint":
+        console.print(f"model: {page.parent}", highlight=False, soft_wrap=True)
+    out.flush()
+    if options.json:
+        print(json.dumps(result), flush=True)
+    return 0
+
+
+def _accounting(fields: dict[str, Any]) -> str:
+    """Where every image went, in one line."""
+    counts = dict(fields["accounting"])
+    total = counts.pop("samples")
+    parts = " + ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in counts.items())
+    return f"{total:,} images = {parts}; {fields['num_samples']:,} with repeats"
+
+
+def _plan(loaded: Any, options: argparse.Namespace) -> int:
+    from sslscale import preflight
+    from sslscale.graph import dag
+
+    planned = dag.plan(loaded.targets, options.root)
+    preflight.require(planned)
+    found = {}
+    if getattr(options, "estimate", False):
+        from sslscale.estimate import estimate
+
+        found = estimate(planned, options.root)
+    if options.json:
+        stages = [
+            {"name": p.stage.name, "key": p.key, "state": p.state, "why": p.why, "inputs": dict(p.input_keys)}
+            | ({"seconds": e.seconds, "bytes": e.bytes} if (e := found.get(p.stage.name)) else {})
+            for p in planned
+        ]
+        print(json.dumps({"stages": stages, "notes": list(loaded.notes)}))
+        return 0
+    from rich.console import Console
+
+    from sslscale.cli.progress import plan_table
+
+    for note in loaded.notes:
+        Console().print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+    missing = sum(p.state == "run" for p in planned)
+    if not getattr(options, "estimate", False):
+        Console().print(plan_table(planned))
+        print(f"{missing} to run, {len(planned) - missing} cached")
+        return 0
+    costs = {
+        name: ("?" if e.seconds is None else show_age(e.seconds), "?" if e.bytes is None else show_size(e.bytes))
+        for name, e in found.items()
+    }
+    Console().print(plan_table(planned, costs))
+    known = [e for e in found.values() if e.seconds is not None]
+    print(
+        f"{missing} to run, {len(planned) - missing} cached; {show_age(sum(e.seconds or 0 for e in known))} one after "
+        f"another and {show_size(sum(e.bytes or 0 for e in known))} for {len(known)} of them"
+    )
+    if len(known) < missing:
+        print("? has no earlier stage of its kind in this root to go by: run it once with few steps")
+    return 0
+
+
+def replay(options: argparse.Namespace) -> int:
+    """One batch of a training again."""
+    from sslscale import experiment
+    from sslscale.graph import dag
+    from sslscale.storage.jsonio import read_json
+    from sslscale.train.checkpoint import BAD_BATCH
+
+    loaded = experiment.load(options.config, options.overrides)
+    planned = dag.plan(loaded.targets, options.root)
+    trainings = {entry.stage.name: entry for entry in planned if entry.stage.kind == "train"}
+    entry = trainings.get(options.stage)
+    if entry is None:
+        raise ConfigError(f"{options.config}: {options.stage!r} is none of its trainings: {', '.join(trainings)}")
+    step = options.step
+    if step is None:
+        try:
+            step = int(read_json(entry.path / BAD_BATCH)["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ConfigError(f"{entry.path}: no training stopped at a batch there; name one by --step") from None
+    found = experiment.replay(entry, planned, options.root, step)
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    print(f"batch {step} of {options.stage}, with the weights after step {found['weights_of_step']}")
+    for name, keys in found["keys"].items():
+        ranges = ", ".join(f"{low:.3g} to {high:.3g}" for low, high in found["views"][name])
+        print(f"  {len(keys)} {name} images, values {ranges}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}")
+    print("  " + "  ".join(f"{name} {value:g}" for name, value in found["parts"].items()))
+    wrong = found["not_finite"]
+    shown = f": {', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}" if wrong else ""
+    print(f"  {len(wrong)} of {found['gradients']} gradients are not finite{shown}")
+    return 0
+
+
+def tune(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from sslscale import tuning
+
+    search = tuning.read_space(options.space, options.config, options.overrides, options.root, options.samples)
+    out = os.fdopen(os.dup(2 if options.json else 1), "w")
+    console = Console(file=out)
+    started = time.monotonic()
+    found = tuning.tune(search, console)
+    for row in found["trials"]:
+        values = "  ".join(
+            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in row["values"].items()
+        )
+        shown = f"{row['value']:.4f}" if row["value"] is not None else row["state"]
+        console.print(f"  {shown:14} {values} {row['error']}".rstrip(), highlight=False, soft_wrap=True)
+    console.print(
+        f"best {found['metric']} {found['best']['value']:.4f}, {time.monotonic() - started:.1f} s; go on with\n"
+        f"sslscale run {found['config']} --root {mirror.shown(options.root)}\nreport: {found['report']}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    out.flush()
+    if options.json:
+        print(json.dumps(found), flush=True)
+    return 0

@@ -1,0 +1,111 @@
+"""What a root holds: `ls`, `gc`, `ui`."""
+
+from __future__ import annotations
+
+import argparse
+import calendar
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sslscale.cli.units import show_age, show_size
+from sslscale.errors import ConfigError
+from sslscale.storage import mirror
+
+
+def _artifacts(root: Path) -> list[dict[str, Any]]:
+    from sslscale.graph import collect, dag
+    from sslscale.storage import sums
+
+    if not root.is_dir():
+        raise ConfigError(f"{root}: there is no such root; --root names the folder that runs were made in")
+    rows = []
+    store = mirror.of(root.absolute())
+    sizes: dict[str, int] = {}
+    for name, size in (store.sizes(root.absolute() / "artifacts") if store else {}).items():
+        artifact = "/".join(name.split("/")[:2])
+        sizes[artifact] = sizes.get(artifact, 0) + size
+    for path in (root / "artifacts").glob("*/*"):
+        try:
+            record = sums.read_record(path / dag.RECORD)
+            metrics, state = record["fields"]["metrics"], "finished"
+            name = str(record["name"])
+            made = calendar.timegm(time.strptime(record["created"], "%Y-%m-%dT%H:%M:%SZ"))
+        except (OSError, ValueError, KeyError, TypeError):  # not there, or not what a run wrote
+            metrics, state, name, made = {}, "unfinished", "", path.stat().st_mtime
+        rows.append(
+            {
+                "stage": path.parent.name,
+                "name": name,
+                "key": path.name,
+                "state": state,
+                "age_s": round(time.time() - made),
+                "bytes": sizes.get(f"{path.parent.name}/{path.name}", 0) if store else collect.tree_bytes(path),
+                "metrics": metrics,
+            }
+        )
+    return sorted(rows, key=lambda row: row["age_s"])
+
+
+def list_artifacts(options: argparse.Namespace) -> int:
+    rows = _artifacts(options.root)
+    if options.json:
+        for row in rows:
+            print(json.dumps(row))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("stage", "name", "key", "age", "size", "metrics"):
+        table.add_column(column, justify="right" if column in ("age", "size") else "left", no_wrap=column != "metrics")
+    for row in rows:
+        shown = "  ".join(f"{name} {value:,.4g}" for name, value in list(row["metrics"].items())[:2])
+        shown = shown if row["state"] == "finished" else "unfinished"
+        table.add_row(row["stage"], row["name"], row["key"], show_age(row["age_s"]), show_size(row["bytes"]), shown)
+    Console().print(table)
+    return 0
+
+
+def collect_garbage(options: argparse.Namespace) -> int:
+    from sslscale.graph import collect
+
+    if not options.root.is_dir():
+        raise ConfigError(f"{options.root}: there is no such root")
+    removed = collect.collect(options.root, dry_run=options.dry_run)
+    for path, size in removed:
+        print(f"{path.parent.name}/{path.name}  {show_size(size)}")
+    total = sum(size for _, size in removed)
+    print(f"{'would remove' if options.dry_run else 'removed'} {len(removed)} artifacts, {show_size(total)}")
+    return 0
+
+
+def ui(options: argparse.Namespace) -> int:
+    from sslscale.tracking import pages, store
+
+    _require_port(options.port)
+    uri = store(options.root)
+    if uri.startswith("sqlite:") and not (options.root / "mlflow.db").exists():
+        raise ConfigError(f"{options.root}: no run has been tracked there yet")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name, place in pages(options.root).items():
+        print(f"{name}: http://127.0.0.1:{options.port}/#/experiments/{place}/runs")
+    print(f"http://127.0.0.1:{options.port}  (a few seconds to start; stop with Ctrl-C)", flush=True)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    os.execv(sys.executable, [*command, "--port", str(options.port), "--workers", "1"])  # noqa: S606
+
+
+def _require_port(port: int) -> None:
+    """Raise ConfigError for a port that cannot be listened on, before a server takes ten seconds to say so."""
+    if not 0 < port < 65536:
+        raise ConfigError(f"--port {port}: a port is a number from 1 to 65535")
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(f"--port {port}: cannot be listened on ({error.strerror}); choose another") from None

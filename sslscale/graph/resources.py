@@ -1,0 +1,55 @@
+"""Where and how a stage runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Strategy = Literal["ddp", "fsdp", "zero0", "zero1", "zero2", "zero3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Where and how a stage runs; never part of its identity. None means all there is, shared among workers.
+
+    With `min_workers` a training goes on with as few when nodes are lost, and takes up more as they come back.
+    `gpus_per_worker`: None is a GPU each if there are GPUs at all, 0 computes on CPUs. On a cluster that was joined, a
+    stage that does not fit the nodes there are waits `wait_for_nodes_s` seconds for nodes that may come.
+    `cache_bytes` bounds the decoded images that a node keeps under the root for all stages; 0 decodes at each access.
+    `strategy` is how training workers share the weights: whole on each (ddp), or in parts (fsdp; DeepSpeed's ZeRO:
+    optimiser state 1, gradients 2, weights 3). `offload` keeps fsdp's and ZeRO's parts in the host's memory;
+    `checkpoint_activations` computes activations twice instead of keeping them; `sharded_checkpoints` lets each of
+    fsdp's workers write its own part of a checkpoint.
+    """
+
+    num_workers: int = 1
+    min_workers: int | None = None
+    cpus_per_worker: int | None = None
+    gpus_per_worker: float | None = None
+    max_failures: int = 3
+    wait_for_nodes_s: float = 900
+    cache_bytes: int = 8 << 30
+    strategy: Strategy = "ddp"
+    offload: bool = False
+    checkpoint_activations: bool = False
+    sharded_checkpoints: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers: must be 1 or more, not {self.num_workers}")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ValueError(f"min_workers: must lie between 1 and num_workers, not be {self.min_workers}")
+        if self.max_failures < 0:
+            raise ValueError(f"max_failures: must be 0 or more, not {self.max_failures}")
+        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
+            raise ValueError(f"gpus_per_worker: must be 0 or more, not {self.gpus_per_worker:g}")
+        if self.cpus_per_worker is not None and self.cpus_per_worker < 1:
+            raise ValueError(f"cpus_per_worker: must be 1 or more, not {self.cpus_per_worker}")
+        if self.wait_for_nodes_s < 0:
+            raise ValueError(f"wait_for_nodes_s: must be 0 or more, not {self.wait_for_nodes_s:g}")
+        if self.cache_bytes < 0:
+            raise ValueError(f"cache_bytes: must be 0 or more, not {self.cache_bytes}")
+        if self.sharded_checkpoints and self.strategy != "fsdp":
+            raise ValueError(f"sharded_checkpoints: fsdp writes them, {self.strategy} does not")
+        if self.offload and self.strategy in ("ddp", "zero0"):
+            raise ValueError(f"offload: {self.strategy} keeps everything on its device; choose fsdp or zero1 to zero3")
