@@ -25,7 +25,7 @@ from sslscale.settings.probe import LayerwiseConfig, ProbeConfig
 from sslscale.settings.pseudo import EvaluateConfig, read_class_map
 from sslscale.settings.robustness import RobustnessConfig
 from sslscale.stages import open_checkpoint
-from sslscale.stages.dossier import DossierConfig, dossier
+from sslscale.stages.checkpoint_report import CheckpointReportConfig, checkpoint_report
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.extract import extract
 from sslscale.stages.layerwise import layerwise
@@ -114,7 +114,14 @@ def build(config: Config) -> list[Stage]:
         reports["robustness"] = stage(robustness, settings, name="robustness/evaluate", model=model, data=data)
     if "finetune" in config.protocols:
         reports |= _finetunings(config, model, data)
-    return [stage(dossier, DossierConfig(labels=config.labels, seeds=config.seeds), name="report", **reports)]
+    return [
+        stage(
+            checkpoint_report,
+            CheckpointReportConfig(labels=config.labels, seeds=config.seeds),
+            name="report",
+            **reports,
+        )
+    ]
 
 
 def _finetunings(config: Config, model: Stage, data: Stage) -> dict[str, Stage]:

@@ -38,7 +38,7 @@ ONLY = {  # a library -> the one file that may import it
 LAYERS = [
     {"errors"},
     {"storage"},
-    {"config", "distributed", "graph.artifacts", "graph.resources", "train.allocator", "cluster.warned"},
+    {"config", "distributed", "graph.artifacts", "graph.resources", "train.allocator", "cluster.stage_warnings"},
     {"settings", "methods.settings", "methods.*", "graph.dag", "graph.context"},
     {"graph"},
     {"losses", "nn", "data"},
@@ -55,7 +55,7 @@ LAYERS = [
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 LIGHT = {
     "errors", "storage", "config", "graph", "graph.artifacts", "graph.dag", "graph.context", "graph.resources",
-    "settings", "methods.settings", "methods.*", "cluster.warned", "stages", "experiment", "preflight", "cli",
+    "settings", "methods.settings", "methods.*", "cluster.stage_warnings", "stages", "experiment", "preflight", "cli",
 }  # fmt: skip
 CORE = {"methods", "nn", "losses", "data", "train", "evaluate", "distributed"}
 CORE_MAY = {"torch", "torchvision", "numpy", "PIL"}  # at module level; anything else inside the function that needs it

@@ -50,7 +50,7 @@ def pack(options: argparse.Namespace) -> int:
     from sslscale.data.pack import pack
 
     # a folder appears whole or not at all: it is written beside its place, and renamed when all of it is there
-    place = out if mirror.is_url(options.out) else _beside(out)
+    place = out if mirror.is_url(options.out) else _temporary_folder(out)
     try:
         indexes = pack(config, place, threads=os.cpu_count() or 1, say=print)
         if place != out:
@@ -72,7 +72,7 @@ def pack(options: argparse.Namespace) -> int:
     return 0
 
 
-def _beside(out: Path) -> Path:
+def _temporary_folder(out: Path) -> Path:
     """A folder of this process beside `out`; those that processes left which were killed are removed."""
     for left in out.absolute().parent.glob(f".{out.name}.packing-*"):
         owner = left.name.rpartition("-")[2]
@@ -90,7 +90,7 @@ def check(options: argparse.Namespace) -> int:
     from sslscale.data import sources
     from sslscale.data.check import check
 
-    found = check(sources.here(options.shards), threads=os.cpu_count() or 1, say=print)
+    found = check(sources.local_path(options.shards), threads=os.cpu_count() or 1, say=print)
     if options.json:
         print(json.dumps(found))
     return 3 if found["problems"] else 0

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from sslscale.cluster.warned import Warnings
+from sslscale.cluster.stage_warnings import Warnings
 from sslscale.graph.dag import Planned
 
 _MARKS = {"planned": " ", "waiting": "…", "running": "▶", "ran": "✓", "cached": "=", "failed": "✗"}

@@ -34,7 +34,7 @@ def connect() -> Any:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if os.environ.get("RAY_ADDRESS") is None:
-        _lock_up()
+        _require_token()
     import ray
 
     _read_environment()
@@ -70,7 +70,7 @@ OWN = "SSLSCALEOWN_CLUSTER"  # 1 in all processes of a cluster of a run's own: n
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: Ray's address of this machine is 127.0.0.1, on Linux too
 
 
-def _lock_up() -> None:
+def _require_token() -> None:
     """Set what Ray reads when it starts a cluster: its address, and a secret of this run's own."""
     folder = Path(tempfile.mkdtemp(prefix="sslscale-ray-"))
     token = folder / "token"

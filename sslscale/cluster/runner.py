@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sslscale.cluster.connection import OWN, connect, disconnect
-from sslscale.cluster.warned import warned
-from sslscale.cluster.workers import gpus_per_worker, logged, unwrap
+from sslscale.cluster.stage_warnings import collect_warnings
+from sslscale.cluster.workers import gpus_per_worker, redirect_output, unwrap
 from sslscale.errors import ResourceError, UserError
 from sslscale.graph.execution import Job, execute
 from sslscale.storage import mirror
@@ -48,7 +48,7 @@ class RayRunner:
             raise ResourceError(short)
         text = f"waiting for nodes: {short}; gives up after {patience:g} s (resources.wait_for_nodes_s)"
         job.context.path.mkdir(parents=True, exist_ok=True)
-        with warned(job.context.path):
+        with collect_warnings(job.context.path):
             log.warning("%s", text)
         self._waiting.append((job, time.monotonic() + patience))
         self._ask_for_nodes()
@@ -58,7 +58,7 @@ class RayRunner:
         resources, gpus = job.context.resources, self._gpus(job)
         alone = resources.num_workers == 1
         if job.fn.__name__ == "train" and not self._own and not gpus and resources.gpus_per_worker is None:
-            with warned(job.context.path):
+            with collect_warnings(job.context.path):
                 log.warning("no GPU is in the cluster now: it trains on CPUs; gpus_per_worker: 1 waits for GPUs")
         own = job.fn.__module__
         if not own.startswith("sslscale."):  # a stage of the user's own pipeline: workers cannot import its file
@@ -119,7 +119,7 @@ class RayRunner:
             wanted += [bundle] * (resources.min_workers or resources.num_workers)
         request_resources(bundles=wanted)
 
-    def _look_for_nodes(self) -> list[tuple[Job, dict[str, Any] | BaseException]]:
+    def _retry_waiting(self) -> list[tuple[Job, dict[str, Any] | BaseException]]:
         """Submit jobs for which nodes have come; returns those that waited too long."""
         late: list[tuple[Job, dict[str, Any] | BaseException]] = []
         before, self._waiting = self._waiting, []
@@ -150,7 +150,7 @@ class RayRunner:
             asked: dict[Any, str] = {}
             for node in nodes:
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                task = self._ray.remote(_sees).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+                task = self._ray.remote(_can_see).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
                 asked[task.remote(str(probe), store.url if store else "")] = node["NodeManagerHostname"]
             blind = [host for reference, host in asked.items() if not self._seen(reference)]
         finally:
@@ -177,7 +177,7 @@ class RayRunner:
 
     def poll(self, timeout_s: float) -> list[tuple[Job, dict[str, Any] | BaseException]]:
         """Wait up to `timeout_s` and return the jobs that ended, each with its record or what it raised."""
-        ended = self._look_for_nodes() if self._waiting else []
+        ended = self._retry_waiting() if self._waiting else []
         if not self._jobs:
             time.sleep(0 if ended else timeout_s)
             return ended
@@ -203,7 +203,7 @@ class RayRunner:
             disconnect()
 
 
-def _sees(file: str, store: str) -> bool:
+def _can_see(file: str, store: str) -> bool:
     if not store:
         return Path(file).exists()
     try:
@@ -214,5 +214,5 @@ def _sees(file: str, store: str) -> bool:
 
 
 def _execute(job: Job, logs: str) -> dict[str, Any]:
-    with logged(Path(logs) / f"{job.context.name.replace('/', '-')}.log"):
+    with redirect_output(Path(logs) / f"{job.context.name.replace('/', '-')}.log"):
         return execute(job)

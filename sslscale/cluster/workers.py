@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sslscale.cluster.warned import warned
+from sslscale.cluster.stage_warnings import collect_warnings
 from sslscale.errors import ConfigError, UserError
 from sslscale.graph.context import RunContext
 from sslscale.storage import mirror
@@ -96,7 +96,10 @@ class _TrainLoop:
         rank = place.get_world_rank()
         threads = threads_per_worker(self.ctx.resources.cpus_per_worker, place.get_local_world_size())
         ctx = dataclasses.replace(self.ctx, threads=threads)
-        with logged(self.ctx.root / "logs" / f"{self.ctx.path.name}-worker{rank}.log"), warned(self.ctx.path):
+        with (
+            redirect_output(self.ctx.root / "logs" / f"{self.ctx.path.name}-worker{rank}.log"),
+            collect_warnings(self.ctx.path),
+        ):
             return self.loop(ctx, config["work"])
 
 
@@ -207,7 +210,7 @@ class _Mapper:
     def __init__(self, make: Callable[[RunContext], Callable[..., Any]], ctx: RunContext, log: str):
         threads = threads_per_worker(ctx.resources.cpus_per_worker, _workers_here(ctx.resources.num_workers))
         self._log, self._ctx = Path(log), ctx
-        with logged(self._log), warned(ctx.path):
+        with redirect_output(self._log), collect_warnings(ctx.path):
             ctx.pull_inputs()
             self._function = make(dataclasses.replace(ctx, threads=threads))
 
@@ -215,7 +218,7 @@ class _Mapper:
         """Answered once `make` is done."""
 
     def call(self, item: Any, *shared: Any) -> Any:
-        with logged(self._log), warned(self._ctx.path):
+        with redirect_output(self._log), collect_warnings(self._ctx.path):
             result = self._function(item, *shared)
             self._ctx.push()
             return result
@@ -257,7 +260,7 @@ def unwrap(error: BaseException) -> BaseException:
 
 
 @contextlib.contextmanager
-def logged(file: Path) -> Iterator[None]:
+def redirect_output(file: Path) -> Iterator[None]:
     """Send this process's stdout and stderr to `file`, also what libraries write below Python."""
     file.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()

@@ -94,7 +94,7 @@ def _as_in_the_code(grid: np.ndarray, above: np.ndarray, target: int, config: Se
 
     def copies(chunk: Chunk) -> np.ndarray:
         exact = share[chunk.label]
-        coin = _coins(config.seed, chunk.number, len(exact))
+        coin = _bernoulli(config.seed, chunk.number, len(exact))
         times = (np.floor(exact) + (coin < exact - np.floor(exact))).astype(np.int32)
         # the same arithmetic as the grid's, so that a confidence on a grid point falls on the same side
         point = np.floor(chunk.confidence.astype(np.float64) * 100 + 1e-6) / 100
@@ -124,7 +124,7 @@ def _as_in_the_paper(
     for chunk in chunks() if extra.any() else ():
         keep = _above(chunk, config) & (confidence_bin(chunk.confidence) == cut[chunk.label])
         rows = np.flatnonzero(keep)
-        coin = _coins(config.seed, chunk.number, len(keep))[rows]
+        coin = _bernoulli(config.seed, chunk.number, len(keep))[rows]
         entry = np.empty(len(rows), _CANDIDATE)
         entry["label"], entry["confidence"], entry["coin"] = chunk.label[rows], chunk.confidence[rows], coin
         entry["chunk"], entry["row"] = chunk.number, rows
@@ -158,6 +158,6 @@ _CANDIDATE = np.dtype(
 )
 
 
-def _coins(seed: int, number: int, count: int) -> np.ndarray:
+def _bernoulli(seed: int, number: int, count: int) -> np.ndarray:
     """One uniform number for each row of a chunk, the same whenever it is asked for."""
     return np.random.default_rng([seed, 0xC011, number]).random(count, np.float32)

@@ -26,7 +26,7 @@ def fingerprint(source: str, root: Path) -> str:
             raise DataError(f"{place}: there is no such folder")
         files = [file for file in sorted(Path(place).rglob("*")) if file.is_file()]
         return jsonio.digest(["torchvision", name, rest, _content(Path(place), files, root)])
-    path = sources.here(source)
+    path = sources.local_path(source)
     if sources.is_packed(source):
         indexes = sorted(path.glob("*/index.json"))
         return jsonio.digest([[file.parent.name, file_hash(file)] for file in indexes])

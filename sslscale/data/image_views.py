@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from sslscale.data import augment, rng
-from sslscale.data.images import SMALL, Images
+from sslscale.data.decode_once import SMALL
+from sslscale.data.images import Images
 from sslscale.data.plan import Plan, make_plan, num_draws
 from sslscale.data.shards import Shards
 from sslscale.settings.augment import AugmentConfig

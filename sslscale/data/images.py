@@ -1,14 +1,14 @@
 """Decoded images of a set of shards: from files that were decoded once, or decoded as they are asked for.
 
-Two ways to look at an image. `fit`: the centre square, scaled to one size (evaluation, and training without random
-crops). `whole`: the image as it is, or scaled down once to a short side, from which every access cuts its own boxes.
+Images are prepared in one of two ways (data/preparation.py): the centre square at one size, for evaluation and for
+training without random crops; or whole, at full resolution or scaled down once, from which every access cuts its own
+boxes.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,20 +16,18 @@ import numpy as np
 import torch
 
 from sslscale.data import cache as files
-from sslscale.data import decode
+from sslscale.data import decode, decode_once
 from sslscale.data.cache import CacheFile
-from sslscale.data.shards import Shard, Shards
+from sslscale.data.preparation import Preparation, power_of_two
+from sslscale.data.shards import Shards
 from sslscale.data.threads import pool
 from sslscale.errors import DataError
-from sslscale.storage import locks
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
     from torch import Tensor
 
 MAX_BAD_FRACTION = 0.01
-SMALL = 64  # side up to which random crops of a whole batch are faster than one after another on a CPU
-_AHEAD = 64  # images of a shard that are decoded at once while its file is written
 
 log = logging.getLogger(__name__)
 
@@ -58,24 +56,25 @@ class Images:
         what is there is read.
 
         `evaluation_crop` is the share of the short side that the centre square keeps. More than `max_bad` undecodable
-        images are a DataError. A cache that cannot be written is gone without, with one warning.
+        images are a DataError. If the cache cannot be written, images are decoded each time, with one warning.
         """
-        self._shards, self._size, self._crop, self._whole = shards, size, evaluation_crop, whole
-        self._short_side, self._max_bad, self._keep = short_side, max_bad, keep
+        self._shards, self._max_bad = shards, max_bad
+        self._preparation = Preparation(size, evaluation_crop, whole, short_side)
         self._pool = pool("decode", max(threads, 1))
         self._readers = files.Readers()
         self.bad: list[dict[int, str]] = [{} for _ in shards.index.shards]
         self._files: list[CacheFile | None] = [None] * len(shards)
-        spec = f"whole-{short_side or 'full'}" if whole else f"fit-{size}-{evaluation_crop:g}"
         if cache is not None and cache_bytes > 0:
             try:
-                self._build(cache / "images", cache_bytes, spec)
+                self._files, self._folder = decode_once.open_files(
+                    shards, self._preparation, cache / "images", cache_bytes, self._pool, write=keep
+                )
             except OSError as error:
                 log.warning("the cache of decoded images cannot be written (%s): decoding each time", error)
         for number, file in enumerate(self._files):
             if file is not None:
                 self.bad[number] = dict(file.bad)
-        _judge(shards, self.bad, max_bad)
+        _require_few_bad(shards, self.bad, max_bad)
         self.shape = self._one_shape()
 
     @property
@@ -84,87 +83,11 @@ class Images:
         return sum(file is not None for file in self._files)
 
     def _one_shape(self) -> tuple[int, int] | None:
-        if not self._whole:
-            return self._size, self._size
+        if not self._preparation.whole:
+            return self._preparation.size, self._preparation.size
         shapes = {file.shape if file is not None else None for file in self._files}
         shape = shapes.pop() if len(shapes) == 1 else None
         return shape if shape and not any(self.bad) else None
-
-    def _build(self, folder: Path, limit: int, spec: str) -> None:
-        infos = self._shards.index.shards
-        paths = [folder / files.file_name(info.sha256, spec) for info in infos]
-        self._folder = files.Folder(folder, limit, [path.name for path in paths])
-        waiting = []
-        for number, path in enumerate(paths):
-            self._files[number] = files.read(path, infos[number].samples)
-            if self._files[number] is None:
-                waiting.append(number)
-        full = not self._keep
-        for patience in (0.0, 3600.0):  # first what no other process is making, then what it has made
-            busy = []
-            for number in [] if full else waiting:
-                path = paths[number]
-                lock = _lock(path.with_name(path.name + ".lock"), patience)
-                if lock is None:
-                    busy.append(number)
-                    continue
-                try:
-                    # another process may have made it while this one waited
-                    found = files.read(path, infos[number].samples) or self._write(self._shards[number], path)
-                finally:
-                    lock.path.unlink(missing_ok=True)
-                    lock.release()
-                self._files[number] = found
-                if found is None:
-                    full = True
-                    log.warning(
-                        "decoded images of %d of %d shards fit into cache_bytes (%s): the others are decoded each time",
-                        number, len(paths), f"{limit:,}",
-                    )  # fmt: skip
-                    break
-            waiting = busy
-
-    def _write(self, shard: Shard, path: Path) -> CacheFile | None:
-        shapes = np.array([self._kept_shape(shard, row) for row in range(len(shard))], np.int64).reshape(-1, 2)
-        small = len(shapes) > 0 and bool((shapes == shapes[0]).all()) and int(shapes[0].max()) <= SMALL
-        layout = files.PLANES if small or not self._whole else files.INTERLEAVED
-
-        def image(row: int) -> np.ndarray | str:
-            try:
-                pixels = self._prepared(decode.decode(shard.encoded(row), reduce=self._reduction(shard, row)))
-            except DataError as error:
-                return str(error)
-            if pixels.shape[-2:] != tuple(shapes[row]):
-                return f"its header says {shapes[row].tolist()} pixels, its content {list(pixels.shape[-2:])}"
-            return (pixels if layout == files.PLANES else pixels.permute(1, 2, 0)).numpy()
-
-        for left in path.parent.glob(f"{path.name}.tmp-*"):  # by a process that died: this one holds the file's lock
-            left.unlink(missing_ok=True)
-        return files.write(path, shapes, layout, _ahead(self._pool, image, len(shard)), self._folder.room)
-
-    def _kept_shape(self, shard: Shard, row: int) -> tuple[int, int]:
-        if not self._whole:
-            return self._size, self._size
-        try:
-            return _shrunk(decode.dimensions(shard.encoded(row)), self._short_side)
-        except DataError:
-            return 1, 1
-
-    def _reduction(self, shard: Shard, row: int) -> int:
-        """How much smaller an image may be decoded before it is scaled to what is kept."""
-        target = self._short_side if self._whole else round(self._size / self._crop)
-        if target is None:
-            return 1
-        return _power(min(decode.dimensions(shard.encoded(row))) / target)
-
-    def _prepared(self, image: UInt8[Tensor, "3 height width"]) -> UInt8[Tensor, "3 h w"]:
-        if not self._whole:
-            return evaluation_view(image, self._size, self._crop)
-        height, width = image.shape[-2:]
-        target = _shrunk((height, width), self._short_side)
-        return image if target == (height, width) else decode.resize(image, target)
-
-    # --- reading ----------------------------------------------------------------------------------------------
 
     def fetch(self, shard: np.ndarray, row: np.ndarray, *, pin: bool = False) -> UInt8[Tensor, "batch 3 h w"]:
         """The images asked for as one batch, if they have one `shape`; in memory that a GPU reads fast with `pin`."""
@@ -213,7 +136,7 @@ class Images:
             mine = [box[position] for box in lists]
             finest = min(min(box[2:]) / size for box, size in zip(mine, sizes, strict=True))
             s, r = int(shard[position]), int(row[position])
-            image, scale = self._image(s, r, _power(finest))
+            image, scale = self._image(s, r, power_of_two(finest))
             for out, box, size in zip(result, mine, sizes, strict=True):
                 top, left, height, width = (x / scale for x in box)
                 out[position] = decode.crop(image, (top, left, height, width), size)
@@ -224,15 +147,12 @@ class Images:
     def _place(self, shard: int, row: int) -> tuple[int, int, int]:
         """Offset in its file (0 if it has none), height and width of one image."""
         file = self._files[shard]
-        if file is not None:
-            buffer = bytearray(24)
-            self._readers.into(file.path, file.table + 24 * row, memoryview(buffer))
-            offset, height, width = np.frombuffer(buffer, "<i8").tolist()
-            return offset, height, width
-        try:
-            return 0, *_shrunk(decode.dimensions(self._shards[shard].encoded(row)), self._short_side)
-        except DataError:
-            return 0, 1, 1  # decoding it will say why
+        if file is None:
+            return 0, *self._preparation.shape(self._shards[shard].encoded(row))
+        buffer = bytearray(24)
+        self._readers.into(file.path, file.table + 24 * row, memoryview(buffer))
+        offset, height, width = np.frombuffer(buffer, "<i8").tolist()
+        return offset, height, width
 
     def _image(self, shard: int, row: int, reduce: int) -> tuple[UInt8[Tensor, "3 height width"], float]:
         """One image, and how many times smaller it is than `sizes` says."""
@@ -248,50 +168,16 @@ class Images:
         return buffer.view(height, width, 3).permute(2, 0, 1), 1.0
 
     def _decoded(self, shard: int, row: int, reduce: int = 1) -> UInt8[Tensor, "3 height width"]:
-        source = self._shards[shard]
+        encoded = self._shards[shard].encoded(row)
         try:
-            if self._short_side is not None or not self._whole:
-                return self._prepared(decode.decode(source.encoded(row), reduce=self._reduction(source, row)))
-            return decode.decode(source.encoded(row), reduce=reduce)
+            if self._preparation.full_resolution:
+                return decode.decode(encoded, reduce=reduce)
+            return self._preparation.decode(encoded)
         except DataError as error:
             self.bad[shard][row] = str(error)
-            _judge(self._shards, self.bad, self._max_bad)
-            side = self._size
+            _require_few_bad(self._shards, self.bad, self._max_bad)
+            side = self._preparation.size
             return torch.full((3, side, side), 128, dtype=torch.uint8)
-
-
-def _shrunk(shape: tuple[int, int], short_side: int | None) -> tuple[int, int]:
-    """Height and width when the short side is scaled down to `short_side`; never up."""
-    short = min(shape)
-    if short_side is None or short <= short_side:
-        return shape
-    height, width = (max(round(x * short_side / short), short_side) for x in shape)
-    return height, width
-
-
-def _power(factor: float) -> int:
-    """The largest of 8, 4, 2, 1 that is not above `factor`."""
-    return next((k for k in (8, 4, 2) if k <= factor), 1)
-
-
-def _lock(path: Path, wait_s: float) -> locks.Lock | None:
-    return locks.held(path, wait_s=wait_s) if wait_s else locks.try_lock(path)
-
-
-def _ahead(workers: ThreadPoolExecutor, function, count: int) -> Iterator:
-    """Results of function(0), function(1), ... in order, with few of them waiting in memory."""
-    for start in range(0, count, _AHEAD):
-        yield from workers.map(function, range(start, min(start + _AHEAD, count)))
-
-
-def evaluation_view(image: UInt8[Tensor, "3 height width"], size: int, crop: float) -> UInt8[Tensor, "3 size size"]:
-    """The centre square that keeps `crop` of the short side, at size x size."""
-    if crop == 1.0:
-        return decode.fit(image, size)
-    height, width = image.shape[-2:]
-    side = max(round(min(height, width) * crop), 1)
-    top, left = (height - side) // 2, (width - side) // 2
-    return decode.fit(image[:, top : top + side, left : left + side], size)
 
 
 def bad_allowed(on_bad_sample: str, total: int) -> int:
@@ -299,7 +185,7 @@ def bad_allowed(on_bad_sample: str, total: int) -> int:
     return 0 if on_bad_sample == "error" else max(int(MAX_BAD_FRACTION * total), 1)
 
 
-def _judge(shards: Shards, bad: Sequence[Mapping[int, str]], max_bad: int) -> None:
+def _require_few_bad(shards: Shards, bad: Sequence[Mapping[int, str]], max_bad: int) -> None:
     """Stop when more images are bad than may be, naming the first."""
     found = sum(map(len, bad))
     if found <= max_bad:

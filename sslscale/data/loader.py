@@ -86,7 +86,7 @@ def _on_a_stream(
         with torch.cuda.stream(side):
             return {name: streams[name].finish(part) for name, part in raw.items()}
 
-    def hand_over(batch: dict[str, Batch]) -> dict[str, Batch]:
+    def receive(batch: dict[str, Batch]) -> dict[str, Batch]:
         here = torch.cuda.current_stream(device)
         here.wait_stream(side)
         for part in batch.values():
@@ -99,11 +99,11 @@ def _on_a_stream(
         for raw in loaded:
             ready, ahead = ahead, None
             if ready is not None:
-                ready = hand_over(ready)  # before the next batch is queued: this one must not wait for it
+                ready = receive(ready)  # before the next batch is queued: this one must not wait for it
             ahead = finish(raw)
             if ready is not None:
                 yield ready
         if ahead is not None:
-            yield hand_over(ahead)
+            yield receive(ahead)
     finally:
         loaded.close()

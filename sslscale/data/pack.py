@@ -46,14 +46,14 @@ def pack(
             if hidden is not None and config.keep_hidden_labels:
                 np.save(folder / name / HIDDEN, np.array(hidden, np.int32))
     if len(bad) > bad_allowed(config.on_bad_sample, total):
-        raise DataError(_complaint(config, bad, total))
+        raise DataError(_unusable_images_error(config, bad, total))
     if bad:
         (folder / "skipped.txt").write_text("\n".join(bad) + "\n", "utf-8")
         say(f"{len(bad):,} of {total:,} images left out, as skipped.txt lists them; the first: {bad[0]}")
     return indexes
 
 
-def _complaint(config: PackConfig, bad: list[str], total: int) -> str:
+def _unusable_images_error(config: PackConfig, bad: list[str], total: int) -> str:
     """All bad images, and what to do."""
     lines = "\n".join(f"  {line}" for line in bad[:_LISTED])
     more = f"\n  ... and {len(bad) - _LISTED:,} more" if len(bad) > _LISTED else ""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from sslscale.data.images import SMALL, Images, bad_allowed
+from sslscale.data.decode_once import SMALL
+from sslscale.data.images import Images, bad_allowed
 from sslscale.data.index import Index
 from sslscale.data.samples import Samples, open_samples
 from sslscale.data.shards import Shard, Shards
@@ -16,7 +17,7 @@ from sslscale.settings.model import ImageConfig
 def open_split(ctx: RunContext, folder: Path, image: ImageConfig, on_bad_sample: str) -> tuple[Samples, Images]:
     """The labelled samples of a split whose images can be decoded, and these images."""
     samples = open_samples(folder, tables=ctx.root / "cache" / "shards")
-    images = look_at(ctx, samples.shards, image, bad_allowed(on_bad_sample, len(samples)))
+    images = open_for_evaluation(ctx, samples.shards, image, bad_allowed(on_bad_sample, len(samples)))
     return samples.without(images.bad), images
 
 
@@ -29,12 +30,16 @@ def open_one(
     hardly more room decoded and are looked at again by the next round.
     """
     alone = Shards(dataclasses.replace(index, shards=(index.shards[number],)), ctx.root / "cache" / "shards")
-    images = look_at(ctx, alone, image, bad_allowed(on_bad_sample, index.num_samples), keep=image.size <= SMALL)
+    images = open_for_evaluation(
+        ctx, alone, image, bad_allowed(on_bad_sample, index.num_samples), keep=image.size <= SMALL
+    )
     (shard,) = alone
     return shard, images
 
 
-def look_at(ctx: RunContext, shards: Shards, image: ImageConfig, max_bad: int, *, keep: bool = True) -> Images:
+def open_for_evaluation(
+    ctx: RunContext, shards: Shards, image: ImageConfig, max_bad: int, *, keep: bool = True
+) -> Images:
     """Images as a network is evaluated on them; raises DataError if more than `max_bad` cannot be decoded.
 
     `keep` writes what it decodes into the root's cache.

@@ -54,7 +54,7 @@ class Listing(NamedTuple):
     example: Mapping[str, str] = MappingProxyType({})
     taken: str = ""  # how a CSV manifest was read, if it is not plain
 
-    def passed_over(self) -> list[str]:
+    def skipped_files(self) -> list[str]:
         """A line for each kind of file that was passed over."""
         return [
             f"passed over: {count:,} {kind} (for instance {self.example[kind]})"
@@ -78,10 +78,10 @@ def list_source(source: str) -> Listing:
 
 def is_packed(source: str) -> bool:
     """Whether the source is a folder that `sslscale data pack` wrote."""
-    return any((here(source) / split / "index.json").is_file() for split in ("labeled", "unlabeled"))
+    return any((local_path(source) / split / "index.json").is_file() for split in ("labeled", "unlabeled"))
 
 
-def here(source: str) -> Path:
+def local_path(source: str) -> Path:
     """A source's folder; of a URL one that mirrors its shards, of which only the indexes are here at first."""
     if not mirror.is_url(source):
         is_dir(Path(source))  # or a name that is too long fails where nobody expects it
@@ -89,7 +89,7 @@ def here(source: str) -> Path:
     return mirror.local(source, ["index.json", *names])
 
 
-def beside(source: str, share: str) -> str:
+def resolve(source: str, share: str) -> str:
     """Where a split's folder is: inside the source, or a path of its own."""
     inside = Path(source) / share
     return str(inside) if inside.is_dir() else share
@@ -102,18 +102,18 @@ def folder(root: Path) -> Listing:
     passed: Counter[str] = Counter()
     example: dict[str, str] = {}
 
-    def pass_over(kind: str, path: Path) -> None:
+    def skip_file(kind: str, path: Path) -> None:
         passed[kind] += 1
         example.setdefault(kind, str(path))
 
     classes = class_folders(root)
     items = []
-    for path in image_files(root, pass_over):
+    for path in image_files(root, skip_file):
         relative = path.relative_to(root)
         label = class_name(relative.parts[0]) if classes else None
         items.append(_file_item(path, relative, label))
     listing = Listing(_unique(items), tuple(sorted(set(map(class_name, classes)))), passed, example)
-    more = "".join(f"; {line}" for line in listing.passed_over())
+    more = "".join(f"; {line}" for line in listing.skipped_files())
     if not items:
         raise DataError(f"{root}: no images there ({', '.join(SUFFIXES)}){more}")
     empty = sorted(set(listing.classes) - {item.label for item in items if item.label})
@@ -224,20 +224,20 @@ def torchvision_set(source: str) -> Listing:
     return Listing(items, classes)
 
 
-def image_files(root: Path, pass_over: Callable[[str, Path], None] = lambda kind, path: None) -> Iterator[Path]:
-    """The images below a folder in the order of their names; `pass_over` hears of all that is none."""
+def image_files(root: Path, skip_file: Callable[[str, Path], None] = lambda kind, path: None) -> Iterator[Path]:
+    """The images below a folder in the order of their names; `skip_file` hears of all that is none."""
     for parent, folders, files in os.walk(root):
         for name in sorted(folders):
             if _hidden(name):
-                pass_over("hidden folders", Path(parent, name))
+                skip_file("hidden folders", Path(parent, name))
             elif os.path.islink(os.path.join(parent, name)):
-                pass_over("links to folders, which are not followed", Path(parent, name))
+                skip_file("links to folders, which are not followed", Path(parent, name))
         folders[:] = sorted(name for name in folders if not _hidden(name))
         for name in sorted(files):
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 yield Path(parent, name)
             else:
-                pass_over(_kind(name), Path(parent, name))
+                skip_file(_kind(name), Path(parent, name))
 
 
 def _hidden(name: str) -> bool:

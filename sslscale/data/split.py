@@ -43,7 +43,7 @@ def split(config: PackConfig, listing: Listing) -> Split:
     """
     items, classes = listing.items, listing.classes
     notes = [f"{config.source}: {listing.taken}"] if listing.taken else []
-    notes += listing.passed_over()
+    notes += listing.skipped_files()
     if config.labels is not None:
         items, classes, told = _label_by_file(config, listing)
         notes += told
@@ -87,7 +87,7 @@ def contents(config: PackConfig) -> Contents | None:
     if sources.is_packed(config.source):
         found = {}
         for name in sources.SPLITS:
-            file = sources.here(config.source) / name / "index.json"
+            file = sources.local_path(config.source) / name / "index.json"
             if file.is_file():
                 try:
                     index = jsonio.read_json(file)
@@ -132,7 +132,7 @@ def _label_by_file(config: PackConfig, listing: Listing) -> tuple[list[Item], tu
 
 def _held(config: PackConfig, name: str, share: str, classes: tuple[str, ...]) -> list[Item]:
     """The images of a folder that is the test or the val split."""
-    held = sources.list_source(sources.beside(config.source, share))
+    held = sources.list_source(sources.resolve(config.source, share))
     unknown = sorted({item.label for item in held.items if item.label} - set(classes))
     if unknown:
         raise DataError(f"{share}: the class {unknown[0]!r} is not a class of {config.source}")

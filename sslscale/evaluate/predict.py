@@ -9,7 +9,7 @@ import torch
 
 from sslscale.data import decode
 from sslscale.data.augment import normalize
-from sslscale.data.images import evaluation_view
+from sslscale.data.preparation import evaluation_view
 from sslscale.data.sources import SUFFIXES, image_files
 from sslscale.errors import DataError
 from sslscale.train.checkpoint import load_model

@@ -19,7 +19,7 @@ def remember(root: Path, run_name: str, planned: Sequence[Planned]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{digest(run_name)}.json"
     note = {"run": run_name, "keys": {p.stage.name: f"{p.stage.kind}/{p.key}" for p in planned}}
-    if _noted(file) != note:
+    if _read_note(file) != note:
         write_json(file, note)
         if store := mirror.of(root.absolute()):
             store.put([file.absolute()])
@@ -33,7 +33,7 @@ def collect(root: Path, *, dry_run: bool = False) -> list[tuple[Path, int]]:
     kept: set[str] = set()
     store = mirror.of(root.absolute())
     for file in (root / "refs").glob("*.json"):
-        note = _noted(file)
+        note = _read_note(file)
         if note is None:  # which artifacts it keeps is not known: removing any of them would be a guess
             raise DataError(f"{file}: damaged; run the configurations of this root once more, or remove the file")
         kept.update(note["keys"].values())
@@ -68,7 +68,7 @@ def _collect_cache(root: Path, gone: set[Path], dry_run: bool) -> list[tuple[Pat
     return removed
 
 
-def _noted(file: Path) -> dict[str, Any] | None:
+def _read_note(file: Path) -> dict[str, Any] | None:
     """A note of a run; None if it is not there or is damaged."""
     try:
         note = read_json(file)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sslscale.cluster.warned import warned
+from sslscale.cluster.stage_warnings import collect_warnings
 from sslscale.errors import ResourceError
 from sslscale.graph.artifacts import Artifact, to_fields
 from sslscale.graph.context import RunContext
@@ -46,7 +46,7 @@ def execute(job: Job) -> dict[str, Any]:
     path = job.context.path
     path.mkdir(parents=True, exist_ok=True)
     store = mirror.at(job.context.store, job.context.root) if job.context.store else None
-    with locks.held(path / "writer.lock", wait_s=60):
+    with locks.acquire(path / "writer.lock", wait_s=60):
         job.context.pull_inputs(exact=job.context.resources.num_workers > 1)
         if (path / RECORD).exists():
             if store and not store.has_record(path):  # an attempt was stopped between the two
@@ -64,7 +64,7 @@ def execute(job: Job) -> dict[str, Any]:
         for where in job.inputs.values():
             sums.require_whole(Path(where))
         try:
-            with warned(path):
+            with collect_warnings(path):
                 artifact = job.fn(context, job.config, **inputs)
         except OSError as error:
             if error.errno not in _FULL:

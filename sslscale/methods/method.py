@@ -115,11 +115,12 @@ class Method(nn.Module):
 
 
 class ClassifierMethod(Method):
-    """Owns a classifier and, where the settings's `ema` is above 0, the running average of its weights, which is then
-    the result. `learns_itself` tells that the average sees images in training mode: it keeps its own batch statistics.
+    """Owns a classifier and, if the settings' `ema` is above 0, a running average of its weights, then the result.
+
+    `average_sees_training_mode`: the average is applied in training mode, and so keeps batch statistics of its own.
     """
 
-    learns_itself = False
+    average_sees_training_mode = False
 
     @classmethod
     def build(cls, settings: Any, model: ModelConfig, num_outputs: int) -> Method:
@@ -158,7 +159,9 @@ class ClassifierMethod(Method):
 
     def after_step(self, step: int, progress: float) -> None:
         if self.average is not None:
-            update_ema(self.average, self.network, self.momentum(step, progress), buffers=not self.learns_itself)
+            update_ema(
+                self.average, self.network, self.momentum(step, progress), buffers=not self.average_sees_training_mode
+            )
 
     @property
     def result(self) -> nn.Module:

@@ -75,7 +75,9 @@ def build_classifier(config: ModelConfig, num_classes: int) -> Classifier:
     return Classifier(backbone, num_features, num_classes, config.dropout)
 
 
-def together(network: nn.Module, *views: Float[Tensor, "batch 3 h w"]) -> tuple[Float[Tensor, "batch outputs"], ...]:
+def forward_together(
+    network: nn.Module, *views: Float[Tensor, "batch 3 h w"]
+) -> tuple[Float[Tensor, "batch outputs"], ...]:
     """What a network makes of several batches in one pass, so that batch norm sees all of them; in float32."""
     return network(torch.cat(views)).float().split([len(view) for view in views])
 

@@ -75,7 +75,7 @@ class LearnedAugment(nn.Module):
         self._take_up()
         policy = self._policies.policy(self._draws("probe", index, step, self._policies.num_draws), probe=True)
         probe = self._normalized(ctaugment.apply(self._pixels(view), policy), view)
-        probs = _judged(network, probe)
+        probs = _predicted_probabilities(network, probe)
         closeness = 1 - 0.5 * (probs - F.one_hot(label, probs.shape[1])).abs().sum(1)
         parts = (policy.operation, policy.level, policy.place)
         own = [to_device(x, view.device) for x in parts]
@@ -103,7 +103,7 @@ class LearnedAugment(nn.Module):
         return ((images.float() / 255 - self.mean) / self.std).to(like.dtype)
 
 
-def _judged(network: nn.Module, images: Tensor) -> Tensor:
+def _predicted_probabilities(network: nn.Module, images: Tensor) -> Tensor:
     """Probabilities in eval mode; the network is left as it was."""
     training = network.training
     try:

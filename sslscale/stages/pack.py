@@ -27,7 +27,7 @@ def content(config: PackConfig, root: Path) -> str:
     for name in ("val", "test"):
         share = getattr(config, name)
         if isinstance(share, str):
-            share = fingerprint.fingerprint(sources.beside(config.source, share), root)
+            share = fingerprint.fingerprint(sources.resolve(config.source, share), root)
         parts[name] = share
     return digest(parts)
 
@@ -49,13 +49,13 @@ def pack(ctx: RunContext, config: PackConfig) -> Dataset:
     if sources.is_packed(config.source):
         if config.labels or config.labels_per_class or config.val or config.test or config.resize:
             raise DataError(f"{config.source}: is packed already; set labels and splits when packing")
-        source = sources.here(config.source).absolute()
+        source = sources.local_path(config.source).absolute()
         indexes = {
             name: read_index(source / name) for name in sources.SPLITS if (source / name / "index.json").exists()
         }
         for name in indexes:
             if mirror.is_url(config.source):
-                _refer(f"{config.source}/{name}", source / name, ctx.path / name)
+                _write_reference(f"{config.source}/{name}", source / name, ctx.path / name)
             else:
                 os.symlink(source / name, ctx.path / name)
     else:
@@ -72,7 +72,7 @@ def pack(ctx: RunContext, config: PackConfig) -> Dataset:
     )
 
 
-def _refer(url: str, source: Path, folder: Path) -> None:
+def _write_reference(url: str, source: Path, folder: Path) -> None:
     """A split whose shards stay in their store: each machine fetches those that it opens."""
     mirror.at(url, folder)
     for name in sources.PACKED:

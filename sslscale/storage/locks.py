@@ -40,7 +40,7 @@ def try_lock(path: Path, note: str | None = None) -> Lock | None:
     return Lock(lock, path)
 
 
-def held(path: Path, *, wait_s: float) -> Lock:
+def acquire(path: Path, *, wait_s: float) -> Lock:
     """Take the lock at `path`, waiting up to `wait_s` seconds; raises ResourceError that names the holder."""
     deadline = time.monotonic() + wait_s
     while True:

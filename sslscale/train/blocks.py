@@ -28,7 +28,7 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-def forget_activations(module: nn.Module) -> None:
+def checkpoint_activations(module: nn.Module) -> None:
     """Keep only the inputs of each block for the backward pass, which computes the rest again.
 
     A second pass leaves no second trace in running means and variances.

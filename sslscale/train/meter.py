@@ -51,8 +51,8 @@ class Meter:
         means = distributed.mean_scalars({**self._sums, _SKIPPED: skipped, _ALL_SKIPPED: self._engine.skipped})
         skipped_now, self.skipped_steps = means.pop(_SKIPPED), means.pop(_ALL_SKIPPED)
         allowed = self._engine.config.max_skipped_steps
-        passed_over = round(skipped_now) if allowed and self.skipped_steps <= allowed else 0
-        means = {name: value / max(self._steps - passed_over, 1) for name, value in means.items()}
+        skipped_files = round(skipped_now) if allowed and self.skipped_steps <= allowed else 0
+        means = {name: value / max(self._steps - skipped_files, 1) for name, value in means.items()}
         if _CORRECT in means:
             correct, known = means.pop(_CORRECT), means.pop(_KNOWN)
             means |= {"pseudo_label_accuracy": correct / known} if known else {}

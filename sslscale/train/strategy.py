@@ -9,7 +9,7 @@ from sslscale import distributed
 from sslscale.graph.resources import Resources
 from sslscale.methods.method import Method
 from sslscale.settings.train import TrainConfig
-from sslscale.train.blocks import forget_activations
+from sslscale.train.blocks import checkpoint_activations
 from sslscale.train.engine import Engine
 
 
@@ -21,7 +21,7 @@ def build_engine(
     A sharding engine needs a process group, also alone: one worker makes its own.
     """
     if resources.checkpoint_activations:
-        forget_activations(method)
+        checkpoint_activations(method)
     if resources.strategy == "ddp":
         return Engine(method, config, num_steps, device)
     if not dist.is_initialized():

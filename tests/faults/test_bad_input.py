@@ -78,7 +78,7 @@ def test_a_damaged_shard_stops_scoring_and_training(fault: str, copied: Dataset,
         train(context("train"), CONFIG, data=copied)
 
 
-def test_webdatasets_own_reader_says_nothing_of_these(digits: Path, tmp_path: Path) -> None:
+def test_webdataset_reads_damaged_shards_without_an_error(digits: Path, tmp_path: Path) -> None:
     """Why the index is checked: the plain reader ends early, and without an error."""
     import webdataset.compat
 
@@ -229,7 +229,7 @@ print(execution.execute(job)["kind"])
         ("report", 20_000, "/summary/"),
     ],
 )
-def test_a_full_disk_is_told_alike_by_every_stage(
+def test_a_full_disk_is_one_resource_error_in_every_stage(
     stage: str, limit: int, file: str, finished: Finished, tmp_path: Path
 ) -> None:
     """No file can be larger than so many bytes: the stage says which one, and finishes when there is room."""

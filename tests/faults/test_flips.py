@@ -84,7 +84,7 @@ def test_every_file_of_every_artifact_has_its_sum(finished: Finished) -> None:
     assert kinds >= {".json", ".parquet", ".safetensors", ".png", ".html", ".jsonl"}
 
 
-def test_the_command_says_what_to_do(copied: Path, finished: Finished) -> None:
+def test_replay_reports_what_to_do(copied: Path, finished: Finished) -> None:
     weights = copied / finished.folder("teacher").relative_to(finished.root) / "model.safetensors"
     flip(weights, weights.stat().st_size - 5)
     _, err = runs.sslscale("predict", weights.parent, finished.config, code=3)

@@ -29,7 +29,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     return root, runs.result(out)
 
 
-def test_the_graph_ends_with_the_numbers_that_judge_it(ran: tuple[Path, dict]) -> None:
+def test_the_clusterfit_graph_ends_with_a_comparison(ran: tuple[Path, dict]) -> None:
     root, found = ran
     metrics = found["metrics"]
     for name in ("random", "pretrain", "clusterfit", "pretrain_2x", "distill"):
@@ -49,7 +49,7 @@ def test_the_graph_ends_with_the_numbers_that_judge_it(ran: tuple[Path, dict]) -
         assert word in page
 
 
-def test_the_same_again_is_free_and_longer_fine_tuning_redoes_that_alone(ran: tuple[Path, dict]) -> None:
+def test_only_changed_stages_run_again(ran: tuple[Path, dict]) -> None:
     root, _ = ran
     config = "configs/simclr_clusterfit/digits.yaml"
     again, _ = runs.sslscale("run", config, *SHORT, "--root", root, "--json")

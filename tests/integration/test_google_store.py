@@ -39,7 +39,7 @@ def machine(env: dict[str, str], folder: Path) -> dict[str, str]:
     return {**env, "SSLSCALE_SCRATCH": str(folder)}
 
 
-def test_what_one_machine_makes_another_has(
+def test_artifacts_in_a_store_are_seen_by_other_machines(
     server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in server.items():
@@ -93,7 +93,7 @@ def test_a_run_that_is_killed_goes_on_elsewhere(server: dict[str, str], tmp_path
 
 
 @pytest.mark.slow
-def test_a_store_that_is_not_there_is_one_line(server: dict[str, str], tmp_path: Path) -> None:
+def test_an_unreachable_store_is_one_line(server: dict[str, str], tmp_path: Path) -> None:
     config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
     nobody = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{runs.free_port()}"}
     _, err = runs.sslscale("plan", config, "--root", "gs://lab/x", code=4, env=machine(nobody, tmp_path / "scratch"))

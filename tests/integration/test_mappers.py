@@ -15,7 +15,7 @@ from sslscale.graph.context import RunContext
 
 
 @pytest.mark.slow
-def test_the_items_of_a_process_that_dies_are_done_once(context: Callable[..., RunContext], tmp_path: Path) -> None:
+def test_items_of_a_dead_process_are_processed_once(context: Callable[..., RunContext], tmp_path: Path) -> None:
     done, died = tmp_path / "done", tmp_path / "died"
     (tmp_path / "logs").mkdir()
 

@@ -116,7 +116,7 @@ def test_a_run_that_is_killed_goes_on_elsewhere(s3: None, server: dict[str, str]
     assert by_name["model"]["bytes"] > 50_000 and by_name["model"]["state"] == "finished"
 
 
-def test_what_no_run_uses_is_removed_for_all(s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gc_removes_unused_artifacts_from_the_store(s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for number in (10, 10, 5):
         monkeypatch.setenv("SSLSCALE_SCRATCH", str(tmp_path / f"machine-{len(found)}"))
@@ -269,7 +269,7 @@ def test_a_search_that_is_killed_goes_on_elsewhere(s3: None, server: dict[str, s
 
 
 @pytest.mark.slow
-def test_a_root_that_nodes_do_not_see_is_named(nodes: dict[str, str], tmp_path: Path) -> None:
+def test_a_root_that_a_node_cannot_see_is_an_error(nodes: dict[str, str], tmp_path: Path) -> None:
     config, root = runs.write(tmp_path, runs.TINY), Path(nodes["SSLSCALE_SCRATCH"]) / "root"
     _, err = runs.sslscale("run", config, "--root", root, code=4, env=nodes)
     assert f"error: --root {root}: 2 of 3 nodes do not see it" in err and "mount it there" in err

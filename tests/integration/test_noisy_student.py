@@ -24,7 +24,7 @@ def test_the_json_line(finished: Finished) -> None:
         assert 0.6 < finished.result["metrics"][name] <= 1
 
 
-def test_nothing_missing_answers_at_once_without_ray_or_torch(finished: Finished) -> None:
+def test_a_cached_run_starts_neither_ray_nor_torch(finished: Finished) -> None:
     code = (
         "import sys; from sslscale.cli.main import main\n"
         f"code = main(['run', {str(finished.config)!r}, '--root', {str(finished.root)!r}, '--json'])\n"
@@ -225,7 +225,7 @@ def test_pack_and_check_by_the_command(image_folder: Path, tmp_path: Path) -> No
     assert "there is no such folder" in err and "Traceback" not in err
 
 
-def test_logs_and_the_terminal_stay_apart(finished: Finished) -> None:
+def test_library_output_goes_to_the_log_files(finished: Finished) -> None:
     assert "INFO" not in finished.err and "Warning" not in finished.err
     assert "student_1: ran in" in finished.err and "test_accuracy" in finished.err
     assert list(finished.root.glob("logs/*/student_1.log"))

@@ -64,13 +64,13 @@ def test_a_module_is_found_by_its_dotted_name() -> None:
         ("x = 1\n", r"mine\.py must hold one subclass of MethodSettings, not 0"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told(tmp_path: Path, text: str, expected: str) -> None:
+def test_errors_in_a_method_file_name_its_line(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(ConfigError, match=expected):
         find("mine.py", tmp_path)
 
 
-def test_names_that_lead_nowhere_are_told() -> None:
+def test_unknown_modules_and_files_are_reported() -> None:
     with pytest.raises(ConfigError, match=r"method\.name: no\.such\.module cannot be imported"):
         experiment.load(str(CONFIGURATION), ["pretrain.method.name=no.such.module"])
     with pytest.raises(ConfigError, match=r"there is no file other\.py"):

@@ -39,7 +39,7 @@ def test_simclr_learns_digits_without_their_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_dinov2_by_the_real_command_draws_where_it_looks(tmp_path: Path) -> None:
+def test_dinov2_run_draws_attention_maps(tmp_path: Path) -> None:
     config = runs.ROOT / "configs/pretrain/dinov2_cifar10_cpu.yaml"
     words = ["data.source=digits", "data.test=0.25", "pretrain.num_steps=20", "pretrain.log_every=10"]
     out, _ = runs.sslscale("run", config, *words, "--root", tmp_path / "r", "--json")

@@ -83,7 +83,7 @@ def test_too_few_gpus_are_an_error_with_both_numbers(cluster: tuple, tmp_path: P
         made.remove_node(node)
 
 
-def test_a_resource_that_cannot_be_is_told_with_the_configuration(tmp_path: Path) -> None:
+def test_impossible_resources_are_configuration_errors(tmp_path: Path) -> None:
     from sslscale import experiment
 
     config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")

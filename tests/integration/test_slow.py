@@ -55,7 +55,7 @@ def test_scoring_costs_little_more_than_the_forward_pass(tmp_path: Path) -> None
     assert found["ratio"] >= 0.9
 
 
-def test_unlabelled_digits_are_worth_having() -> None:
+def test_fixmatch_beats_labels_alone_on_digits() -> None:
     methods = "supervised,fixmatch,mixmatch,remixmatch,freematch"
     found = benchmark("semi_methods.py", "--methods", methods, "--seeds", "0,1", "--data", "data/cifar10")
     means = {method: statistics.mean(rows["test_accuracy"]) for method, rows in found.items()}

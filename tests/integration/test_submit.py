@@ -83,7 +83,7 @@ def test_a_cluster_without_the_gpus_says_what_it_has(head: tuple[str, dict[str, 
     assert "model: 1 workers of 1 GPUs are more than the 0 GPUs there are" in out
 
 
-def test_what_cannot_be_submitted_is_said(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+def test_submission_errors_are_one_line(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     address, auth = head
     config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
     nobody = f"http://127.0.0.1:{runs.free_port()}"

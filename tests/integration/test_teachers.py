@@ -102,7 +102,7 @@ def test_imagenet_classes_need_no_file(tmp_path: Path, context: Callable[..., Ru
         torch.testing.assert_close(load_model(found.dir)[0](images), theirs(images)[:, [20, 3, 999]])
 
 
-def test_what_is_wrong_with_a_timm_model_is_one_line(tmp_path: Path, context: Callable[..., RunContext]) -> None:
+def test_errors_of_timm_models_are_one_line(tmp_path: Path, context: Callable[..., RunContext]) -> None:
     weights = tmp_path / "w.safetensors"
     timm_weights(weights, "test_resnet", 12)
     with pytest.raises(ConfigError, match="timm has no model 'test_resnt'; it has, among others, test_"):
@@ -168,7 +168,7 @@ def test_pre_training_and_self_training_side_by_side(tmp_path: Path) -> None:
     assert found["metrics"]["report/S1_50pct_joint_gain"] == pytest.approx(gain)
 
 
-def test_what_is_wrong_with_a_teacher_is_said_before_anything_runs(tmp_path: Path) -> None:
+def test_errors_of_a_teacher_are_reported_by_the_plan(tmp_path: Path) -> None:
     _, err = runs.sslscale(
         "run", "configs/distill/digits.yaml", "distill.method={name: supervised}", "--root", tmp_path, code=2
     )

@@ -84,7 +84,7 @@ def test_a_search_that_was_killed_goes_on_and_its_best_is_a_run(tmp_path: Path) 
     assert len([run for run in below if run.info.status == "FINISHED"]) == 3
 
 
-def test_a_trial_that_begins_again_goes_on_in_its_run(tmp_path: Path) -> None:
+def test_a_restarted_trial_continues_its_mlflow_run(tmp_path: Path) -> None:
     folder = tmp_path / "tune"
     folder.mkdir()
     parent = tracking.open_parent(tmp_path, folder, "short", "tune short")
@@ -117,7 +117,7 @@ def test_hopeless_trials_are_stopped_early(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_population_goes_on_from_its_best(tmp_path: Path) -> None:
+def test_population_based_training_exploits_the_best(tmp_path: Path) -> None:
     config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
     space, root = tmp_path / "space.yaml", tmp_path / "root"
     space.write_text(POPULATION)
@@ -142,7 +142,7 @@ def test_a_population_goes_on_from_its_best(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_population_that_was_killed_goes_on(tmp_path: Path) -> None:
+def test_killed_population_based_training_resumes(tmp_path: Path) -> None:
     config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
     space, root = tmp_path / "space.yaml", tmp_path / "root"
     space.write_text(POPULATION)

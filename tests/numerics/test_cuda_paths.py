@@ -64,7 +64,7 @@ class Arrived(Fetched):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_step_waits_nowhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_step_makes_the_host_wait(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = dataclasses.replace(CONFIGS[name], sync_batch_norm=False)
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, *args, **kwargs: self)
     monkeypatch.setattr("sslscale.nn.learned_augment.Fetched", Arrived)
@@ -150,7 +150,7 @@ def test_the_loader_makes_views_without_a_wait(
         (lambda x: bool(x.max() > 0), "aten._local_scalar_dense"),
     ],
 )
-def test_the_device_of_these_tests_tells_who_waits(what: Callable[[torch.Tensor], object], error: str) -> None:
+def test_the_fake_device_detects_host_waits(what: Callable[[torch.Tensor], object], error: str) -> None:
     with Device() as device, pytest.raises(HostWaits, match=error):
         what(device.put(torch.ones(3)))
 

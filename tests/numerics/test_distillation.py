@@ -96,7 +96,7 @@ def test_a_teacher_sees_the_students_view_and_stays_as_it_is() -> None:
     assert not any(p.requires_grad for p in method.teacher.parameters())  # type: ignore[union-attr]
 
 
-def test_a_virtual_teacher_knows_the_class_and_nothing_more() -> None:
+def test_the_virtual_teacher_is_uniform_over_other_classes() -> None:
     found, _ = batch()
     labeled = found["labeled"]
     total = 0.0
@@ -211,6 +211,6 @@ def test_adversarial_images_are_worse_by_one_step_along_the_gradient(norm: Any) 
     )
 
 
-def test_distillation_from_itself_is_nothing() -> None:
+def test_distillation_from_itself_is_zero() -> None:
     z = torch.randn(4, K)
     assert float(distillation_loss(z, z, 3.0)) == pytest.approx(0, abs=1e-6)

@@ -250,7 +250,7 @@ def test_half_precision_scales_its_loss_and_skips_what_overflows(tmp_path: Path)
         ({"optim": OptimConfig(name="lars")}, "zero1", "lars needs the norm of each weight"),
     ],
 )
-def test_what_an_engine_cannot_do_is_said(change: dict[str, Any], strategy: Strategy, message: str) -> None:
+def test_unsupported_engine_settings_are_refused(change: dict[str, Any], strategy: Strategy, message: str) -> None:
     config = dataclasses.replace(ADAM, **change)
     method = build_method(config.method, config.model, 10)
     try:

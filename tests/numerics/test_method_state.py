@@ -144,7 +144,7 @@ def test_slow_networks_follow_by_their_momentum_and_norm_by_their_own_batch(name
     assert all(module.training for module in slow.modules())
 
 
-def test_momenta_rise_as_published() -> None:
+def test_momentum_schedules_match_the_papers() -> None:
     assert cosine_momentum(0.996, 0.0) == pytest.approx(0.996)
     assert cosine_momentum(0.996, 0.5) == pytest.approx(0.998)
     assert cosine_momentum(0.996, 1.0) == pytest.approx(1.0)

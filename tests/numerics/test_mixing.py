@@ -111,7 +111,7 @@ def test_remixmatch() -> None:
     assert aligned.tolist()[0] == pytest.approx([0.9, 0.1], abs=1e-5)
 
 
-def test_mixing_keeps_images_nearest_to_themselves() -> None:
+def test_mixup_coefficients_favour_the_image_itself() -> None:
     images, labels = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 3, 2, 2), torch.eye(8)
     ((mixed, found),) = mixup_with_all([(images, labels)], 0.75, 1)
     assert torch.equal(found.argmax(1), torch.arange(8)) and bool((found.amax(1) >= 0.5).all())

@@ -289,7 +289,7 @@ def test_sincos_positions_are_the_published_formula() -> None:
 
 
 @pytest.mark.parametrize("name", ["vit_16x2_4", "vit_33x2_4", "vit_huge_4", "vit_tiny"])
-def test_vits_that_are_none(name: str) -> None:
+def test_unknown_vit_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="name"):
         ModelConfig(name=name)
     with pytest.raises(ValueError, match="for vit_SIZE_PATCH alone"):

@@ -87,7 +87,7 @@ def test_no_gradient_reaches_the_weak_view(recipe: SemiSupervised) -> None:
     assert strong.grad is not None
 
 
-def test_ctaugment_learns_what_is_still_known() -> None:
+def test_ctaugment_learns_which_magnitudes_keep_the_class() -> None:
     """A probe that is known well raises the rates of its bins, one that is not lowers them; strong views are uint8."""
     recipe = FixMatch(unlabeled_ratio=3, ctaugment=True)
 

@@ -98,7 +98,7 @@ def test_without_balance_each_confident_image_counts_once() -> None:
 
 
 @pytest.mark.parametrize("balance", ["paper", "code", "none"])
-def test_a_choice_is_the_same_each_time_and_repeats_nothing_of_the_seed_before(balance: Any) -> None:
+def test_selection_is_deterministic_by_seed(balance: Any) -> None:
     data = rows()
     one = copies(SelectConfig(balance=balance, per_class=333), data)
     assert (one == copies(SelectConfig(balance=balance, per_class=333), data)).all()

@@ -67,7 +67,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, file: str, 
     assert same(found, state(10))
 
 
-def test_what_a_killed_save_leaves_is_not_read_and_goes(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_save_are_removed(tmp_path: Path) -> None:
     checkpoint.save_state(tmp_path, 10, state(10))
     (tmp_path / "tmp-dead").mkdir()
     (tmp_path / "tmp-dead" / "method.safetensors").write_bytes(b"half")
@@ -111,7 +111,7 @@ def test_a_model_comes_back_with_what_it_is_fed(tmp_path: Path) -> None:
     assert info.num_parameters == num_parameters(network)
 
 
-def test_weights_that_do_not_fit_are_counted_and_refused(tmp_path: Path) -> None:
+def test_mismatched_weights_are_counted_and_refused(tmp_path: Path) -> None:
     model(tmp_path)
     deeper = build_classifier(ModelConfig(name="wrn_16_0.5"), 3)
     with pytest.raises(DataError, match=r"\d+ missing \(.*of \d+ tensors"):

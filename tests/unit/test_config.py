@@ -160,7 +160,7 @@ def test_a_pipeline_of_the_users_own_that_fails_is_told_by_its_line(tmp_path: Pa
         experiment.load(str(tmp_path / "c.yaml"))
 
 
-def test_seeds_that_no_generator_takes_are_told() -> None:
+def test_seeds_out_of_range_are_refused() -> None:
     for seed in ("-1", "1e30"):
         with pytest.raises(ConfigError, match=r"seed: must lie between 0 and 2\^40"):
             experiment.load(str(ROOT / DIGITS), [f"seed={seed}"])
@@ -182,7 +182,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(inner, (*path, key))
 
 
-def test_a_value_that_is_missing_or_of_any_kind_is_told_or_taken() -> None:
+def test_random_slips_in_configurations_are_reported() -> None:
     """No slip in a real config is anything but one of our errors: 800 of some 14,000, drawn by chance."""
     configs = {str(f): yaml.safe_load(f.read_text()) for f in sorted((ROOT / "configs").glob("*/*.yaml"))}
     wrong = ["missing", None, -1, 0, 0.5, 10**9, "x", "", [], {}, [1, 2], True, {"a": 1}]
@@ -211,12 +211,12 @@ def test_a_value_that_is_missing_or_of_any_kind_is_told_or_taken() -> None:
         (["student.model={name: vit_64x2_5}"], r"student\.image\.size: is 16, but must be a multiple of 5"),
     ],
 )
-def test_wrong_and_missing_parts_are_told_at_their_place(overrides: list[str], expected: str) -> None:
+def test_errors_name_the_nested_key(overrides: list[str], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         experiment.load(str(ROOT / DIGITS), overrides)
 
 
-def test_what_is_missing_without_a_default_of_its_own_is_told() -> None:
+def test_missing_required_views_are_reported() -> None:
     values = yaml.safe_load((ROOT / "configs/semi_supervised/fixmatch_digits.yaml").read_text())
     del values["train"]["views"]
     with pytest.raises(ConfigError, match=r"train\.views: fixmatch needs views\.strong: how its strong views are made"):

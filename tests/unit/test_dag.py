@@ -112,7 +112,7 @@ def test_a_wrong_input_fails_at_declaration() -> None:
 
 
 @pytest.mark.parametrize("value", [lambda: 1, object(), {1, 2}, float("nan"), b"x", {1: 2}])
-def test_what_has_no_stable_form_has_no_identity(value: Any) -> None:
+def test_values_without_a_canonical_form_are_refused(value: Any) -> None:
     with pytest.raises(TypeError):
         jsonio.digest({"x": value})
 
@@ -201,7 +201,7 @@ def test_collect_removes_what_no_run_uses(tmp_path: Path) -> None:
     assert not any((tmp_path / "artifacts").glob(f"*/{next(iter(stale))}"))
 
 
-def test_the_record_tells_the_story(tmp_path: Path) -> None:
+def test_the_record_has_inputs_config_and_environment(tmp_path: Path) -> None:
     record = run(graph(), tmp_path)["sum"]
     on_disk = json.loads(
         (tmp_path / "artifacts" / "tests.unit.test_dag.add" / record["key"] / "record.json").read_text()
@@ -220,7 +220,7 @@ def test_rewind_drops_rows_after_the_checkpoint_and_a_torn_last_line(tmp_path: P
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [10, 20]
 
 
-def test_every_field_of_every_recipe_is_identity_or_reviewed() -> None:
+def test_every_settings_field_is_identity_or_reviewed() -> None:
     """A new field that says where or how must be added here by hand."""
     from sslscale import settings
 

@@ -241,7 +241,7 @@ def test_the_classes_of_folders_and_of_the_labels_file_are_all_classes(image_fol
         ("\ufeffpath,label\r\n{a},x\r\n{b},y\r\n", None),
     ],
 )
-def test_a_labels_file_is_read_as_it_is_plainly_meant(
+def test_labels_files_of_other_forms_are_read(
     written: str, taken: str | None, image_folder: Path, tmp_path: Path
 ) -> None:
     flat, labels = tmp_path / "flat", tmp_path / "labels.csv"
@@ -254,7 +254,7 @@ def test_a_labels_file_is_read_as_it_is_plainly_meant(
     assert taken or len(done.notes) == 1
 
 
-def test_what_is_wrong_with_a_labels_file_is_named(image_folder: Path, tmp_path: Path) -> None:
+def test_errors_of_a_labels_file_are_reported(image_folder: Path, tmp_path: Path) -> None:
     flat, labels = tmp_path / "flat", tmp_path / "labels.csv"
     a = flat_copy(image_folder, flat)[0]
     config = PackConfig(source=str(flat), labels=str(labels))
@@ -289,7 +289,7 @@ def test_a_folder_without_labels_is_packed(image_folder: Path, tmp_path: Path) -
         pack.pack(PackConfig(source=str(flat), labels_per_class=3), tmp_path / "none")
 
 
-def test_what_is_passed_over_is_counted_by_kind(image_folder: Path, tmp_path: Path) -> None:
+def test_skipped_files_are_counted_by_kind(image_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     shutil.copytree(image_folder, folder)
     for name in ("0/a.HEIC", "1/b.heic", "2/c.CR2", "3/._d.jpg", "4/notes.txt", ".DS_Store", ".thumbnails/x.png"):
@@ -299,7 +299,7 @@ def test_what_is_passed_over_is_counted_by_kind(image_folder: Path, tmp_path: Pa
     listing = sources.list_source(str(folder))
     assert len(listing.items) == 200 and listing.classes == tuple("0123456789")
     assert sum(listing.passed.values()) == 8
-    text = "\n".join(listing.passed_over())
+    text = "\n".join(listing.skipped_files())
     for part in ("2 .heic images, which cannot be read", "1 .cr2 raw images", "1 AppleDouble", "1 .txt files"):
         assert part in text
     for part in ("1 hidden files", "1 hidden folders", "1 links to folders"):
@@ -357,7 +357,7 @@ def test_a_torchvision_set_is_a_source(tmp_path: Path) -> None:
         sources.list_source("torchvision:NoSuchSet:x")
 
 
-def test_faults_of_a_source_are_named(image_folder: Path, tmp_path: Path) -> None:
+def test_errors_of_a_source_are_reported(image_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no such folder"):
         sources.list_source(str(tmp_path / "none"))
     (tmp_path / "empty").mkdir()

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from sslscale.data import decode
-from sslscale.data.images import evaluation_view
+from sslscale.data.preparation import evaluation_view
 from sslscale.errors import DataError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
@@ -97,12 +97,12 @@ GOOD = encode(smooth(40, 40), "JPEG")
 @pytest.mark.parametrize(
     "data", [b"", b"hello", GOOD[:20], GOOD[:3], encode(smooth(40, 40), "PNG")[:60], b"\xff\xd8\xff" + b"\xff" * 40]
 )
-def test_what_is_no_image_says_so(data: bytes) -> None:
+def test_non_images_are_reported(data: bytes) -> None:
     with pytest.raises(DataError):
         decode.decode(data)
 
 
-def test_fit_keeps_the_middle_and_the_scale() -> None:
+def test_fit_crops_the_centre_square() -> None:
     image = torch.from_numpy(np.asarray(smooth(40, 80)).copy()).permute(2, 0, 1)
     assert decode.fit(image, 40).equal(image[:, :, 20:60])
     assert decode.fit(image, 20).shape == (3, 20, 20)

@@ -79,7 +79,7 @@ def test_the_simulation_of_one_worker_is_arithmetic() -> None:
     assert found["cost"] == pytest.approx(2 * (found["train_h"] + found["score_h"]))
 
 
-def test_what_hides_behind_the_backward_pass_costs_nothing_and_the_rest_does() -> None:
+def test_communication_overlapped_with_backward_is_free() -> None:
     assert step_seconds(MACHINE, RUN, 64) == pytest.approx(0.25)  # 20 ms of ring behind 167 ms
     slow = dataclasses.replace(MACHINE, bandwidth=1e9)
     ring = 2 * 63 / 64 * 1e8 / 1e9
@@ -87,7 +87,7 @@ def test_what_hides_behind_the_backward_pass_costs_nothing_and_the_rest_does() -
 
 
 @pytest.mark.parametrize("workers", [3, 8, 64, 512])
-def test_shards_enough_keep_scoring_within_a_tenth_of_linear(workers: int) -> None:
+def test_scoring_scales_linearly_with_enough_shards(workers: int) -> None:
     for shards in range(shards_for(workers), shards_for(workers) + workers):
         rounds = -(-shards // workers)
         assert shards / (rounds * workers) > 1 / 1.1 - 1e-9

@@ -89,7 +89,7 @@ def test_an_image_never_finds_itself_among_equals() -> None:
     assert all(i not in row for i, row in enumerate(place.tolist()))
 
 
-def test_clusters_agree_with_classes_as_far_as_they_are_apart() -> None:
+def test_nmi_ari_and_purity_of_separated_clusters() -> None:
     features, labels = blobs(500, noise=0.05)
     assert cluster_agreement(features, labels, 5) == pytest.approx({"nmi": 1, "ari": 1, "purity": 1})
     noise = torch.randn(500, 12, generator=torch.Generator().manual_seed(0))

@@ -182,7 +182,7 @@ def test_the_limit_keeps_part_and_decodes_the_rest(photographs: Path, tmp_path: 
     assert not (tmp_path / "none" / "images").exists()
 
 
-def test_what_was_used_least_goes_and_what_is_in_use_stays(photographs: Path, tmp_path: Path) -> None:
+def test_the_least_recently_used_files_are_evicted(photographs: Path, tmp_path: Path) -> None:
     one = 24 * 3 * 24 * 24
     held = opened(photographs, tmp_path)  # in use by this process
     limit = int(2.5 * one)
@@ -197,7 +197,7 @@ def test_what_was_used_least_goes_and_what_is_in_use_stays(photographs: Path, tm
     assert every(opened(photographs, tmp_path), photographs).equal(right)
 
 
-def test_two_that_build_one_cache_at_once_share_the_work(
+def test_two_processes_share_the_work_of_one_cache(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
@@ -216,7 +216,7 @@ def test_two_that_build_one_cache_at_once_share_the_work(
     assert not list((tmp_path / "images").glob("*.lock"))
 
 
-def test_what_a_killed_process_left_is_removed_by_who_makes_the_file_again(photographs: Path, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(photographs: Path, tmp_path: Path) -> None:
     opened(photographs, tmp_path)
     whole = sorted((tmp_path / "images").glob("*-v*"))
     left = whole[0].with_name(f"{whole[0].name}.tmp-0123abcd")
@@ -225,7 +225,7 @@ def test_what_a_killed_process_left_is_removed_by_who_makes_the_file_again(photo
     assert not left.exists() and sorted((tmp_path / "images").glob("*-v*")) == whole
 
 
-def test_a_lock_on_a_file_removed_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locking_a_removed_file_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its last holder removes it while another has it open and waits: else two would hold two files of one name."""
     path = tmp_path / "lock"
     flock = fcntl.flock

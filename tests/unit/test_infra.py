@@ -30,7 +30,7 @@ def tool(*words: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["ray-aws.yaml", "ray-gcp.yaml"])
-def test_the_cluster_launcher_takes_it(name: str) -> None:
+def test_the_cluster_launcher_files_match_their_schema(name: str) -> None:
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
     found = read(name)
     jsonschema.validate(found, schema)
@@ -42,7 +42,7 @@ def test_the_cluster_launcher_takes_it(name: str) -> None:
     assert any("--dashboard-host=127.0.0.1" in line for line in starts)
 
 
-def test_compose_takes_it_and_only_this_machine_sees_it() -> None:
+def test_compose_matches_its_schema_and_binds_the_loopback() -> None:
     schema = Path(check_jsonschema.__file__).parent / "builtin_schemas/vendor/compose-spec.json"
     found = read("compose.yaml")
     jsonschema.validate(found, json.loads(schema.read_text()))
@@ -54,7 +54,7 @@ def test_compose_takes_it_and_only_this_machine_sees_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["kuberay-cluster.yaml", "kuberay-job.yaml"])
-def test_every_pod_is_one_that_kubernetes_takes(name: str) -> None:
+def test_kubernetes_manifests_match_their_schemas(name: str) -> None:
     found = read(name)
     assert found["apiVersion"] == "ray.io/v1" and found["kind"] in ("RayCluster", "RayJob")
     spec = found["spec"] if found["kind"] == "RayCluster" else found["spec"]["rayClusterSpec"]
@@ -71,7 +71,7 @@ def test_every_pod_is_one_that_kubernetes_takes(name: str) -> None:
         assert (INFRA.parent / config).exists()
 
 
-def test_the_image_is_clean_and_not_roots() -> None:
+def test_the_dockerfile_passes_lint_and_is_not_root() -> None:
     assert tool("hadolint", str(INFRA / "Dockerfile")) == ""
     lines = (INFRA / "Dockerfile").read_text("utf-8").splitlines()
     assert [line for line in lines if line.startswith("USER")] == ["USER 1000"]

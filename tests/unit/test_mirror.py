@@ -84,7 +84,7 @@ def test_what_is_pushed_comes_back_whole_however_the_store_fails(flaky: str, tmp
     assert Flaky.refused > 10 and Flaky.cut > 0
 
 
-def test_a_store_that_refuses_is_not_asked_again(flaky: str, tmp_path: Path) -> None:
+def test_permission_errors_are_not_retried(flaky: str, tmp_path: Path) -> None:
     ours = mirror.at(flaky, tmp_path / "ours")
     fill(ours.folder / "artifacts/score/k1", 1)
     Flaky.denied = True
@@ -131,7 +131,7 @@ def test_a_state_is_whole_only_when_its_files_and_the_log_are_there(
         seen.clear()
 
 
-def test_what_several_go_on_from_is_the_same(flaky: str, tmp_path: Path) -> None:
+def test_exact_pull_removes_extra_local_files(flaky: str, tmp_path: Path) -> None:
     ours, theirs = mirror.at(flaky, tmp_path / "ours"), mirror.at(flaky, tmp_path / "theirs")
     for one, steps in ((ours, (10, 20)), (theirs, (20, 30))):
         for step in steps:
@@ -184,7 +184,7 @@ def test_names_in_a_store_do_not_lead_out_of_the_mirror(flaky: str, tmp_path: Pa
     ]
 
 
-def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_url_and_local_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert mirror.open_root(f"file://{tmp_path}") == tmp_path == mirror.local(str(tmp_path), [])
     assert not mirror.is_url("runs") and not mirror.is_url("torchvision:CIFAR10:data") and mirror.is_url("gs://a/b")
     monkeypatch.setenv("SSLSCALE_SCRATCH", str(tmp_path / "scratch"))

@@ -55,7 +55,7 @@ def test_a_stem_of_stride_2_halves_the_side() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet_19", "resnet_50_", "resnet50", "wrn_11_2", "wrn_10_0"])
-def test_names_that_are_none(name: str) -> None:
+def test_unknown_network_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is none of wrn_DEPTH_WIDTH"):
         ModelConfig(name=name)
 
@@ -132,7 +132,7 @@ def test_an_exported_timm_model_is_loaded_by_timm(tmp_path: Path, context: Calla
         torch.testing.assert_close(theirs(x), backbone(x), rtol=1e-4, atol=1e-5)
 
 
-def test_what_cannot_be_exported_says_so(tmp_path: Path, context: Callable[..., RunContext]) -> None:
+def test_unexportable_checkpoints_are_reported(tmp_path: Path, context: Callable[..., RunContext]) -> None:
     folder, _ = save(context("wide"), "wrn_10_1")
     with pytest.raises(DataError, match="torchvision and timm have no wrn_10_1"):
         export_backbone(folder, tmp_path / "b.pth")

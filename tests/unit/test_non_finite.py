@@ -67,7 +67,7 @@ OPTIMIZERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("on_device", [False, True])
-def test_a_step_with_bad_gradients_is_as_if_it_had_not_been(name: str, on_device: bool) -> None:
+def test_a_step_with_non_finite_gradients_changes_nothing(name: str, on_device: bool) -> None:
     """The branch of a GPU, whose kernels see the flag, and the branch of a CPU give the weights of no such step."""
     flag = (lambda value: OnDevice(value)) if on_device else torch.tensor
     found = []
@@ -194,7 +194,7 @@ def test_a_training_stops_at_gradients_that_are_not_finite(
     assert len(read_json(tmp_path / "bad_batch.json")["keys"]["labeled"]) == 20
 
 
-def test_a_few_such_steps_may_be_passed_over(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_finite_steps_may_be_skipped(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, rows = train(tmp_path, digits, monkeypatch, {1, 6}, max_skipped_steps=2)
     assert all(value.isfinite().all() for value in engine.method.state_dict().values() if value.is_floating_point())
     assert [row["skipped_steps"] for row in rows] == [1, 2]

@@ -356,7 +356,7 @@ def test_an_images_view_is_the_same_in_any_batch() -> None:
     assert float(whole.min()) >= -2.5 and float(whole.max()) <= 2.5 and whole.std() > 0.3
 
 
-def test_noise_switched_off_changes_nothing() -> None:
+def test_augmentation_without_operations_is_the_identity() -> None:
     config = AugmentConfig()
     draws = torch.rand(48, num_draws(config), generator=DRAW)
     assert augment.augment(IMAGES, make_plan(draws, config, 32, 32, 32), config, 32).equal(IMAGES)

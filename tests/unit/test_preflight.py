@@ -44,7 +44,7 @@ def flat(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "run"])
-def test_a_plan_refuses_what_a_run_would_fail_of(
+def test_the_plan_refuses_runs_that_would_fail(
     command: str, code: int, message: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([command, DIGITS, words, "--root", str(tmp_path / "runs")]) == code
@@ -53,7 +53,7 @@ def test_a_plan_refuses_what_a_run_would_fail_of(
     assert not (tmp_path / "runs").exists()
 
 
-def test_that_takes_no_library() -> None:
+def test_preflight_imports_no_heavy_library() -> None:
     code = (
         "import sys; from sslscale.cli.main import main\n"
         f"assert main(['plan', {DIGITS!r}, 'teacher.model.name=timm:resnet51']) == 2\n"
@@ -71,7 +71,7 @@ def test_every_model_of_timm_is_known() -> None:
     assert "resnet51" not in preflight.timm_models()
 
 
-def test_a_cluster_elsewhere_is_not_judged_by_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remote_cluster_is_not_checked_against_local_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     loaded = experiment.load(DIGITS, ["resources.score.num_workers=1000"])
     preflight.require(dag.plan(loaded.targets, tmp_path))
@@ -91,7 +91,7 @@ def test_a_folder_without_labels_leaves_the_probes_out(
     assert "clusterfit" in names and not any("probe" in name or "finetune" in name for name in names)
 
 
-def test_what_learns_from_labels_is_refused_without_any(flat: Path, tmp_path: Path) -> None:
+def test_methods_with_labels_are_refused_on_unlabelled_data(flat: Path, tmp_path: Path) -> None:
     for config in (DIGITS, "configs/semi_supervised/fixmatch_digits.yaml", "configs/distill/digits.yaml"):
         loaded = experiment.load(config, [f"data.source={flat}", *UNLABELED])
         with pytest.raises(UserError, match=r"has no labeled images, which supervised learns from; give class folders"):

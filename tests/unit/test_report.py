@@ -90,7 +90,7 @@ def test_a_comparison_is_made(case: str, context: Context) -> None:
     figures.layer_curve(done.dir, ["stem", "last"], [shown["accuracy"]] * 2, [shown["accuracy_interval"]] * 2)
 
 
-def test_dollars_are_no_mathematics_and_powers_of_ten_are(tmp_path: Path) -> None:
+def test_axis_labels_escape_dollars_but_not_powers_of_ten(tmp_path: Path) -> None:
     assert [figures._short(name) for name in ("$5", "a$b$", "plain", "y" * 30)] == [
         r"\$5",
         r"a\$b\$",

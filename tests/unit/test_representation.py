@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sslscale import experiment
-from sslscale.cluster.warned import Warnings, warned
+from sslscale.cluster.stage_warnings import Warnings, collect_warnings
 from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError, DataError
 from sslscale.evaluate.patches import PatchMean
@@ -62,7 +62,7 @@ def data(digits: Path) -> Dataset:
     return Dataset(path=str(digits), num_samples=counts, classes=tuple("0123456789"))
 
 
-def test_a_collapse_is_told_by_step_500_and_health_is_not(
+def test_a_collapse_is_reported_by_step_500(
     context: Context, data: Dataset, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.WARNING, "sslscale")
@@ -85,7 +85,7 @@ def test_a_collapse_is_told_by_step_500_and_health_is_not(
 @pytest.mark.parametrize(
     ("capability", "precision", "told"), [("AVX2", "bf16", 1), ("AVX2", "fp32", 0), ("AVX512", "bf16", 0)]
 )
-def test_numbers_that_the_processor_does_not_know_are_told(
+def test_emulated_precisions_are_reported(
     context: Context,
     data: Dataset,
     caplog: pytest.LogCaptureFixture,
@@ -102,10 +102,10 @@ def test_numbers_that_the_processor_does_not_know_are_told(
 
 def test_warnings_are_shown_once_and_from_now_on(tmp_path: Path) -> None:
     log = logging.getLogger("sslscale.train.fit")
-    with warned(tmp_path):
+    with collect_warnings(tmp_path):
         log.warning("of an attempt before")
     shown = Warnings(tmp_path)
-    with warned(tmp_path), warned(tmp_path):  # as by two workers
+    with collect_warnings(tmp_path), collect_warnings(tmp_path):  # as by two workers
         log.warning("step %d", 200)
         log.info("no warning")
     with open(tmp_path / "warnings.log", "a") as file:
@@ -119,10 +119,10 @@ def test_warnings_are_shown_once_and_from_now_on(tmp_path: Path) -> None:
     assert Warnings(tmp_path / "not there").new() == []
 
 
-def test_a_warning_that_cannot_be_written_fails_nobody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_that_cannot_be_written_is_not_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "warnings.log").symlink_to("/dev/full")
     for folder in (tmp_path, tmp_path / "gone"):
-        with warned(folder):
+        with collect_warnings(folder):
             logging.getLogger("sslscale.data.images").warning("the cache cannot be written")
     assert capfd.readouterr().err.count("the cache cannot be written\n") >= 2
 
@@ -162,7 +162,7 @@ def test_a_vits_attention_is_drawn_and_others_have_none(context: Context, data: 
         attention(context("no"), AttentionConfig(), model=train(context("wrn"), BASE, data=data), data=data)
 
 
-def test_a_method_goes_on_at_a_higher_resolution_with_all_it_has(context: Context, data: Dataset) -> None:
+def test_high_resolution_training_continues_with_the_whole_method(context: Context, data: Dataset) -> None:
     from safetensors.torch import load_file
 
     first = train(context("first"), VIT, data=data)

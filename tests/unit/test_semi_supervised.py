@@ -124,7 +124,7 @@ def test_parts_of_a_batch_are_counted_together(packed: Path, context: Context) -
     assert found[0] == found[1] and len(set(found[0])) > 1
 
 
-def test_what_is_remembered_of_images_survives_a_restart(packed: Path, context: Context) -> None:
+def test_per_sample_memory_survives_a_restart(packed: Path, context: Context) -> None:
     """FlexMatch's classes and temporal ensembling's means; the second from a file that is mapped into memory."""
     for method, views in (
         (FlexMatch(unlabeled_ratio=2, threshold=0.15), {"strong": STRONG}),
@@ -151,7 +151,9 @@ def test_what_is_remembered_of_images_survives_a_restart(packed: Path, context: 
         assert not list(resumed.path.rglob("memory.bin"))
 
 
-def test_what_a_user_may_get_wrong(packed: Path, tmp_path: Path, context: Context) -> None:
+def test_configuration_and_data_errors_of_semi_supervised_training(
+    packed: Path, tmp_path: Path, context: Context
+) -> None:
     alone = tmp_path / "alone"
     shutil.copytree(packed / "labeled", alone / "labeled")
     with pytest.raises(DataError, match="has no unlabelled images, which fixmatch learns from"):

@@ -14,7 +14,7 @@ from sslscale.data.batch import Batch
 from sslscale.losses import soft_cross_entropy
 from sslscale.methods.dash import Dash
 from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
-from sslscale.nn.classifier import together
+from sslscale.nn.classifier import forward_together
 from sslscale.settings.model import ModelConfig
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class DashMethod(ClassifierMethod):
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         settings = self.settings
-        logits, weak, strong = together(self.network, labeled.views[0], *unlabeled.views)
+        logits, weak, strong = forward_together(self.network, labeled.views[0], *unlabeled.views)
         supervised = F.cross_entropy(logits, labeled.label)
         total, count = self.losses_seen.clone()
         if self.training and 0.75 * settings.warmup <= self.step_info.progress < settings.warmup:

@@ -12,7 +12,7 @@ from sslscale.data.batch import Batch
 from sslscale.losses import hard_consistency
 from sslscale.methods.fixmatch import FixMatch
 from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
-from sslscale.nn.classifier import together
+from sslscale.nn.classifier import forward_together
 from sslscale.nn.learned_augment import LearnedAugment
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.train import TrainConfig
@@ -61,7 +61,7 @@ class FixMatchMethod(ClassifierMethod):
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         first, second = unlabeled.views
         second = drawn.get("strong", second)
-        logits, weak, strong = together(self.network, labeled.views[0], first, second)
+        logits, weak, strong = forward_together(self.network, labeled.views[0], first, second)
         supervised = F.cross_entropy(logits, labeled.label)
         own, pseudo_labels = fixmatch_loss(weak, strong, self.settings.threshold)
         return self.losses(logits, labeled.label, supervised, self.settings.unlabeled_weight, own, pseudo_labels)

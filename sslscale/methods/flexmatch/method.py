@@ -14,7 +14,7 @@ from sslscale.data.batch import Batch
 from sslscale.losses import count_classes, hard_consistency
 from sslscale.methods.flexmatch import FlexMatch
 from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
-from sslscale.nn.classifier import together
+from sslscale.nn.classifier import forward_together
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.train import TrainConfig
 
@@ -51,7 +51,7 @@ class FlexMatchMethod(ClassifierMethod):
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        logits, weak, strong = together(self.network, labeled.views[0], *unlabeled.views)
+        logits, weak, strong = forward_together(self.network, labeled.views[0], *unlabeled.views)
         supervised = F.cross_entropy(logits, labeled.label)
         confidence, label = weak.detach().softmax(1).max(1)
         status = learning_status(self.selected, self.num_classes)[label]

@@ -13,7 +13,7 @@ from sslscale.data.batch import Batch
 from sslscale.losses import count_classes, hard_consistency
 from sslscale.methods.freematch import FreeMatch
 from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
-from sslscale.nn.classifier import together
+from sslscale.nn.classifier import forward_together
 from sslscale.settings.model import ModelConfig
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class FreeMatchMethod(ClassifierMethod):
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         settings = self.settings
-        logits, weak, strong = together(self.network, labeled.views[0], *unlabeled.views)
+        logits, weak, strong = forward_together(self.network, labeled.views[0], *unlabeled.views)
         supervised = F.cross_entropy(logits, labeled.label)
         probs = weak.detach().softmax(1)
         if self.training:

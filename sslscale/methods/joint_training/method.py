@@ -17,7 +17,7 @@ from sslscale.data.batch import Batch
 from sslscale.losses import smooth_labels, soft_cross_entropy
 from sslscale.methods.joint_training import JointTraining
 from sslscale.methods.method import ClassifierMethod, Losses
-from sslscale.nn.classifier import together
+from sslscale.nn.classifier import forward_together
 from sslscale.settings.model import ModelConfig
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class JointTrainingMethod(ClassifierMethod):
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, pseudo, settings = batch["labeled"], batch["pseudo"], self.settings
-        logits, guessed = together(self.network, labeled.views[0], pseudo.views[0])
+        logits, guessed = forward_together(self.network, labeled.views[0], pseudo.views[0])
         truth = smooth_labels(labeled.label, self.num_classes, settings.label_smoothing)
         target = pseudo.soft_label
         if not settings.soft_labels:

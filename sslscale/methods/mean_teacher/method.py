@@ -11,7 +11,7 @@ from sslscale.data.batch import Batch
 from sslscale.losses import gaussian_rise
 from sslscale.methods.mean_teacher import MeanTeacher
 from sslscale.methods.method import ClassifierMethod, Losses
-from sslscale.nn.classifier import together
+from sslscale.nn.classifier import forward_together
 from sslscale.settings.model import ModelConfig
 
 
@@ -19,7 +19,7 @@ class MeanTeacherMethod(ClassifierMethod):
     """Cross-entropy of labelled images; squares between the softmax of network and teacher, a mean over images and
     classes (eq. in section 2, as the authors' code for CIFAR-10). The teacher, in training mode too, is the result."""
 
-    learns_itself = True
+    average_sees_training_mode = True
 
     def __init__(self, settings: MeanTeacher, model: ModelConfig, num_classes: int):
         super().__init__(settings, model, num_classes)
@@ -29,7 +29,7 @@ class MeanTeacherMethod(ClassifierMethod):
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         assert self.average is not None
         first, second = unlabeled.views
-        logits, student = together(self.network, labeled.views[0], first)
+        logits, student = forward_together(self.network, labeled.views[0], first)
         with torch.no_grad():
             teacher = self.average(second).float()
         supervised = F.cross_entropy(logits, labeled.label)

@@ -15,7 +15,7 @@ from sslscale.losses import linear_rise, sharpen, soft_cross_entropy
 from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
 from sslscale.methods.mixmatch import MixMatch
 from sslscale.nn.batch_norm import statistics_kept
-from sslscale.nn.classifier import together
+from sslscale.nn.classifier import forward_together
 from sslscale.settings.model import ModelConfig
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class MixMatchMethod(ClassifierMethod):
         truth = F.one_hot(labeled.label, self.num_classes).to(target)
         parts = [(labeled.views[0], truth), *((view, target) for view in unlabeled.views)]
         mixed = mix_parts(parts, drawn["share"].to(target.dtype), drawn["partner"])
-        logits, *others = together(self.network, *(images for images, _ in mixed))
+        logits, *others = forward_together(self.network, *(images for images, _ in mixed))
         supervised = soft_cross_entropy(logits, mixed[0][1]).mean()
         own = brier(torch.cat(others), torch.cat([labels for _, labels in mixed[1:]]))
         weight = settings.unlabeled_weight * linear_rise(self.step_info.progress, 0.0, settings.ramp)
@@ -64,5 +64,5 @@ class MixMatchMethod(ClassifierMethod):
     def _guess(self, views: tuple[Float[Tensor, "batch 3 h w"], ...]) -> Float[Tensor, "batch classes"]:
         """Eqs. 6 and 7: the mean prediction for the views, sharpened."""
         with statistics_kept(self.network):
-            found = together(self.network, *views)
+            found = forward_together(self.network, *views)
         return sharpen(torch.stack([logits.softmax(1) for logits in found]).mean(0), self.settings.temperature)

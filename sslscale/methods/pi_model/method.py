@@ -14,7 +14,7 @@ from sslscale.data.batch import Batch
 from sslscale.losses import gaussian_rise
 from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.methods.pi_model import PiModel
-from sslscale.nn.classifier import together
+from sslscale.nn.classifier import forward_together
 from sslscale.settings.model import ModelConfig
 
 
@@ -27,7 +27,7 @@ class PiModelMethod(ClassifierMethod):
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        logits, first, second = together(self.network, labeled.views[0], *unlabeled.views)
+        logits, first, second = forward_together(self.network, labeled.views[0], *unlabeled.views)
         supervised = F.cross_entropy(logits, labeled.label)
         squares = F.mse_loss(first.softmax(1), second.softmax(1))
         weight = self.settings.unlabeled_weight * gaussian_rise(self.step_info.progress, self.settings.ramp)

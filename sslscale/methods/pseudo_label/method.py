@@ -11,7 +11,7 @@ from sslscale.data.batch import Batch
 from sslscale.losses import linear_rise
 from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
 from sslscale.methods.pseudo_label import PseudoLabel
-from sslscale.nn.classifier import together
+from sslscale.nn.classifier import forward_together
 from sslscale.settings.model import ModelConfig
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class PseudoLabelMethod(ClassifierMethod):
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        logits, guessed = together(self.network, labeled.views[0], unlabeled.views[0])
+        logits, guessed = forward_together(self.network, labeled.views[0], unlabeled.views[0])
         supervised = F.cross_entropy(logits, labeled.label)
         weight = self.settings.unlabeled_weight * linear_rise(self.step_info.progress, *self.settings.ramp)  # eq. 16
         own, pseudo_labels = pseudo_label_loss(guessed, self.settings.threshold)

@@ -15,7 +15,7 @@ from sslscale.data.batch import Batch
 from sslscale.losses import gaussian_rise
 from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.methods.temporal_ensembling import TemporalEnsembling
-from sslscale.nn.classifier import together
+from sslscale.nn.classifier import forward_together
 from sslscale.nn.eager import eager
 from sslscale.nn.memory import SampleMemory
 from sslscale.settings.model import ModelConfig
@@ -49,7 +49,7 @@ class TemporalEnsemblingMethod(ClassifierMethod):
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        logits, guessed = together(self.network, labeled.views[0], unlabeled.views[0])
+        logits, guessed = forward_together(self.network, labeled.views[0], unlabeled.views[0])
         supervised = F.cross_entropy(logits, labeled.label)
         probs = guessed.softmax(1)
         past, visits = drawn["memory"].split([self.num_classes, 1], 1)

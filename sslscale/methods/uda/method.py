@@ -14,7 +14,7 @@ from sslscale.data.transfer import to_device
 from sslscale.losses import mean_over_kept
 from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
 from sslscale.methods.uda import UDA
-from sslscale.nn.classifier import together
+from sslscale.nn.classifier import forward_together
 from sslscale.settings.model import ModelConfig
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class UDAMethod(ClassifierMethod):
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-        logits, weak, strong = together(self.network, labeled.views[0], *unlabeled.views)
+        logits, weak, strong = forward_together(self.network, labeled.views[0], *unlabeled.views)
         known = logits.detach().softmax(1).gather(1, labeled.label[:, None]).squeeze(1)
         counts = torch.ones_like(known) if self.settings.tsa == "none" else (known <= drawn["bound"]).float()
         supervised = mean_over_kept(F.cross_entropy(logits, labeled.label, reduction="none"), counts)

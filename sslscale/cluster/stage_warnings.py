@@ -23,7 +23,7 @@ class _Lossy(logging.FileHandler):
 
 
 @contextlib.contextmanager
-def warned(folder: Path) -> Iterator[None]:
+def collect_warnings(folder: Path) -> Iterator[None]:
     """Append what sslscale's loggers warn of to the file of a stage, and write it to stderr, which is its log."""
     logger = logging.getLogger("sslscale")
     handlers = [_Lossy(folder / FILE, encoding="utf-8", delay=True), logging.StreamHandler()]

@@ -13,7 +13,7 @@ from sslscale.storage.jsonio import read_json, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class DossierConfig:
+class CheckpointReportConfig:
     """Which fine-tunings there are: shares of the labels, and how many seeds of each."""
 
     labels: tuple[float, ...]
@@ -22,7 +22,7 @@ class DossierConfig:
 
 
 @cpu_only
-def dossier(ctx: RunContext, config: DossierConfig, **inputs: Artifact) -> Report:
+def checkpoint_report(ctx: RunContext, config: CheckpointReportConfig, **inputs: Artifact) -> Report:
     """Write report.html and summary.json from the reports of the protocols, whichever there are."""
     from sslscale.report import page
     from sslscale.report.robustness import robustness_parts

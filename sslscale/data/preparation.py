@@ -1,0 +1,79 @@
+"""How an image is decoded and scaled before it is kept or used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sslscale.data import decode
+from sslscale.errors import DataError
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """With `whole` an image is kept as it is, or scaled down to `short_side`; else its centre square at `size`.
+
+    `crop` is the share of the short side that the centre square keeps.
+    """
+
+    size: int
+    crop: float = 1.0
+    whole: bool = False
+    short_side: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What tells files of differently prepared images apart."""
+        return f"whole-{self.short_side or 'full'}" if self.whole else f"fit-{self.size}-{self.crop:g}"
+
+    @property
+    def full_resolution(self) -> bool:
+        """Whether crops are cut from images at their own resolution."""
+        return self.whole and self.short_side is None
+
+    def shape(self, encoded: memoryview) -> tuple[int, int]:
+        """Height and width of the prepared image, from its header; (1, 1) if that cannot be read."""
+        if not self.whole:
+            return self.size, self.size
+        try:
+            return self._shrunk(decode.dimensions(encoded))
+        except DataError:
+            return 1, 1  # decoding it will say why
+
+    def decode(self, encoded: memoryview) -> UInt8[Tensor, "3 height width"]:
+        """The prepared image; raises DataError if it cannot be decoded."""
+        target = self.short_side if self.whole else round(self.size / self.crop)
+        reduce = 1 if target is None else power_of_two(min(decode.dimensions(encoded)) / target)
+        image = decode.decode(encoded, reduce=reduce)
+        if not self.whole:
+            return evaluation_view(image, self.size, self.crop)
+        height, width = image.shape[-2:]
+        shape = self._shrunk((height, width))
+        return image if shape == (height, width) else decode.resize(image, shape)
+
+    def _shrunk(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Height and width when the short side is scaled down to `short_side`; never up."""
+        short = min(shape)
+        if self.short_side is None or short <= self.short_side:
+            return shape
+        height, width = (max(round(x * self.short_side / short), self.short_side) for x in shape)
+        return height, width
+
+
+def power_of_two(factor: float) -> int:
+    """The largest of 8, 4, 2, 1 that is not above `factor`."""
+    return next((k for k in (8, 4, 2) if k <= factor), 1)
+
+
+def evaluation_view(image: UInt8[Tensor, "3 height width"], size: int, crop: float) -> UInt8[Tensor, "3 size size"]:
+    """The centre square that keeps `crop` of the short side, at size x size."""
+    if crop == 1.0:
+        return decode.fit(image, size)
+    height, width = image.shape[-2:]
+    side = max(round(min(height, width) * crop), 1)
+    top, left = (height - side) // 2, (width - side) // 2
+    return decode.fit(image[:, top : top + side, left : left + side], size)
