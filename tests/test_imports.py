@@ -27,7 +27,7 @@ HEAVY = {
     "safetensors",
     "rich",
 }
-CLUSTER = ("connection", "runner", "workers", "trials", "population", "jobs")
+CLUSTER = ("connection", "runner", "workers", "mappers", "trials", "population", "jobs")
 ONLY = {  # a library -> the one file that may import it
     "ray": {f"sslscale/cluster/{name}.py" for name in CLUSTER},
     "mlflow": {"sslscale/tracking.py"},
@@ -44,7 +44,7 @@ LAYERS = [
     {"losses", "nn", "data"},
     {"methods"},
     {"train", "evaluate", "report"},
-    {"cluster.connection", "cluster.workers", "cluster.population"},
+    {"cluster.connection", "cluster.workers", "cluster.mappers", "cluster.population"},
     {"cluster"},
     {"stages"},
     {"cli.progress", "tracking"},

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sslscale.nn.vit import initialize_linear
+from sslscale.nn.vit_blocks import initialize_linear
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -19,7 +19,7 @@ def extract(ctx: RunContext, config: ExtractConfig, *, model: Checkpoint, data: 
     """
     import numpy as np
 
-    from sslscale.cluster import workers
+    from sslscale.cluster.mappers import Mappers
     from sslscale.data.features import Features
     from sslscale.data.images import bad_allowed
     from sslscale.data.index import read_index
@@ -35,7 +35,7 @@ def extract(ctx: RunContext, config: ExtractConfig, *, model: Checkpoint, data: 
         done[0] += 1
         ctx.progress(done[0], len(items))
 
-    with workers.Mappers(partial(make_extractor, model.dir, data.dir, config), ctx, len(waiting)) as mappers:
+    with Mappers(partial(make_extractor, model.dir, data.dir, config), ctx, len(waiting)) as mappers:
         mappers.map(waiting, finished=finished)
     features = Features(ctx.path, splits)
     bad = sum(int(np.isnan(features.file(n)[:, 0]).sum()) for n in range(len(features.files)))

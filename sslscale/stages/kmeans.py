@@ -24,7 +24,7 @@ def kmeans(ctx: RunContext, config: KMeansConfig, *, features: Embeddings) -> Cl
     """
     import numpy as np
 
-    from sslscale.cluster import workers
+    from sslscale.cluster.mappers import Mappers
     from sslscale.data.features import Features, write_array
     from sslscale.report.figures import cluster_sizes
     from sslscale.train import kmeans as algorithm
@@ -45,7 +45,7 @@ def kmeans(ctx: RunContext, config: KMeansConfig, *, features: Embeddings) -> Cl
     ctx.rewind(int(state["step"]))
     minibatch = config.minibatch < 1
     make = partial(make_worker, features.dir, splits, parts, config)
-    with workers.Mappers(make, ctx, len(parts)) as mappers:
+    with Mappers(make, ctx, len(parts)) as mappers:
         while not state["done"] and state["step"] < config.num_iterations:
             step = int(state["step"]) + 1
             chosen = _chosen(len(parts), config, step)

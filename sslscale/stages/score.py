@@ -20,7 +20,7 @@ def score(ctx: RunContext, config: ScoreConfig, *, teacher: Checkpoint, data: Da
     Writes scores-%06d.parquet: key, status (null, or why the image could not be scored), label (the most probable
     class), confidence, entropy (nats) and probs. Shards that are scored already are not scored again.
     """
-    from sslscale.cluster import workers
+    from sslscale.cluster.mappers import Mappers
     from sslscale.data.images import bad_allowed
     from sslscale.data.index import read_index
 
@@ -43,7 +43,7 @@ def score(ctx: RunContext, config: ScoreConfig, *, teacher: Checkpoint, data: Da
         if failed > allowed:
             raise DataError(f"{ctx.name}: {failed} of {scored:,} images cannot be decoded, over 1 %: see {ctx.path}")
 
-    with workers.Mappers(make, ctx, len(waiting)) as mappers:
+    with Mappers(make, ctx, len(waiting)) as mappers:
         mappers.map(waiting, finished=finished)
     failed = total["failed"]
     metrics = {"scored": index.num_samples - failed, "failed": failed}

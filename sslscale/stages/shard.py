@@ -22,7 +22,7 @@ class ShardConfig:
 @cpu_only
 def shard(ctx: RunContext, config: ShardConfig, *, selection: Selection, data: Dataset) -> ShardSet:
     """Write pseudo-%06d.tar with KEY.jpg|png|webp, KEY.cls and KEY.soft.npy; shards already written are kept."""
-    from sslscale.cluster import workers
+    from sslscale.cluster.mappers import Mappers
     from sslscale.data.index import ShardInfo, write_index
     from sslscale.storage import jsonio
 
@@ -36,7 +36,7 @@ def shard(ctx: RunContext, config: ShardConfig, *, selection: Selection, data: D
         done[0] += 1
         ctx.progress(done[0], count)
 
-    with workers.Mappers(make, ctx, len(waiting)) as mappers:
+    with Mappers(make, ctx, len(waiting)) as mappers:
         mappers.map(waiting, finished=finished)
     infos = [ShardInfo(**jsonio.read_json(note)) for note in notes]
     index = write_index(ctx.path, infos, data.classes)

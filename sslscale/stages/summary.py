@@ -84,7 +84,7 @@ def summary(ctx: RunContext, config: SummaryConfig, **inputs: Artifact) -> Repor
             page.picture(
                 inputs[f"{best}_report"].dir / "confusion.png", "Confusion matrix, per cent of the true class"
             ),
-            page.table(["true", "taken for", "images"], confused) if confused else "",
+            page.table(["true class", "predicted", "images"], confused) if confused else "",
         ],
     }
     stood = {name: inputs[f"{name}_robustness"] for name in config.names if f"{name}_robustness" in inputs}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sslscale.cluster.connection import connect, disconnect
-from sslscale.cluster.workers import Mappers
+from sslscale.cluster.mappers import Mappers
 from sslscale.graph.context import RunContext
 
 

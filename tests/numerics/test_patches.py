@@ -18,7 +18,9 @@ from sslscale.methods.emp_ssl.method import coding_rate, patch_invariance
 from sslscale.methods.mae import MAE
 from sslscale.methods.mae.method import Decoder, MAEMethod, mae_loss
 from sslscale.nn.classifier import build_backbone
-from sslscale.nn.vit import VisionTransformer, patch_pixels, resize_positions, sincos_positions
+from sslscale.nn.positions import resize_positions, sincos_positions
+from sslscale.nn.vit import VisionTransformer
+from sslscale.nn.vit_blocks import patch_pixels
 from sslscale.settings.model import ModelConfig
 
 

@@ -16,7 +16,9 @@ from sslscale.errors import ConfigError
 from sslscale.methods.mae import MAE
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
-from sslscale.nn.vit import Block, VisionTransformer, initialize_linear, patch_pixels, sincos_positions
+from sslscale.nn.positions import sincos_positions
+from sslscale.nn.vit import VisionTransformer
+from sslscale.nn.vit_blocks import Block, initialize_linear, patch_pixels
 from sslscale.settings.model import ModelConfig
 
 if TYPE_CHECKING:
