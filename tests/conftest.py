@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jaxtyping import install_import_hook
+
+import tests.checker  # noqa: F401  which the hook names
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# shapes and types of annotated tensors are checked at every call in this process, but for numba's functions
+PACKAGE = Path(__file__).parent.parent / "sslscale"
+CHECKED = ["losses", "methods", "nn", "evaluate", "train"]
+CHECKED += [f"data.{file.stem}" for file in (PACKAGE / "data").glob("*.py") if file.stem not in ("__init__", "kernels")]
+install_import_hook([f"sslscale.{name}" for name in CHECKED], "tests.checker.check")
 
 from sslscale.data import sources
 from sslscale.data.pack import pack

@@ -36,7 +36,7 @@ ONLY = {  # a library -> the one file that may import it
 }
 # layers, lowest first: folders, or single files of them. A file may import from its own layer and those below
 LAYERS = [
-    {"errors"},
+    {"errors", "shapes"},
     {"storage"},
     {"config", "distributed", "graph.artifacts", "graph.resources", "train.allocator", "cluster.stage_warnings"},
     {"settings", "methods.settings", "methods.*", "graph.dag", "graph.context"},

@@ -5,18 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from sslscale.data import geometry, ops
 from sslscale.data.plan import SLOTS, Plan
 from sslscale.data.transfer import constant, to_device
 from sslscale.settings.augment import AugmentConfig, RandAugmentConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, UInt8
-    from torch import Tensor
+from sslscale.shapes import Bool, Float, UInt8
 
 CHUNK_VALUES = 400_000  # of one step on a CPU: intermediate results stay in its second-level cache
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from sslscale import distributed
 from sslscale.errors import ConfigError
+from sslscale.shapes import Float, Int
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor
-
     from sslscale.settings.streams import Field
 
 
@@ -25,7 +25,7 @@ class Batch:
     specification names, one row a sample.
     """
 
-    views: tuple[Float[Tensor, "batch 3 size size"], ...]
+    views: tuple[Float[Tensor, "batch 3 _ _"], ...]
     index: Int[Tensor, " batch"]
     fields: Mapping[Field, Tensor] = field(default_factory=dict)
     global_numbers: Int[Tensor, " global_batch"] | None = None

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from sslscale.data import geometry, ops
 from sslscale.data.transfer import to_device
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int, UInt8
-    from torch import Tensor
+from sslscale.shapes import Float, Int, UInt8
 
 # operation -> bins of its first and second parameter; 1 where it has none
 BINS: dict[str, tuple[int, int]] = {

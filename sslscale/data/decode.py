@@ -6,17 +6,15 @@ import io
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from sslscale.errors import DataError
-
-if TYPE_CHECKING:
-    from jaxtyping import UInt8
-    from torch import Tensor
+from sslscale.shapes import UInt8
 
 MAX_PIXELS = 50_000_000  # a 20 KB PNG can claim gigabytes; the header is read before anything is decoded
 _WORTH_REDUCING = 1 << 20  # pixels; below, torchvision's whole decoding is as fast as PIL's at a fraction of the size

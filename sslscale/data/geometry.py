@@ -7,17 +7,16 @@ uint8 or float in 0 .. 255, on any device; there is no loop over images.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, UInt8
-    from torch import Tensor
+from sslscale.shapes import Bool, Float, Int, UInt8
 
-    Images = UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
-    PerImage = Float[Tensor, " batch"]
+Images = UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
+PerImage = Float[Tensor, " batch"]
+
 
 GRAY = 128  # what the authors of AutoAugment fill empty pixels with
 
@@ -220,7 +219,7 @@ def quarter_turns(images: Images, turns: Int[Tensor, " batch"]) -> Images:
 
 def tiles(
     images: Images, grid: int, size: int, x: Float[Tensor, "batch tiles"], y: Float[Tensor, "batch tiles"]
-) -> Images:
+) -> Tensor:
     """Cut a grid x grid jigsaw: from each cell a piece of size x size at (x, y) of its free room, each in [0, 1).
 
     Returns (batch, grid * grid, 3, size, size), row by row (Noroozi and Favaro 2016, arXiv:1603.09246: from 255 pixels
@@ -238,6 +237,6 @@ def tiles(
     return cut.view(batch, channels, grid * grid, size, size).transpose(1, 2)
 
 
-def jigsaw(pieces: Images, permutation: Int[Tensor, "batch tiles"]) -> Images:
+def jigsaw(pieces: Tensor, permutation: Int[Tensor, "batch tiles"]) -> Tensor:
     """Put the tiles (batch, tiles, 3, size, size) into each image's own order."""
     return pieces.gather(1, permutation.view(*permutation.shape, 1, 1, 1).expand_as(pieces))

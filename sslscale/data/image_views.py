@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sslscale.data import augment, rng
 from sslscale.data.decode_once import SMALL
@@ -17,17 +17,14 @@ from sslscale.data.plan import Plan, make_plan, num_draws
 from sslscale.data.shards import Shards
 from sslscale.settings.augment import AugmentConfig
 from sslscale.settings.model import ImageConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, UInt8
-    from torch import Tensor
+from sslscale.shapes import Float, UInt8
 
 
 @dataclass(frozen=True)
 class RawViews:
     """Images on the host, and what shall happen to them. `pixels`: of each view, or one batch for all views."""
 
-    pixels: Sequence[UInt8[Tensor, "batch 3 height width"]]
+    pixels: Sequence[UInt8[Tensor, "batch 3 _ _"]]
     plans: Sequence[Plan]
 
 
@@ -96,7 +93,7 @@ class ImageViews:
         boxes = [plan.boxes if plan.boxes is not None else _centre(heights, widths) for plan in plans]
         return RawViews(self.images.crops(shard, row, boxes, self._sizes, pin=pin), plans)
 
-    def finish(self, raw: RawViews) -> tuple[Float[Tensor, "batch 3 size size"], ...]:
+    def finish(self, raw: RawViews) -> tuple[Float[Tensor, "batch 3 _ _"], ...]:
         """Augment and normalise on the device."""
         pixels = [x.to(self._device, non_blocking=True) for x in raw.pixels]  # pinned if the device is a GPU
         return tuple(

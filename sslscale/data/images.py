@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sslscale.data import cache as files
 from sslscale.data import decode, decode_once
@@ -22,10 +22,7 @@ from sslscale.data.preparation import Preparation, power_of_two
 from sslscale.data.shards import Shards
 from sslscale.data.threads import pool
 from sslscale.errors import DataError
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, UInt8
-    from torch import Tensor
+from sslscale.shapes import Float, UInt8
 
 MAX_BAD_FRACTION = 0.01
 

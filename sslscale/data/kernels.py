@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 import torch
+from torch import Tensor
+
+from sslscale.shapes import Float, UInt8
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, UInt8
-    from torch import Tensor
-
     from sslscale.data.plan import Plan
+
 
 # nogil: threads run beside each other; fast math may reorder sums, no more: no NaN and no infinity ever comes here
 _MATH = {"nnan", "ninf", "nsz", "arcp", "contract", "reassoc"}

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sslscale import distributed
 from sslscale.data.geometry import box_mask
 from sslscale.data.transfer import to_device
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor
+from sslscale.shapes import Float, Int
 
 
 def mixup(
@@ -64,7 +62,7 @@ def _pasted(
     return torch.stack([boxes[0][0], boxes[1][0], boxes[0][1], boxes[1][1]], 1), area
 
 
-Parts = Sequence[tuple["Float[Tensor, 'batch 3 height width']", "Float[Tensor, 'batch classes']"]]
+Parts = Sequence[tuple[Float[Tensor, "_ 3 height width"], Float[Tensor, "_ classes"]]]
 
 
 def draw_partners(
@@ -80,7 +78,7 @@ def draw_partners(
 
 def mix_parts(
     parts: Parts, share: Float[Tensor, " images"], partner: Int[Tensor, " images"]
-) -> list[tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch classes"]]]:
+) -> list[tuple[Float[Tensor, "_ 3 height width"], Float[Tensor, "_ classes"]]]:
     """Mix every image of this worker with its partner among all parts of all workers."""
     world = distributed.world_size()
     images = torch.cat([distributed.gather(x) for x, _ in parts])
@@ -98,7 +96,7 @@ def mix_parts(
 
 def mixup_with_all(
     parts: Parts, alpha: float, seed: int
-) -> list[tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch classes"]]]:
+) -> list[tuple[Float[Tensor, "_ 3 height width"], Float[Tensor, "_ classes"]]]:
     """Mix every image with one drawn from all parts of all workers; it keeps the larger share (MixMatch,
     arXiv:1905.02249, eqs. 8 to 11).
 

@@ -8,19 +8,17 @@ float in 0 .. 255, where a chain of operations rounds nothing. Those that count 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from sslscale.data.transfer import constant
+from sslscale.shapes import Float, Int, UInt8
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int, UInt8
-    from torch import Tensor
+Images = UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
+PerImage = Float[Tensor, " batch"]
 
-    Images = UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
-    PerImage = Float[Tensor, " batch"]
 
 _RED, _GREEN, _BLUE = 0.2989, 0.587, 0.114  # ITU-R 601, as torchvision rounds it
 
@@ -152,7 +150,7 @@ def hue(images: Images, shift: PerImage) -> Images:
 def color_jitter(
     images: Float[Tensor, "batch 3 height width"],
     colors: Float[Tensor, "batch passes 3"],
-    turns: Sequence[tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]],
+    turns: Sequence[tuple[Int[Tensor, " _"], Float[Tensor, " _"]]],
 ) -> Float[Tensor, "batch 3 height width"]:
     """Brightness, contrast, saturation and hue in each image's own order; in place, on float images in 0 .. 255.
 

@@ -6,16 +6,13 @@ These stay on the CPU, so that which images an operation runs on is known withou
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from sslscale.data import geometry
 from sslscale.settings.augment import AugmentConfig, JitterConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
-    from torch import Tensor
+from sslscale.shapes import Bool, Float, Int
 
 SLOTS = 5  # numbers that one RandAugment layer draws: operation, sign, cutout's x and y, one to spare
 _FIXED = 5  # pad-and-crop's x and y, flip, the last cutout's x and y

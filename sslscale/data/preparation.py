@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from sslscale.data import decode
 from sslscale.errors import DataError
-
-if TYPE_CHECKING:
-    from jaxtyping import UInt8
-    from torch import Tensor
+from sslscale.shapes import UInt8
 
 
 @dataclass(frozen=True)

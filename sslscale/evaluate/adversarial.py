@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Generator, Tensor
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Generator, Tensor
+from sslscale.shapes import Float, Int
 
 
 def _gradient(logits: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor) -> Tensor:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Generator, Tensor
 
 from sslscale.evaluate import fields
 from sslscale.evaluate.spatter import spatter
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, UInt8
-    from torch import Generator, Tensor
+from sslscale.shapes import Float, UInt8
 
 SMALL = 112
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Generator, Tensor
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Generator, Tensor
+from sslscale.shapes import Float, Int
 
 
 def apply(matrix: Float[Tensor, "out size"], images: Float[Tensor, "... size size"]) -> Float[Tensor, "... out out"]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+from sslscale.shapes import Float, Int
 
 _QUERIES, _BANK = 1024, 1 << 16  # rows compared at once: never all with all
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sslscale.data.augment import normalize
 from sslscale.data.images import Images
 from sslscale.data.threads import pool
 from sslscale.errors import DataError
 from sslscale.settings.model import ImageConfig
+from sslscale.shapes import Float
 from sslscale.train.allocator import keep_freed_memory
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
 
 
 @torch.inference_mode()

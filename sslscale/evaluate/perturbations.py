@@ -7,17 +7,14 @@ without the compression as video of the published files.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Generator, Tensor
 
 from sslscale.evaluate import fields
 from sslscale.evaluate.corruptions import SMALL
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int, UInt8
-    from torch import Generator, Tensor
+from sslscale.shapes import Float, Int, UInt8
 
 NAMES = (
     *("gaussian_noise", "shot_noise", "motion_blur", "zoom_blur", "snow"),

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
+from torch import Generator, Tensor
 
 from sslscale.evaluate.fields import apply, gaussian_matrix
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-    from torch import Generator, Tensor
+from sslscale.shapes import Bool, Float
 
 _LOW, _HIGH = 50, 150  # Canny's thresholds
 _FAR = 20  # what distances are cut at

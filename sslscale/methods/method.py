@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,7 @@ from sslscale.nn.classifier import build_classifier
 from sslscale.nn.ema import update_ema, warm_momentum
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.train import TrainConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+from sslscale.shapes import Float, Int
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pkgutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from sslscale.config import modules, require
 from sslscale.errors import ConfigError
@@ -33,7 +33,7 @@ class MethodSettings:
         """What the method reads. `batch_size` counts the samples of the first stream, and so do epochs."""
         raise NotImplementedError
 
-    def without_warmup(self) -> Self:
+    def without_warmup(self) -> MethodSettings:
         """The settings of a training that continues another one: no warm-ups and freezes of its own."""
         return self
 

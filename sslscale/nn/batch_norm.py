@@ -6,16 +6,14 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sslscale import distributed
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
+from sslscale.shapes import Float
 
 
 def global_batch_norm(norm: _BatchNorm, input: Float[Tensor, "batch c ..."]) -> Float[Tensor, "batch c ..."]:

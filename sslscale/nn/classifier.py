@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,7 @@ from sslscale.nn.resnet import ResNet
 from sslscale.nn.vit import SIZES, VisionTransformer
 from sslscale.nn.wide_resnet import WideResNet
 from sslscale.settings.model import ModelConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
+from sslscale.shapes import Float
 
 
 class Classifier(nn.Module):
@@ -75,9 +73,7 @@ def build_classifier(config: ModelConfig, num_classes: int) -> Classifier:
     return Classifier(backbone, num_features, num_classes, config.dropout)
 
 
-def forward_together(
-    network: nn.Module, *views: Float[Tensor, "batch 3 h w"]
-) -> tuple[Float[Tensor, "batch outputs"], ...]:
+def forward_together(network: nn.Module, *views: Float[Tensor, "_ 3 h w"]) -> tuple[Float[Tensor, "_ outputs"], ...]:
     """What a network makes of several batches in one pass, so that batch norm sees all of them; in float32."""
     return network(torch.cat(views)).float().split([len(view) for view in views])
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from sslscale import distributed
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from sslscale.shapes import Float
 
 _ROWS = 512  # that the effective rank looks at, of all workers
 _FLAT, _THIN = 0.05, 1.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,7 @@ from sslscale.errors import ConfigError
 from sslscale.nn.resnet import ResNet
 from sslscale.nn.vit import VisionTransformer
 from sslscale.nn.wide_resnet import WideResNet
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
+from sslscale.shapes import Float
 
 
 def layer_names(backbone: nn.Module) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,9 +11,7 @@ from sslscale.data import ctaugment, geometry, rng
 from sslscale.data.ctaugment import CTAugment, Policy
 from sslscale.data.transfer import Fetched, to_device
 from sslscale.settings.model import ImageConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+from sslscale.shapes import Float, Int
 
 
 class LearnedAugment(nn.Module):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-    from torch import Tensor
+from sslscale.shapes import Bool, Float
 
 _BLOCKS = 20  # that are tried for an image
 BLOCK_DRAWS = 2 + 4 * _BLOCKS

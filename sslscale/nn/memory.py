@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from sslscale.data.transfer import Fetched, to_device
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+from sslscale.shapes import Float, Int
 
 ON_GPU_BYTES = 2 << 30  # a larger memory stays on the host
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from sslscale.shapes import Float
 
 
-def encode_views(network: nn.Module, views: Sequence[Float[Tensor, "batch 3 h w"]]) -> list[Float[Tensor, "batch dim"]]:
+def encode_views(network: nn.Module, views: Sequence[Float[Tensor, "batch 3 _ _"]]) -> list[Float[Tensor, "batch dim"]]:
     """Features of each view; neighbours of one size go through at once, and share batch statistics (as SwAV's code)."""
     found: list[Tensor] = []
     for _, group in groupby(views, key=lambda view: view.shape[-1]):

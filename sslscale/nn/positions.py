@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from sslscale.shapes import Float
 
 
-def resize_positions(positions: Float[Tensor, "1 tokens width"], side: int) -> Float[Tensor, "1 tokens width"]:
+def resize_positions(positions: Float[Tensor, "1 tokens width"], side: int) -> Float[Tensor, "1 _ width"]:
     """Positions of a class token and a square of patches, for a square of another side: bicubic."""
     own = math.isqrt(positions.shape[1] - 1)
     if own == side:
@@ -23,7 +21,7 @@ def resize_positions(positions: Float[Tensor, "1 tokens width"], side: int) -> F
     return torch.cat([positions[:, :1], square.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)], 1)
 
 
-def sincos_positions(width: int, side: int) -> Float[Tensor, "1 tokens width"]:
+def sincos_positions(width: int, side: int) -> Float[Tensor, "1 _ width"]:
     """Fixed positions of a class token (0) and a square of patches: half the width tells the column, half the row, each
     by sines and cosines of frequencies from 1 down to 1 / 10,000 (Vaswani et al. 2017; MAE's code)."""
     frequency = 1 / 10_000 ** (torch.arange(width // 4) / (width // 4))

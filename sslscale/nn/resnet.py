@@ -3,13 +3,10 @@ and all channels times a factor. Weights have torchvision's names, which timm's 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
+from sslscale.shapes import Float
 
 DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),

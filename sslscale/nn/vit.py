@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from sslscale.data.transfer import to_device
 from sslscale.nn.positions import resize_positions
 from sslscale.nn.vit_blocks import Block, PatchEmbed, initialize_linear
+from sslscale.shapes import Bool, Float, Int
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+Tokens = Float[Tensor, "batch _ width"]
+Wanted = slice | Int[Tensor, " rows"] | None
 
-    Tokens = Float[Tensor, "batch tokens width"]
-    Wanted = slice | Int[Tensor, " rows"] | None
 
 SIZES = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12), "large": (1024, 24)}  # width, depth
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+from sslscale.shapes import Float, Int
 
-    Tokens = Float[Tensor, "batch tokens width"]
-    Wanted = slice | Int[Tensor, " rows"] | None
+Tokens = Float[Tensor, "batch _ width"]
+Wanted = slice | Int[Tensor, " rows"] | None
 
 
 class Attention(nn.Module):

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from sslscale.errors import DataError
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Float16, Int
+from sslscale.shapes import Float, Int
 
 CHUNK = 2048  # rows compared with all centroids at once
 _BLOCK = 32  # columns of which the largest is found first: argmax over all is 15 times as slow
@@ -58,7 +55,7 @@ class Centroids:
 
 
 def rows_of(
-    features: Float16[np.ndarray, "n dim"], *, normalize: bool, device: torch.device
+    features: Float[np.ndarray, "_ dim"], *, normalize: bool, device: torch.device
 ) -> Iterator[tuple[torch.Tensor | None, Float[torch.Tensor, "m dim"], float]]:
     """The rows in chunks: which of a chunk are usable (None: all), these as float32, and their sum of squares.
 
@@ -83,7 +80,7 @@ def rows_of(
 
 @torch.inference_mode()
 def partial(
-    files: Iterable[Float16[np.ndarray, "n dim"]],
+    files: Iterable[Float[np.ndarray, "_ dim"]],
     centroids: Float[np.ndarray, "k dim"],
     *,
     normalize: bool,
@@ -107,7 +104,7 @@ def partial(
 
 @torch.inference_mode()
 def assign(
-    features: Float16[np.ndarray, "n dim"],
+    features: Float[np.ndarray, "_ dim"],
     centroids: Float[np.ndarray, "k dim"],
     *,
     normalize: bool,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from sslscale import distributed
 from sslscale.data.batch import Batch
@@ -15,10 +14,7 @@ from sslscale.methods.method import Losses, Method
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.heads import mlp
 from sslscale.settings.model import ModelConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from sslscale.shapes import Float
 
 _EPSILON = 1e-5  # of the authors' batch norm
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from sslscale import distributed
 from sslscale.data.batch import Batch
@@ -16,10 +16,7 @@ from sslscale.methods.dash import Dash
 from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
 from sslscale.nn.classifier import forward_together
 from sslscale.settings.model import ModelConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from sslscale.shapes import Float
 
 
 def bound(settings: Dash, rho: Float[Tensor, ""], progress: float) -> Float[Tensor, ""]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
+from torch import Tensor
 
 from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError
@@ -14,10 +14,7 @@ from sslscale.methods.deit import DeiT
 from sslscale.methods.method import Losses, TaughtMethod
 from sslscale.nn.heads import MeanOfHeads
 from sslscale.settings.model import ModelConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from sslscale.shapes import Float
 
 
 def teacher_loss(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import FIRST, LOCAL, SECOND, SelfSupervised
+from sslscale.methods.settings import FIRST, LOCAL, SECOND, MethodSettings, SelfSupervised
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.streams import ViewSpec
 
@@ -58,7 +58,7 @@ class DINOv2(SelfSupervised):
         wrong = f"{self.name} masks patches, which {model.name} has not: take a vit_SIZE_PATCH"
         return wrong if model.patch is None else None
 
-    def without_warmup(self) -> Self:
+    def without_warmup(self) -> MethodSettings:
         """Without warm-ups and freezes, which the training before has had."""
         return replace(self, warmup_epochs=0.0, freeze_last=0.0)
 

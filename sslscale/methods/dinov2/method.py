@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from sslscale import distributed
 from sslscale.data import rng
@@ -26,10 +25,7 @@ from sslscale.nn.multi_crop import encode_views
 from sslscale.nn.sinkhorn import sinkhorn, usage_entropy
 from sslscale.nn.vit import VisionTransformer
 from sslscale.settings.model import ModelConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-    from torch import Tensor
+from sslscale.shapes import Bool, Float
 
 
 def ibot_loss(

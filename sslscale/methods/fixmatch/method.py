@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
+from torch import Tensor
 
 from sslscale.data.batch import Batch
 from sslscale.losses import hard_consistency
@@ -16,10 +16,7 @@ from sslscale.nn.classifier import forward_together
 from sslscale.nn.learned_augment import LearnedAugment
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.train import TrainConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from sslscale.shapes import Float
 
 
 def fixmatch_loss(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from sslscale import distributed
 from sslscale.data.batch import Batch
@@ -17,10 +17,7 @@ from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
 from sslscale.nn.classifier import forward_together
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.train import TrainConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor
+from sslscale.shapes import Float, Int
 
 
 def learning_status(selected: Int[Tensor, " images"], num_classes: int) -> Float[Tensor, " classes"]:

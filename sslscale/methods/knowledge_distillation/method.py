@@ -4,20 +4,17 @@ arXiv:1909.11723)."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from sslscale.data.batch import Batch
 from sslscale.losses import distillation_loss
 from sslscale.methods.knowledge_distillation import KnowledgeDistillation
 from sslscale.methods.method import Losses, TaughtMethod
 from sslscale.settings.model import ModelConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor
+from sslscale.shapes import Float, Int
 
 
 def virtual_teacher_loss(

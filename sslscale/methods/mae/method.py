@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from sslscale.data import rng
 from sslscale.data.batch import Batch
@@ -20,10 +19,7 @@ from sslscale.nn.positions import sincos_positions
 from sslscale.nn.vit import VisionTransformer
 from sslscale.nn.vit_blocks import Block, initialize_linear, patch_pixels
 from sslscale.settings.model import ModelConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor
+from sslscale.shapes import Float, Int
 
 
 def mae_loss(

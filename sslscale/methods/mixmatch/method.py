@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from sslscale.data import rng
 from sslscale.data.batch import Batch
@@ -17,10 +17,7 @@ from sslscale.methods.mixmatch import MixMatch
 from sslscale.nn.batch_norm import statistics_kept
 from sslscale.nn.classifier import forward_together
 from sslscale.settings.model import ModelConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from sslscale.shapes import Float
 
 
 def brier(logits: Float[Tensor, "batch classes"], target: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:

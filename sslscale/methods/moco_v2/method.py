@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from sslscale.data.batch import Batch
 from sslscale.losses import in_float32
@@ -18,10 +17,7 @@ from sslscale.nn.classifier import build_backbone
 from sslscale.nn.ema import update_ema
 from sslscale.nn.queue import Queue
 from sslscale.settings.model import ModelConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from sslscale.shapes import Float
 
 
 @in_float32

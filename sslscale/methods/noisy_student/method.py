@@ -11,7 +11,6 @@ The teacher has no noise: it scored the images beforehand, in eval mode and with
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,9 +20,7 @@ from sslscale.losses import sharpen, smooth_labels, soft_cross_entropy
 from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.methods.noisy_student import NoisyStudent
 from sslscale.settings.model import ModelConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
+from sslscale.shapes import Float
 
 
 def student_loss(

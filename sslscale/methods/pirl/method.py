@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from sslscale import distributed
 from sslscale.data import geometry, rng
@@ -22,10 +21,7 @@ from sslscale.nn.eager import eager
 from sslscale.nn.memory import SampleMemory
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.train import TrainConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-    from torch import Tensor
+from sslscale.shapes import Bool, Float
 
 _GRID, _TILES = 3, 9
 

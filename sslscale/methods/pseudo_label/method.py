@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
+from torch import Tensor
 
 from sslscale.data.batch import Batch
 from sslscale.losses import linear_rise
@@ -13,10 +13,7 @@ from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
 from sslscale.methods.pseudo_label import PseudoLabel
 from sslscale.nn.classifier import forward_together
 from sslscale.settings.model import ModelConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from sslscale.shapes import Float
 
 
 def pseudo_label_loss(

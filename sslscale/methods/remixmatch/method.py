@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from sslscale import distributed
 from sslscale.data import geometry, rng
@@ -25,10 +24,7 @@ from sslscale.nn.batch_norm import statistics_kept
 from sslscale.nn.learned_augment import LearnedAugment
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.train import TrainConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from sslscale.shapes import Float
 
 
 def align(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from sslscale.data.batch import Batch
 from sslscale.methods.method import Losses, Method
@@ -14,10 +13,7 @@ from sslscale.methods.simsiam import SimSiam
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.heads import mlp
 from sslscale.settings.model import ModelConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from sslscale.shapes import Float
 
 
 def negative_cosine(predicted: Float[Tensor, "batch dim"], target: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from sslscale import distributed
 from sslscale.data.batch import Batch
@@ -16,10 +15,7 @@ from sslscale.methods.method import Losses, Method
 from sslscale.methods.supcon import SupCon
 from sslscale.nn.classifier import build_backbone
 from sslscale.settings.model import ModelConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor
+from sslscale.shapes import Float, Int
 
 
 @in_float32

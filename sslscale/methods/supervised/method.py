@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from sslscale import distributed
 from sslscale.data import rng
@@ -17,10 +17,7 @@ from sslscale.methods.supervised import Supervised
 from sslscale.nn.batch_norm import statistics_kept
 from sslscale.nn.eager import eager
 from sslscale.settings.model import ModelConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from sslscale.shapes import Float
 
 
 class SupervisedMethod(ClassifierMethod):

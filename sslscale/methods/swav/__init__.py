@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import FIRST, LOCAL, SECOND, SelfSupervised
+from sslscale.methods.settings import FIRST, LOCAL, SECOND, MethodSettings, SelfSupervised
 from sslscale.settings.streams import ViewSpec
 
 
@@ -39,7 +39,7 @@ class SwAV(SelfSupervised):
         require(self.hidden > 0, "hidden", "must be positive")
         require(self.projection > 0, "projection", "must be positive")
 
-    def without_warmup(self) -> Self:
+    def without_warmup(self) -> MethodSettings:
         """Without warm-ups and freezes, which the training before has had."""
         return replace(self, queue_epoch=0.0, freeze_prototypes=0.0)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from sslscale import distributed
 from sslscale.data.batch import Batch
@@ -21,10 +20,7 @@ from sslscale.nn.multi_crop import encode_views
 from sslscale.nn.queue import Queue
 from sslscale.nn.sinkhorn import sinkhorn, usage_entropy
 from sslscale.settings.model import ModelConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from sslscale.shapes import Float
 
 
 class SwAVMethod(Method):

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from sslscale import distributed
 from sslscale.data.batch import Batch
@@ -20,10 +20,7 @@ from sslscale.nn.eager import eager
 from sslscale.nn.memory import SampleMemory
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.train import TrainConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from sslscale.shapes import Float
 
 
 class TemporalEnsemblingMethod(ClassifierMethod):

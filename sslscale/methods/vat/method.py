@@ -4,10 +4,10 @@ that changes them most."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from sslscale.data import rng
 from sslscale.data.batch import Batch
@@ -18,10 +18,7 @@ from sslscale.methods.vat import VAT
 from sslscale.nn.batch_norm import statistics_kept
 from sslscale.nn.eager import eager
 from sslscale.settings.model import ModelConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from sslscale.shapes import Float
 
 
 def divergence(p: Float[Tensor, "batch classes"], q: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
