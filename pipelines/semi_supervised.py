@@ -16,9 +16,9 @@ from typing import Any
 from sslscale.config import require
 from sslscale.graph.dag import Stage, stage
 from sslscale.graph.resources import Resources
-from sslscale.methods.settings import SemiSupervised
 from sslscale.methods.supervised import Supervised
 from sslscale.settings.data import PackConfig
+from sslscale.settings.method import SemiSupervised
 from sslscale.settings.pseudo import EvaluateConfig
 from sslscale.settings.train import TrainConfig
 from sslscale.stages.comparison import ComparisonConfig, comparison

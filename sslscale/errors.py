@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one clear line and an exit code, never a traceback.
+"""Errors that the user can fix: one clear line and an exit code, no traceback.
 
 Anything else that is raised is our own bug and keeps its traceback. Exit codes: 1 a stage failed for another
 reason, 2 usage or configuration, 3 data, 4 resources, 130 interrupted.

@@ -1,5 +1,5 @@
-"""What a run would fail of, found before anything starts: data that a stage lacks, batches too large, workers that this
-machine does not have, networks that timm does not know."""
+"""Problems that would make a run fail, found before anything starts: missing data, batches larger than the data, more
+workers than this machine has, networks that timm does not know."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SPLIT_OF = {"evaluate": "split", "attention": "split", "robustness": "split", "
 
 
 def require(planned: Sequence[Planned]) -> None:
-    """Raise ConfigError, DataError or ResourceError for what a stage that is to run cannot have."""
+    """Raise ConfigError, DataError or ResourceError if a stage that would run cannot have what it needs."""
     waiting = [entry for entry in planned if entry.state == "run"]
     by_key = {entry.key: entry for entry in planned}
     for entry in waiting:
@@ -121,7 +121,7 @@ def _require_workers(entry: Planned) -> None:
 
 
 def _require_machine(entry: Planned) -> None:
-    """Of a run on this machine alone; what a cluster has, or will have, is asked when it is joined."""
+    """Check the CPUs of this machine; a cluster is asked for its resources when it is joined."""
     if os.environ.get("RAY_ADDRESS") is not None:
         return
     resources, there = entry.stage.resources, os.cpu_count() or 1
@@ -134,7 +134,7 @@ def _require_machine(entry: Planned) -> None:
 
 
 def _require_network(entry: Planned) -> None:
-    """Look a model of timm up in timm's source, which takes a fifth of a second; importing it takes many."""
+    """Look up a timm model in timm's source, which takes 0.2 s; importing timm takes many."""
     name = entry.stage.config.model.name
     if not name.startswith("timm:"):
         return

@@ -40,7 +40,6 @@ from sslscale.methods.pirl import PIRL
 from sslscale.methods.pseudo_label import PseudoLabel
 from sslscale.methods.remixmatch import ReMixMatch
 from sslscale.methods.scl import SCL
-from sslscale.methods.settings import MethodSettings, SemiSupervised, find, method_names
 from sslscale.methods.simclr import SimCLR
 from sslscale.methods.simsiam import SimSiam
 from sslscale.methods.softmatch import SoftMatch
@@ -52,6 +51,7 @@ from sslscale.methods.uda import UDA
 from sslscale.methods.vat import VAT
 from sslscale.methods.vicreg import VICReg
 from sslscale.settings.augment import AugmentConfig, JitterConfig, RandAugmentConfig
+from sslscale.settings.method import MethodSettings, SemiSupervised, find, method_names
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.streams import Field
 from sslscale.settings.train import OptimConfig, TrainConfig

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from sslscale import experiment
 from sslscale.config.modules import load_file
-from sslscale.methods.settings import MethodSettings, find, method_names
+from sslscale.settings.method import MethodSettings, find, method_names
 
 FILE = Path(__file__).parent.parent / "configs" / "README.md"
 INTRODUCTION = """# Configurations

@@ -38,8 +38,8 @@ ONLY = {  # a library -> the one file that may import it
 LAYERS = [
     {"errors", "shapes"},
     {"storage"},
-    {"config", "distributed", "graph.artifacts", "graph.resources", "train.allocator", "cluster.stage_warnings"},
-    {"settings", "methods.settings", "methods.*", "graph.dag", "graph.context"},
+    {"config", "distributed", "graph.artifacts", "graph.resources", "graph.stage_warnings", "train.allocator"},
+    {"settings", "methods.*", "graph.dag", "graph.context"},
     {"graph"},
     {"losses", "nn", "data"},
     {"methods"},
@@ -55,7 +55,7 @@ LAYERS = [
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 LIGHT = {
     "errors", "storage", "config", "graph", "graph.artifacts", "graph.dag", "graph.context", "graph.resources",
-    "settings", "methods.settings", "methods.*", "cluster.stage_warnings", "stages", "experiment", "preflight", "cli",
+    "settings", "methods.*", "graph.stage_warnings", "stages", "experiment", "preflight", "cli",
 }  # fmt: skip
 CORE = {"methods", "nn", "losses", "data", "train", "evaluate", "distributed"}
 CORE_MAY = {"torch", "torchvision", "numpy", "PIL"}  # at module level; anything else inside the function that needs it
@@ -101,7 +101,6 @@ def test_layers_and_libraries(path: Path) -> None:
                 allowed = {
                     "stages",
                     "settings",
-                    "methods.settings",
                     "methods.*",
                     "graph.dag",
                     "graph.resources",
@@ -130,7 +129,7 @@ def test_stages_do_not_import_stages() -> None:
         assert not [m for m in imports(path, module_level=False) if m.startswith("sslscale.stages")], path
     for path in (ROOT / "sslscale/methods").glob("*/*.py"):
         others = {m for m in imports(path, module_level=False) if m.startswith("sslscale.methods")}
-        shared = {"sslscale.methods.method", "sslscale.methods.settings", f"sslscale.methods.{path.parent.name}"}
+        shared = {"sslscale.methods.method", "sslscale.settings.method", f"sslscale.methods.{path.parent.name}"}
         assert others <= shared, f"{path} imports another method"
 
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from sslscale.cluster.stage_warnings import Warnings
 from sslscale.graph.dag import Planned
+from sslscale.graph.stage_warnings import Warnings
 
 _MARKS = {"planned": " ", "waiting": "…", "running": "▶", "ran": "✓", "cached": "=", "failed": "✗"}
 _STYLES = {"running": "bold", "ran": "green", "cached": "dim", "failed": "bold red", "waiting": "yellow"}

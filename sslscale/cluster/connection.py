@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting one of this process's own, which nobody else can reach."""
+"""Join a Ray cluster, or start a private one that nobody else can reach."""
 
 from __future__ import annotations
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sslscale.cluster.stage_warnings import collect_warnings
 from sslscale.cluster.workers import gpus_per_worker, redirect_output, threads_per_worker, unwrap, workers_here
 from sslscale.errors import UserError
 from sslscale.graph.context import RunContext
+from sslscale.graph.stage_warnings import collect_warnings
 
 _AHEAD = 2  # one item that a process works on, and one that waits there, so that it need not wait for the driver
 

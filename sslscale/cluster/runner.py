@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sslscale.cluster.connection import OWN, connect, disconnect
-from sslscale.cluster.stage_warnings import collect_warnings
 from sslscale.cluster.workers import gpus_per_worker, redirect_output, unwrap
 from sslscale.errors import ResourceError, UserError
 from sslscale.graph.execution import Job, execute
+from sslscale.graph.stage_warnings import collect_warnings
 from sslscale.storage import mirror
 
 log = logging.getLogger(__name__)

@@ -98,7 +98,7 @@ def search(
 
 
 def _place(folder: Path) -> tuple[str, Any]:
-    """Where Tune keeps what it goes on from: beside the trials, on disk or in the root's store."""
+    """Where Tune keeps its state: beside the trials, on disk or in the root's store."""
     store = mirror.of(folder.parent)
     if store is None:
         return str(folder.parent), None

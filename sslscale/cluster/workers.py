@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sslscale.cluster.stage_warnings import collect_warnings
 from sslscale.errors import ConfigError, UserError
 from sslscale.graph.context import RunContext
+from sslscale.graph.stage_warnings import collect_warnings
 from sslscale.storage import mirror
 
 T = TypeVar("T")
@@ -103,17 +103,17 @@ class _TrainLoop:
 
 
 def gpus_per_worker(asked: float | None, available: int) -> float:
-    """What a worker gets: what was asked for, else a GPU each where there are any."""
+    """GPUs per worker: as configured, else one each if there are any."""
     return asked if asked is not None else float(available > 0)
 
 
 def threads_per_worker(cpus_per_worker: int | None, workers_here: int) -> int:
-    """The threads of one of a node's workers: what was asked for, else its share of the node's CPUs."""
+    """Threads of one worker: as configured, else its share of the node's CPUs."""
     return cpus_per_worker or max((os.cpu_count() or 1) // max(workers_here, 1), 1)
 
 
 def workers_here(num_workers: int) -> int:
-    """How many of a stage's workers to expect on this node: by its share of the cluster's CPUs."""
+    """How many of a stage's workers to expect on this node, by its share of the cluster's CPUs."""
     import ray
 
     own = ray.get_runtime_context().get_node_id()

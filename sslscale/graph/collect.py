@@ -1,4 +1,4 @@
-"""Which artifacts are still of use, and the end of the others."""
+"""Garbage collection: which artifacts are still used, and the removal of the others."""
 
 from __future__ import annotations
 

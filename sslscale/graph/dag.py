@@ -45,7 +45,7 @@ class Stage:
 
 
 def cpu_only(fn: F) -> F:
-    """Mark a stage's function that has nothing for a GPU to do, so that none is kept from others for it."""
+    """Mark a stage's function that does not use a GPU, so that none is reserved for it."""
     fn.cpu_only = True  # pyright: ignore[reportFunctionMemberAccess]
     return fn
 
@@ -123,7 +123,7 @@ def describe(node: Stage, input_keys: Mapping[str, str], content: str | None) ->
 
 
 def plan(targets: Sequence[Stage], root: str | Path) -> list[Planned]:
-    """Say for every stage whether its result is there, and if not, why. Reads the root, writes nothing to it."""
+    """For every stage, whether its result exists, and if not, why it would run. Reads the root, writes nothing."""
     root = Path(root)
     planned: list[Planned] = []
     keys: dict[int, str] = {}

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sslscale.cluster.stage_warnings import collect_warnings
 from sslscale.errors import ResourceError
 from sslscale.graph.artifacts import Artifact, to_fields
 from sslscale.graph.context import RunContext
 from sslscale.graph.dag import DESCRIPTION, RECORD, Planned, describe, load
+from sslscale.graph.stage_warnings import collect_warnings
 from sslscale.storage import locks, mirror, sums
 from sslscale.storage.jsonio import sealed, to_bytes, write_json
 
@@ -41,7 +41,7 @@ class Job:
 
 
 def execute(job: Job) -> dict[str, Any]:
-    """Run a job where it stands and commit its artifact; returns the record. One writer a directory."""
+    """Run a job in this process and commit its artifact; returns the record. A lock admits one writer per directory."""
     started = time.monotonic()
     path = job.context.path
     path.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ class StageFailed(Exception):
 
 
 class Observer(Protocol):
-    """Hears of every change of a stage's state: waiting, running, cached, ran, failed."""
+    """Is told every change of a stage's state: waiting, running, cached, ran, failed."""
 
     def changed(self, planned: Planned, state: str, record: Mapping[str, Any] | None) -> None: ...
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from sslscale.data.batch import Batch
-from sslscale.methods.settings import MethodSettings
 from sslscale.nn.classifier import build_classifier
 from sslscale.nn.ema import update_ema, warm_momentum
+from sslscale.settings.method import MethodSettings
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.train import TrainConfig
 from sslscale.shapes import Float, Int

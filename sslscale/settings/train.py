@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import MethodSettings
 from sslscale.settings.augment import AugmentConfig
+from sslscale.settings.method import MethodSettings
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.streams import StreamSpec
 

@@ -16,7 +16,7 @@ class Lock:
         self._lock, self.path = lock, path
 
     def release(self) -> None:
-        """Give the lock back. Its file stays; who removes it does so before."""
+        """Release the lock. Its file stays; remove it before releasing."""
         self._lock.release()  # pyright: ignore[reportAttributeAccessIssue]
 
     def __enter__(self) -> Lock:

@@ -46,7 +46,7 @@ def scratch() -> Path:
 
 
 def local(place: str, files: Iterable[str]) -> Path:
-    """A path as it is; of a URL a folder here that mirrors it, with those of `files` that the store has.
+    """A local folder for a path or URL: a path itself, or a mirror of the URL with those of `files` that the store has.
 
     Raises ResourceError if the store cannot be reached, ConfigError for an unknown kind of URL.
     """
@@ -58,7 +58,7 @@ def local(place: str, files: Iterable[str]) -> Path:
 
 
 def open_root(place: str) -> Path:
-    """A root as a folder here. Of a URL the records of what was made there come along, and the notes of its runs."""
+    """A root as a local folder. For a URL, the records of its artifacts and the notes of its runs are downloaded."""
     if not is_url(place):
         return Path(place.removeprefix("file://"))
     root = at(place, scratch() / jsonio.digest(place.rstrip("/")))
@@ -67,7 +67,7 @@ def open_root(place: str) -> Path:
 
 
 def of(path: Path) -> Mirror | None:
-    """The mirror that a path lies in, if it lies in one."""
+    """The mirror that contains a path, or None."""
     for folder in (path, *path.parents):
         if (folder / NOTE).is_file():
             return at(jsonio.read_json(folder / NOTE)["url"], folder)
@@ -75,13 +75,13 @@ def of(path: Path) -> Mirror | None:
 
 
 def shown(path: Path) -> str:
-    """A path for people: where the store has it, if it lies in a mirror."""
+    """A path to show to the user: its URL if it is inside a mirror."""
     found = of(path.absolute())
     return str(path) if found is None else found.url_of(path.absolute())
 
 
 def at(url: str, folder: Path) -> Mirror:
-    """The mirror of a URL in a folder, made if need be."""
+    """The mirror of a URL in a folder, created if needed."""
     folder.mkdir(parents=True, exist_ok=True)
     note = {"url": url.rstrip("/")}
     if not (folder / NOTE).is_file() or jsonio.read_json(folder / NOTE) != note:
@@ -95,7 +95,7 @@ def _mirror(url: str, folder: Path) -> Mirror:
 
 
 class Mirror:
-    """A folder here and a prefix in a store. All paths given are of files and folders here."""
+    """A local folder and a prefix in a store. Arguments are local paths."""
 
     def __init__(self, url: str, folder: Path):
         self.url, self.folder = url, folder
@@ -104,14 +104,14 @@ class Mirror:
         self._listed: set[Path] = set()
 
     def url_of(self, path: Path) -> str:
-        """Where the store has it."""
+        """The URL of a local path."""
         relative = path.relative_to(self.folder).as_posix()
         return self.url if relative == "." else f"{self.url}/{relative}"
 
     def pull(self, path: Path, *, skip: tuple[str, ...] = LAZY, exact: bool = False) -> None:
-        """Make a folder here have what the store has, but for files that end with one of `skip`.
+        """Download what a local folder lacks of what the store has, except files that end with one of `skip`.
 
-        With `exact` files that the store does not have go: what several machines go on from must be the same.
+        With `exact`, local files that the store does not have are removed, so that all machines have the same files.
         """
         remote = self.sizes(path)
         wanted = []
@@ -138,7 +138,7 @@ class Mirror:
                     os.rmdir(folder)
 
     def push(self, path: Path) -> None:
-        """Make the store have what a folder here has, but for its record: `commit` does that."""
+        """Upload what has changed in a local folder, except its record, which `commit` uploads."""
         files = dict(_files(path))
         files.pop(RECORD, None)
         if path not in self._listed:
@@ -158,7 +158,7 @@ class Mirror:
             del self._sent[name]
 
     def commit(self, path: Path, record: bytes) -> None:
-        """Make an artifact a finished one for all; only then is it one here."""
+        """Upload an artifact's record, which makes it finished for all machines."""
         self.store.write(self._name(path / RECORD), record)
         self.store.write(_record_name(path), record)
 
@@ -167,7 +167,7 @@ class Mirror:
         return self.store.has(_record_name(path))
 
     def refresh(self) -> None:
-        """Make the records here those that the store has, and the notes of runs."""
+        """Download the records and the notes of runs that the store has; remove local records that it does not have."""
         there = {}
         for name in self.sizes(self.folder / "records"):
             kind, _, key = name.removesuffix(".json").rpartition(".")
@@ -193,7 +193,7 @@ class Mirror:
         return self.store.sizes(self._name(path))
 
     def get(self, files: Iterable[Path], where: Callable[[Path], str] | None = None, *, optional: bool = False) -> None:
-        """Download files, each in one rename; with `optional` those that are not there are passed over."""
+        """Download files, each atomically; with `optional`, missing files are skipped."""
 
         def one(file: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -231,7 +231,7 @@ class Mirror:
 
 
 def fetch(file: Path) -> bool:
-    """Download one file of a mirror that is not here yet; False if it lies in no mirror. Raises ResourceError."""
+    """Download one file of a mirror; returns False if it is not inside a mirror. Raises ResourceError."""
     found = of(file.parent)
     if found is None:
         return False

@@ -1,4 +1,4 @@
-"""What depends on how many processes train, and with what: placement, precision, gradients, weights.
+"""The engine of a training: placement, precision, gradients and weights, for any number of processes.
 
 This engine is for one worker and for DistributedDataParallel; train/fsdp.py and train/zero.py shard the weights.
 """

@@ -1,4 +1,4 @@
-"""Which engine trains: how weights, gradients and optimiser state lie on the workers."""
+"""Which engine trains: how weights, gradients and optimiser state are distributed over the workers."""
 
 from __future__ import annotations
 

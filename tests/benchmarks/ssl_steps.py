@@ -33,13 +33,13 @@ from sslscale.methods.mae import MAE
 from sslscale.methods.method import StepInfo, build_method
 from sslscale.methods.moco_v2 import MoCoV2
 from sslscale.methods.nnclr import NNCLR
-from sslscale.methods.settings import MethodSettings
 from sslscale.methods.simclr import SimCLR
 from sslscale.methods.simsiam import SimSiam
 from sslscale.methods.swav import SwAV
 from sslscale.methods.vicreg import VICReg
 from sslscale.nn.classifier import build_backbone
 from sslscale.settings.augment import AugmentConfig
+from sslscale.settings.method import MethodSettings
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.engine import Engine

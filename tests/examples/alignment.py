@@ -17,8 +17,8 @@ from sslscale import distributed
 from sslscale.config import require
 from sslscale.data.batch import Batch
 from sslscale.methods.method import Losses, Method
-from sslscale.methods.settings import SelfSupervised
 from sslscale.nn.classifier import build_backbone
+from sslscale.settings.method import SelfSupervised
 from sslscale.settings.model import ModelConfig
 
 

@@ -12,7 +12,7 @@ from sslscale import experiment
 from sslscale.graph import dag
 from sslscale.graph.artifacts import Dataset
 from sslscale.graph.context import RunContext
-from sslscale.methods.settings import SelfSupervised, SemiSupervised, find, method_names
+from sslscale.settings.method import SelfSupervised, SemiSupervised, find, method_names
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.train import TrainConfig
 from sslscale.stages.train import train

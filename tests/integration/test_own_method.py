@@ -12,7 +12,7 @@ import torch
 from sslscale import experiment
 from sslscale.errors import ConfigError
 from sslscale.methods.method import StepInfo, build_method
-from sslscale.methods.settings import find
+from sslscale.settings.method import find
 from sslscale.storage.jsonio import read_json
 from sslscale.train.engine import Engine
 from tests import runs

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sslscale.data.batch import Batch
 from sslscale.methods.method import ClassifierMethod, Losses, StepInfo, build_method
-from sslscale.methods.settings import SemiSupervised
 from sslscale.settings.augment import AugmentConfig
+from sslscale.settings.method import SemiSupervised
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.train import TrainConfig
 

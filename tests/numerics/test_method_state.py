@@ -11,9 +11,9 @@ import torch
 
 from sslscale.data.batch import Batch
 from sslscale.methods.method import Method, StepInfo, build_method
-from sslscale.methods.settings import SelfSupervised, SemiSupervised
 from sslscale.methods.supcon import SupCon
 from sslscale.nn.ema import cosine_momentum
+from sslscale.settings.method import SelfSupervised, SemiSupervised
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train import checkpoint
 from sslscale.train.engine import Engine

@@ -17,12 +17,12 @@ from sslscale.methods.flexmatch import FlexMatch
 from sslscale.methods.flexmatch import method as flexmatch
 from sslscale.methods.freematch import FreeMatch
 from sslscale.methods.freematch import method as freematch
-from sslscale.methods.settings import SemiSupervised
 from sslscale.methods.softmatch import SoftMatch
 from sslscale.methods.softmatch import method as softmatch
 from sslscale.methods.uda import UDA
 from sslscale.methods.uda import method as uda
 from sslscale.nn.learned_augment import LearnedAugment
+from sslscale.settings.method import SemiSupervised
 from tests.numerics.literal import (
     IMAGES,
     UNLABELED,

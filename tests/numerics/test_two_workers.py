@@ -22,8 +22,8 @@ from sslscale.data.stream import Stream
 from sslscale.errors import DataError
 from sslscale.graph.resources import Resources, Strategy
 from sslscale.methods.method import build_method
-from sslscale.methods.settings import method_names
 from sslscale.nn.batch_norm import use_global
+from sslscale.settings.method import method_names
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.fit import fit
 from sslscale.train.strategy import build_engine

@@ -24,7 +24,7 @@ from sslscale.graph.context import RunContext
 from sslscale.graph.dag import Stage, stage
 from sslscale.graph.execution import Inline
 from sslscale.graph.resources import Resources
-from sslscale.methods.settings import method_names
+from sslscale.settings.method import method_names
 from sslscale.storage import jsonio, locks
 
 

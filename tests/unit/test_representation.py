@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from sslscale import experiment
-from sslscale.cluster.stage_warnings import Warnings, collect_warnings
 from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError, DataError
 from sslscale.evaluate.patches import PatchMean
 from sslscale.graph import dag
 from sslscale.graph.artifacts import Dataset
 from sslscale.graph.context import RunContext
+from sslscale.graph.stage_warnings import Warnings, collect_warnings
 from sslscale.methods.dinov2 import DINOv2
 from sslscale.methods.simclr import SimCLR
 from sslscale.methods.simsiam import SimSiam

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import MethodSettings
+from sslscale.settings.method import MethodSettings
 from sslscale.settings.streams import StreamSpec
 
 

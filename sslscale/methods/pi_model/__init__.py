@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import SemiSupervised
+from sslscale.settings.method import SemiSupervised
 from sslscale.settings.streams import ViewSpec
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import FIRST, SECOND, MethodSettings
+from sslscale.settings.method import FIRST, SECOND, MethodSettings
 from sslscale.settings.streams import Field, Source, StreamSpec
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import FIRST, LOCAL, SECOND, MethodSettings, SelfSupervised
+from sslscale.settings.method import FIRST, LOCAL, SECOND, MethodSettings, SelfSupervised
 from sslscale.settings.streams import ViewSpec
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.methods.settings import WEAK, SemiSupervised
+from sslscale.settings.method import WEAK, SemiSupervised
 from sslscale.settings.streams import ViewSpec
 
 

@@ -1,4 +1,4 @@
-"""What a stage warns of: its workers write it beside the artifact, and the run's driver shows it as it comes."""
+"""Warnings of a stage: its workers append them to a file of the artifact, and the driver shows them as they come."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FILE = "warnings.log"
 
 
 class _Lossy(logging.FileHandler):
-    """A warning that cannot be written (the disk is full) fails nobody: it stands in the stage's log."""
+    """A warning that cannot be written, as the disk is full, is not an error: it is in the stage's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):  # opened at the first warning, where logging catches nothing

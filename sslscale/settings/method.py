@@ -1,4 +1,4 @@
-"""What every method's settings say, and how a configuration's `method.name` finds them. No torch: planning reads these.
+"""What every method's settings declare, and how a configuration's `method.name` finds them. Planning reads these.
 
 A method is a folder of sslscale/methods/: `__init__.py` holds its settings, `method.py` its code. A method from outside
 the package is a module that can be imported (`name: my_package.my_method`) or a file (`name: my_method.py`). It holds
@@ -76,7 +76,9 @@ def _restore(module_name: str, source: str, path: str, class_name: str, values: 
 
 def method_names() -> list[str]:
     """The methods that come with sslscale: every folder of sslscale/methods/."""
-    return sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.ispkg)
+    return sorted(
+        module.name for module in pkgutil.iter_modules([str(Path(__file__).parent.parent / "methods")]) if module.ispkg
+    )
 
 
 def find(name: object, folder: Path = Path()) -> type[MethodSettings]:
