@@ -117,7 +117,11 @@ def parser() -> argparse.ArgumentParser:
         dest="data_command", required=True, metavar="COMMAND", parser_class=_Parser
     )
     pack = add(data, "pack", images.pack, "Write images as shards: labeled, unlabeled, val and test.")
-    pack.add_argument("source", metavar="SRC", help="a folder, a CSV (path,label), torchvision:NAME:ROOT, or digits")
+    pack.add_argument(
+        "source",
+        metavar="SRC",
+        help="a folder, a CSV (path,label), torchvision:NAME:ROOT, webdataset:SHARDS, or digits",
+    )
     pack.add_argument("out", metavar="OUT", help="a folder that is not there yet, or s3://...")
     pack.add_argument("--labels", help="CSV (path,label) of the few labelled images; all others are unlabelled")
     pack.add_argument("--labels-per-class", type=int, help="keep so many labels of each class and hide the rest")

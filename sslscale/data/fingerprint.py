@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from sslscale.data import sources
+from sslscale.data import sources, webdatasets
 from sslscale.errors import DataError
 from sslscale.storage import jsonio, mirror
 
@@ -26,6 +26,9 @@ def fingerprint(source: str, root: Path) -> str:
             raise DataError(f"{place}: there is no such folder")
         files = [file for file in sorted(Path(place).rglob("*")) if file.is_file()]
         return jsonio.digest(["torchvision", name, rest, _content(Path(place), files, root)])
+    if source.startswith(webdatasets.PREFIX):
+        shards = webdatasets.expand(source)
+        return _content(shards[0].parent, shards, root)
     path = sources.local_path(source)
     if sources.is_packed(source):
         indexes = sorted(path.glob("*/index.json"))

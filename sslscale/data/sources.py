@@ -63,13 +63,17 @@ class Listing(NamedTuple):
 
 
 def list_source(source: str) -> Listing:
-    """List `digits`, `torchvision:NAME:ROOT[:SPLIT]`, a .csv manifest or a folder; raises DataError."""
+    """List `digits`, `torchvision:NAME:ROOT[:SPLIT]`, `webdataset:SHARDS`, a .csv or a folder; raises DataError."""
     if mirror.is_url(source):
         raise DataError(f"{source}: no packed images there; pack them where they lie: sslscale data pack SRC {source}")
     if source == "digits":
         return digits()
     if source.startswith("torchvision:"):
         return torchvision_set(source)
+    if source.startswith("webdataset:"):
+        from sslscale.data.webdatasets import list_webdataset
+
+        return list_webdataset(source)
     path = Path(source)
     if path.suffix == ".csv":
         return manifest(path)
@@ -259,11 +263,14 @@ def _kind(name: str) -> str:
 
 
 def _file_item(path: Path, relative: Path, label: str | None) -> Item:
-    stem = relative.with_suffix("").as_posix()
-    key = re.sub(r"[^A-Za-z0-9_\-/]", "_", stem).strip("/") or "image"
-    if len(key) > 180:
-        key = f"{key[:150]}-{hashlib.sha256(stem.encode()).hexdigest()[:16]}"
+    key = usable_key(relative.with_suffix("").as_posix())
     return Item(key, str(path), path.suffix.lower(), label, path.read_bytes)
+
+
+def usable_key(name: str) -> str:
+    """A key made of a name: letters, digits, _, - and / alone, and not too long for a tar."""
+    key = re.sub(r"[^A-Za-z0-9_\-/]", "_", name).strip("/") or "image"
+    return key if len(key) <= 180 else f"{key[:150]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _unique(items: list[Item]) -> list[Item]:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from sslscale.data import sources
+from sslscale.data import sources, webdatasets
 from sslscale.data.labels import read_labels
 from sslscale.data.sources import Item, Listing
 from sslscale.errors import DataError
@@ -78,11 +78,11 @@ def split(config: PackConfig, listing: Listing) -> Split:
 
 @lru_cache(maxsize=8)
 def contents(config: PackConfig) -> Contents | None:
-    """What packing would give, or what is packed already; None where listing it takes a library that is slow to load.
+    """What packing would give, or what is packed already; None where listing it takes long.
 
     Raises DataError as packing does.
     """
-    if config.source.startswith("torchvision:"):
+    if config.source.startswith(("torchvision:", webdatasets.PREFIX)):
         return None
     if sources.is_packed(config.source):
         found = {}
@@ -105,6 +105,8 @@ def is_labeled(config: PackConfig) -> bool:
     """Whether a source has labelled images to learn from, as far as can be told at little cost; else True."""
     if config.labels is not None or config.source == "digits" or config.source.startswith("torchvision:"):
         return True
+    if config.source.startswith(webdatasets.PREFIX):
+        return webdatasets.has_labels(config.source)
     if not sources.is_packed(config.source):
         path = Path(config.source)
         if path.suffix != ".csv":

@@ -16,8 +16,8 @@ class PackConfig:
     """Which images, which of them are labelled, and how they are split.
 
     `source` is a folder of class folders, a folder that `sslscale data pack` wrote, a CSV manifest (path,label),
-    `torchvision:NAME:ROOT[:SPLIT]`, or `digits`. Its content is part of the identity of what is made of it; its place
-    is not.
+    `torchvision:NAME:ROOT[:SPLIT]`, `webdataset:SHARDS` (braces and wildcards), or `digits`. Its content
+    is part of the identity of what is made of it; its place is not.
     """
 
     source: str = field(metadata={"identity": False})
