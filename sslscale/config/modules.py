@@ -50,7 +50,10 @@ def load_file(path: Path, prefix: str) -> ModuleType:
 
 
 def load_source(name: str, source: str, path: str) -> ModuleType:
-    """Execute source text as the module `name`; `path` is for tracebacks."""
+    """Execute source text as the module `name`, unless that is what it holds already; `path` is for tracebacks."""
+    known = sys.modules.get(name)
+    if known is not None and source_of(known) == source:
+        return known
     spec = importlib.util.spec_from_loader(name, _Loader(source, path), origin=path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sslscale.config import modules, require
 from sslscale.errors import ConfigError
 from sslscale.settings.streams import StreamSpec, ViewSpec
+from sslscale.storage.jsonio import digest
 
 if TYPE_CHECKING:
     from sslscale.settings.model import ModelConfig
@@ -67,8 +68,7 @@ class MethodSettings:
 
 
 def _restore(module_name: str, source: str, path: str, class_name: str, values: dict[str, Any]) -> MethodSettings:
-    module = sys.modules.get(module_name) or modules.load_source(module_name, source, path)
-    cls = getattr(module, class_name)
+    cls = getattr(modules.load_source(module_name, source, path), class_name)
     made = cls.__new__(cls)
     made.__dict__.update(values)
     return made
@@ -90,7 +90,9 @@ def find(name: object, folder: Path = Path()) -> type[MethodSettings]:
     if "." not in name:
         module = importlib.import_module(f"sslscale.methods.{name}")
     elif name.endswith(".py"):
-        module = modules.load_file(modules.find_file(name, folder), "sslscale_method")
+        path = modules.find_file(name, folder)
+        # two files of one name are two modules
+        module = modules.load_file(path, f"sslscale_method_{digest(str(path.resolve()), 8)}")
     else:
         try:
             module = importlib.import_module(name)

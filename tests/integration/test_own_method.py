@@ -51,6 +51,20 @@ def test_its_settings_carry_their_file_to_other_processes(tmp_path: Path) -> Non
     assert runs.python(SEND, sent).strip() == "AlignmentMethod 8"
 
 
+def test_two_files_of_one_name_are_two_methods(tmp_path: Path) -> None:
+    text = (EXAMPLES / "alignment.py").read_text()
+    found = []
+    for name, default in (("a", "64"), ("b", "48")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text(text.replace("projection: int = 64", f"projection: int = {default}"))
+        found.append(find("mine.py", tmp_path / name))
+    first, second = (cls() for cls in found)
+    assert (first.projection, second.projection) == (64, 48)  # pyright: ignore[reportAttributeAccessIssue]
+    assert find("mine.py", tmp_path / "a") is found[0]
+    made = build_method(first, CONFIG.model, 10)
+    assert made.projector.out_features == 64  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_a_module_is_found_by_its_dotted_name() -> None:
     cls = find("tests.examples.alignment")
     assert cls is sys.modules["tests.examples.alignment"].Alignment
