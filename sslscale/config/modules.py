@@ -60,7 +60,11 @@ def load_source(name: str, source: str, path: str) -> ModuleType:
     module.__file__ = path
     setattr(module, _SOURCE, source)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 

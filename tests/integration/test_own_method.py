@@ -80,8 +80,9 @@ def test_a_module_is_found_by_its_dotted_name() -> None:
 )
 def test_errors_in_a_method_file_name_its_line(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "mine.py").write_text(text)
-    with pytest.raises(ConfigError, match=expected):
-        find("mine.py", tmp_path)
+    for _ in range(2):  # what failed once is not taken for loaded
+        with pytest.raises(ConfigError, match=expected):
+            find("mine.py", tmp_path)
 
 
 def test_unknown_modules_and_files_are_reported() -> None:
