@@ -10,16 +10,15 @@ Strategy = Literal["ddp", "fsdp", "zero0", "zero1", "zero2", "zero3"]
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Where and how a stage runs; never part of its identity. None means all there is, shared among workers.
+    """Where and how a stage runs; never part of its identity. null means all there is, shared among the workers.
 
-    With `min_workers` a training goes on with as few when nodes are lost, and takes up more as they come back.
-    `gpus_per_worker`: None is a GPU each if there are GPUs at all, 0 computes on CPUs. On a cluster that was joined, a
-    stage that does not fit the nodes there are waits `wait_for_nodes_s` seconds for nodes that may come.
-    `cache_bytes` bounds the decoded images that a node keeps under the root for all stages; 0 decodes at each access.
-    `strategy` is how training workers share the weights: whole on each (ddp), or in parts (fsdp; DeepSpeed's ZeRO:
-    optimiser state 1, gradients 2, weights 3). `offload` keeps fsdp's and ZeRO's parts in the host's memory;
-    `checkpoint_activations` computes activations twice instead of keeping them; `sharded_checkpoints` lets each of
-    fsdp's workers write its own part of a checkpoint.
+    With `min_workers`, training continues on fewer workers when nodes are lost, and on more when they come back.
+    `gpus_per_worker`: null is one GPU each if there are any; 0 computes on CPUs. On a cluster, a stage that does not
+    fit the current nodes waits `wait_for_nodes_s` seconds for new ones. `cache_bytes` bounds the decoded images that a
+    node keeps below the root for all stages; 0 decodes at each access. `strategy` is how training workers share the
+    weights: ddp, fsdp, or DeepSpeed's ZeRO (optimiser state 1, gradients 2, weights 3). `offload` keeps fsdp's and
+    ZeRO's shards in host memory; `checkpoint_activations` recomputes activations instead of keeping them;
+    `sharded_checkpoints` lets each fsdp worker write its own shard of a checkpoint.
     """
 
     num_workers: int = 1

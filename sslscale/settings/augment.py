@@ -17,8 +17,8 @@ OPERATIONS = (
 class RandAugmentConfig:
     """RandAugment(num_ops, magnitude). Noisy Student (arXiv:1911.04252, 4.1): 2 operations at magnitude 27.
 
-    `translate` and `cutout` are the moves at magnitude 10, as shares of the image's side: the authors' code has 100
-    and 40 pixels of 224 for ImageNet, and side / 8 for both on 32 x 32 images.
+    `translate` and `cutout` are the sizes at magnitude 10, as shares of the image's side: the authors' code uses 100
+    and 40 of 224 pixels for ImageNet, and side / 8 for both on 32 x 32 images.
     """
 
     num_ops: int = 2
@@ -37,9 +37,9 @@ class RandAugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class JitterConfig:
-    """Colour jitter with torchvision's meaning: factors from 1 - x to 1 + x, hue from -x to x turns, in random order.
+    """Colour jitter as torchvision defines it: factors from 1 - x to 1 + x, hue from -x to x turns, in random order.
 
-    The defaults are SimCLR's at strength 1 (arXiv:2002.05709, appendix A); on CIFAR-10 it takes half of each.
+    The defaults are SimCLR's at strength 1 (arXiv:2002.05709, appendix A); on CIFAR-10 it uses half of each.
     """
 
     p: float = 0.8
@@ -57,7 +57,7 @@ class JitterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BlurConfig:
-    """Gaussian blur: sigma is uniform in its range (pixels), the kernel a share of the side (SimCLR: a tenth)."""
+    """Gaussian blur: sigma (pixels) is uniform in its range; the kernel is a share of the side (SimCLR: a tenth)."""
 
     p: float = 0.5
     sigma: tuple[float, float] = (0.1, 2.0)
@@ -75,10 +75,12 @@ class BlurConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How one view of a training image is made, in this order: crop, flip, jitter, grayscale, blur, solarize,
-    equalize, RandAugment, cutout (its side as a share of the image's), random erasing. Numbers named after an operation
-    alone are its probability. `size` is the view's side if it is not the network's (multi-crop), `count` how many such
-    views an image gives (multi-crop's small crops, the patches of EMP-SSL).
+    """How one view of a training image is made. The order is: crop, flip, jitter, grayscale, blur, solarize, equalize,
+    RandAugment, cutout (its side as a share of the image's), random erasing.
+
+    A number named after an operation is the operation's probability. `size` is the side of the view if it is not the
+    network's (multi-crop). `count` is the number of such views per image (multi-crop's local crops, EMP-SSL's
+    patches).
     """
 
     crop: Literal["none", "pad", "resized"] = "none"

@@ -13,11 +13,11 @@ from sslscale.storage import jsonio
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
-    """Which images, which of them are labelled, and how they are split.
+    """Which images to use, which of them are labelled, and how they are split.
 
     `source` is a folder of class folders, a folder that `sslscale data pack` wrote, a CSV manifest (path,label),
-    `torchvision:NAME:ROOT[:SPLIT]`, `webdataset:SHARDS` (braces and wildcards), or `digits`. Its content
-    is part of the identity of what is made of it; its place is not.
+    `torchvision:NAME:ROOT[:SPLIT]`, `webdataset:SHARDS` (braces and wildcards), or `digits`. Results are identified by
+    the content of the source, not by its location.
     """
 
     source: str = field(metadata={"identity": False})

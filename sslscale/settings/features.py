@@ -13,10 +13,10 @@ TRAINING_SPLITS = ("labeled", "unlabeled")
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
-    """Which images a network is applied to, without augmentation. Splits that a data set lacks are passed over.
+    """Which images a network is applied to, without augmentation. Splits that the data set lacks are skipped.
 
-    With `patches` (a square number) an image's features are the mean of those of so many patches, `patch_area` of the
-    image each, evenly spread and scaled to `patch_size` pixels (EMP-SSL, arXiv:2304.03977, section 3).
+    With `patches` (a square number), the features of an image are the mean over that many evenly spread patches. Each
+    covers `patch_area` of the image and is scaled to `patch_size` pixels (EMP-SSL, arXiv:2304.03977, section 3).
     """
 
     splits: tuple[str, ...] = (*TRAINING_SPLITS, "test")
@@ -40,7 +40,7 @@ class ExtractConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
-    """How many images of a split show where a ViT's class token looks."""
+    """How many images of a split get a map of their class token's attention (ViTs only)."""
 
     images: int = 6
     split: str = "test"
@@ -52,12 +52,12 @@ class AttentionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class KMeansConfig:
-    """k-means of the training images' features (ClusterFit, arXiv:1912.03330, section 3: K 16,000 on ImageNet).
+    """k-means on the features of the training images (ClusterFit, arXiv:1912.03330, section 3: K 16,000 on ImageNet).
 
-    `normalize` scales features to length 1; `spherical` the centroids too. `init` draws the first centroids from a
-    sample of `sample` rows for each, evenly or by k-means++. `minibatch` is the share of the images that an iteration
-    sees: below 1 a centroid moves to the mean of all it was ever given (Sculley 2010). It ends when the inertia falls
-    by less than `tolerance` of itself in an iteration.
+    `normalize` scales features to length 1, `spherical` the centroids too. `init` draws the first centroids from
+    `sample` rows per centroid, uniformly or by k-means++. `minibatch` is the share of the images used by one
+    iteration; below 1, a centroid moves to the mean of all rows it was ever assigned (Sculley 2010). The iterations
+    end when the inertia falls by less than `tolerance` relative to itself.
     """
 
     k: int

@@ -13,10 +13,10 @@ from sslscale.settings.train import OptimConfig, TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """SimCLR's fine-tuning (arXiv:2002.05709, appendix B.5): SGD with Nesterov momentum, lr .05 * batch / 256, no decay
-    of weights, no warm-up, random crops and flips; 60 passes with 1 % of the labels and 30 with more.
+    """SimCLR's fine-tuning (arXiv:2002.05709, appendix B.5): SGD with Nesterov momentum, lr .05 * batch / 256, no
+    weight decay, no warm-up, random crops and flips; 60 epochs with 1 % of the labels, 30 with more.
 
-    The batch is halved until four of them fit the labelled images. `layer_decay` is for ViT.
+    The batch is halved until the labelled images hold four of them. `layer_decay` is for ViTs.
     """
 
     epochs: float | None = None

@@ -19,10 +19,12 @@ FILES = ("model.json", "model.safetensors")  # of every checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """What a network is fed: the side in pixels, the share of the short side that evaluation keeps, mean and std.
+    """The images that a network is given: side in pixels, the share of the short side that evaluation keeps, mean and
+    std.
 
-    `short_side` scales larger images down once, before any random crop: so they are decoded once and kept, at some
-    loss where a small crop is enlarged again. Without it crops are cut from the images at full resolution.
+    `short_side` scales larger images down once, before any random crop, so that they can be decoded once and kept.
+    Small crops that are enlarged again lose some sharpness. Without it, crops are cut from the images at full
+    resolution.
     """
 
     size: int
@@ -40,17 +42,17 @@ class ImageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A network by name, with the noise that lies inside it.
+    """A network by name, with its regularisation.
 
-    `wrn_DEPTH_WIDTH` is a wide residual network for small images (WIDTH may be broken: wrn_10_0.5); with `stem_stride`
-    2 its first layer halves the image's side, for about a quarter of the time. `resnet_DEPTH` is a ResNet of depth 18,
-    34, 50, 101 or 152, `resnet_DEPTH_WIDTH` one with all channels times WIDTH, and `small_images` gives it a stem for
-    32 pixels; `timm:NAME` is any model of timm. `vit_SIZE_PATCH` is a vision transformer of size tiny, small, base,
-    large or WIDTHxDEPTH; its positions are learned for a `grid` of patches (image side / PATCH) and resized for others;
-    its features are the class token or the mean of the patches (`pool`).
+    `wrn_DEPTH_WIDTH` is a wide residual network for small images (WIDTH may be a fraction: wrn_10_0.5); with
+    `stem_stride` 2 its first layer halves the side, for about a quarter of the time. `resnet_DEPTH` is a ResNet of
+    depth 18, 34, 50, 101 or 152; `resnet_DEPTH_WIDTH` multiplies all channels by WIDTH; `small_images` gives it a stem
+    for 32 pixels. `timm:NAME` is any model of timm. `vit_SIZE_PATCH` is a vision transformer of size tiny, small,
+    base, large or WIDTHxDEPTH. Its positions are learned for a `grid` of patches (image side / PATCH) and resized for
+    other images; its features are the class token or the mean of the patches (`pool`).
 
-    `dropout` acts on the features before the classifier; `survival` is the chance that the last residual block is kept,
-    falling to it linearly from 1 at the first (Huang et al. 2016, arXiv:1603.09382).
+    `dropout` is applied to the features before the classifier. `survival` is the probability of keeping the last
+    residual block; it falls linearly from 1 at the first block (Huang et al. 2016, arXiv:1603.09382).
     """
 
     name: str

@@ -10,11 +10,11 @@ from sslscale.config import require
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """What frozen features of a backbone are worth, measured on `split`.
+    """Protocols that measure the frozen features of a backbone on `split`.
 
-    knn (k 200, temperature .07; .1 on CIFAR), linear (logistic regression by L-BFGS) and sgd (`epochs` of SGD, learning
-    rates side by side) learn from the labelled images, without augmentation; retrieval asks among the images of
-    `split`, clustering is k-means of them.
+    knn (k 200, temperature .07; .1 on CIFAR), linear (logistic regression by L-BFGS) and sgd (`epochs` of SGD, several
+    learning rates at once) learn from the labelled images, without augmentation. retrieval searches among the images
+    of `split`; clustering runs k-means on them.
     """
 
     protocols: tuple[Literal["knn", "linear", "sgd", "retrieval", "clustering"], ...] = ("knn", "linear")
@@ -34,9 +34,10 @@ class ProbeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerwiseConfig:
-    """A linear classifier on each layer, on its map pooled to `max_features` numbers at most (VISSL: about 9,000).
+    """A linear classifier on each layer, on its feature map pooled to at most `max_features` numbers (VISSL: about
+    9,000).
 
-    It learns from `max_images` labelled images at most.
+    It is trained on at most `max_images` labelled images.
     """
 
     max_features: int = 1024

@@ -12,7 +12,7 @@ from sslscale.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """How a teacher scores images. `top_k` classes are kept of each distribution; 0 keeps all."""
+    """How a teacher scores images. `top_k` classes of each distribution are kept; 0 keeps all."""
 
     batch_size: int = field(default=500, metadata={"identity": False})
     precision: Literal["fp32", "bf16"] = field(default="fp32", metadata={"new": True})
@@ -30,8 +30,8 @@ class SelectConfig:
     """Which images a student learns from, and how often.
 
     `balance`: `paper` takes the `per_class` most confident images of each class and repeats them where there are fewer
-    (arXiv:1911.04252, section 4.1); `code` does what the authors' filter_unlabel.py does: a threshold for each class
-    from a grid of .01, never below `threshold`, and each image per_class / count times (the fraction by a coin);
+    (arXiv:1911.04252, section 4.1). `code` does what the authors' filter_unlabel.py does: a threshold for each class
+    from a grid of .01, never below `threshold`, and each image per_class / count times (the fraction at random).
     `none` takes every image above the threshold once. `per_class` is 130,000 for ImageNet.
     """
 
@@ -53,8 +53,8 @@ class SelectConfig:
 class EvaluateConfig:
     """How a checkpoint is measured.
 
-    A split may hold some of the checkpoint's classes alone (ImageNet-A: 200 of 1,000): the prediction is then the most
-    probable of those. `class_map` gives pairs (class of the data, class of the checkpoint) where the names differ.
+    If the split holds only some of the checkpoint's classes (ImageNet-A: 200 of 1,000), the prediction is the most
+    probable of those. `class_map` lists pairs (class of the data, class of the checkpoint) where the names differ.
     """
 
     split: str = "test"

@@ -10,10 +10,11 @@ from sslscale.config import require
 
 @dataclass(frozen=True, kw_only=True)
 class RobustnessConfig:
-    """What a classifier stands: the common corruptions, perturbation sequences, and attacks by gradient.
+    """Robustness of a classifier: common corruptions, perturbation sequences, gradient-based attacks.
 
-    `epsilons` are in 255ths. `max_images` of `split`, drawn by the seed, are measured; 0 takes all. `frost_images` is a
-    folder with the corruption's photographs (the authors' six); without it a texture stands in for them.
+    `epsilons` are in units of 1/255. `max_images` of `split`, drawn by the seed, are measured; 0 takes all.
+    `frost_images` is a folder with the six photographs of the authors' frost corruption; without it a synthetic
+    texture is used.
     """
 
     corruptions: Literal["common", "all", "none"] = "common"

@@ -27,9 +27,10 @@ class TimmConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """A network that another one learns from: the folder (or address) of a `checkpoint`, or the name of a `timm` model.
+    """An existing network to learn from: the folder (or URL) of a `checkpoint`, or the name of a `timm` model.
 
-    `weights` and `classes` are of a timm model (see TimmConfig); `image` is what it is fed, as its student if left out.
+    `weights` and `classes` describe a timm model (see TimmConfig). `image` is the input of the teacher; by default the
+    student's.
     """
 
     checkpoint: str | None = None

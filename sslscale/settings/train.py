@@ -17,12 +17,11 @@ from sslscale.settings.streams import StreamSpec
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """The learning rate as a share of its peak: linear warm-up, then cosine, steps, exponential decay or constant.
+    """The learning rate relative to its peak: linear warm-up, then cosine, steps, exponential decay or constant.
 
     `cosine_7_16` is FixMatch's cos(7 pi / 16 t), which ends at a fifth of the peak (arXiv:2001.07685, section 2.3).
-
-    `milestones` (shares of the training, for step) multiply by `decay` each; exponential multiplies by `decay` every
-    `decay_steps` steps (EfficientNet: .97 every 2.4 epochs).
+    For step, each of the `milestones` (shares of the training) multiplies the rate by `decay`; exponential multiplies
+    it by `decay` every `decay_steps` steps (EfficientNet: .97 every 2.4 epochs).
     """
 
     name: Literal["cosine", "cosine_7_16", "step", "exponential", "constant"] = "cosine"
@@ -43,11 +42,12 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The optimiser. `lr` is the peak for the global batch as configured; biases and norms are not decayed.
+    """The optimiser. `lr` is the peak learning rate for the global batch; biases and norms are not decayed.
 
-    lars (SimCLR's for large batches) leaves them to plain momentum too; `trust` is its coefficient. `layer_decay` below
-    1 multiplies the rate of each block once for every block above it (fine-tuning a ViT: .65 to .75, arXiv:2111.06377).
-    `bias_lr` is the peak of biases and norms if it is not `lr`; `final_weight_decay` is where a cosine takes the decay.
+    `lars` (SimCLR's for large batches) also excludes them from its scaling; `trust` is its coefficient. `layer_decay`
+    below 1 multiplies the learning rate of each block once for every block above it (fine-tuning a ViT: .65 to .75,
+    arXiv:2111.06377). `bias_lr` is the peak for biases and norms if it differs from `lr`. `final_weight_decay` is the
+    value that a cosine takes the weight decay to.
     """
 
     name: Literal["sgd", "lars", "adamw", "rmsprop"] = "sgd"
@@ -77,8 +77,9 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training. `batch_size` is global and counts images of the method's first stream: workers divide it, and
-    results stay the same."""
+    """One training. `batch_size` is global and counts images of the method's first stream; workers divide it, and the
+    results do not depend on their number.
+    """
 
     method: MethodSettings
     model: ModelConfig
