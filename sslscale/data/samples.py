@@ -181,7 +181,7 @@ def _open(index: Index, labels: bool, tables: Path | None) -> Samples:
         found = shard.labels(len(index.classes))
         missing = np.flatnonzero(~has_soft if stored else found < 0)
         if labels and len(missing):
-            raise DataError(f"{shard.path}: {shard.key(missing[0])}: has no label")
+            raise DataError(f"{shard.path}: {shard.key(int(missing[0]))}: has no label")
         stop = start + len(shard)
         every[start:stop], digests[start:stop] = found, shard.rows["digest"]
         start = stop

@@ -76,7 +76,7 @@ class Shard:
         if len(wrong):
             text = bytes(self._member(int(wrong[0]), _LABEL)).strip().decode("ascii", "replace")
             raise DataError(
-                f"{self.path}: {self.key(wrong[0])}: label {text!r} is not one of the "
+                f"{self.path}: {self.key(int(wrong[0]))}: label {text!r} is not one of the "
                 f"{num_classes} classes 0 to {num_classes - 1}"
             )
         return np.array(labels)
