@@ -30,14 +30,6 @@ from tests.finished import finished
 __all__ = ["finished"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two processes of tests one has all that start Ray, whose clusters would collide, and what waits for it."""
-    for item in items:
-        folder = item.path.parent.name
-        if folder in ("faults", "integration") or "runs" in vars(getattr(item, "module", None) or object):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Packed digits: 100 labelled, about 1,250 unlabelled in 5 shards, 450 test images."""

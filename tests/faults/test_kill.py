@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests import runs
 from tests.finished import Finished
@@ -134,6 +135,7 @@ def test_one_of_two_scoring_workers_killed(finished: Finished) -> None:
         assert np.allclose(kept, np.sort(every, 1)[:, :-4:-1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_runs_over_one_root_at_once(tmp_path: Path) -> None:
     """Each stage runs once; the other run waits for it and takes its result."""
     config, root = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"), tmp_path / "runs"

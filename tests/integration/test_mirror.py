@@ -86,6 +86,7 @@ def lose(folder: Path) -> None:
     raise AssertionError(f"{folder} comes back again and again")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_elsewhere(s3: None, server: dict[str, str], tmp_path: Path) -> None:
     config, root = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"), "s3://lab/killed"
     first = machine(server, tmp_path / "first")

@@ -119,6 +119,7 @@ def test_plain_webdataset_opens_the_students_shards(finished: Finished) -> None:
     assert any("-copy1" in key for key in keys)
 
 
+@pytest.mark.slow
 def test_joining_while_reading_trains_the_same_student(finished: Finished) -> None:
     """`materialize: false` copies no shard and gives the very same weights."""
     words = ("run", finished.config, "materialize=false", "--root", finished.root, "--json")

@@ -54,6 +54,7 @@ def head(cluster: tuple[str, dict[str, str], int]) -> tuple[str, dict[str, str]]
     return cluster[:2]
 
 
+@pytest.mark.slow
 def test_a_job_is_stopped_and_goes_on_as_another(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     address, auth = head
     config, root = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"), tmp_path / "root"

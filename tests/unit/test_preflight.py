@@ -98,6 +98,7 @@ def test_methods_with_labels_are_refused_on_unlabelled_data(flat: Path, tmp_path
             preflight.require(dag.plan(loaded.targets, tmp_path))
 
 
+@pytest.mark.slow
 def test_a_folder_without_labels_is_pre_trained_on(flat: Path, tmp_path: Path) -> None:
     words = (SIMCLR, f"data.source={flat}", *UNLABELED, "pretrain.num_steps=5", "pretrain.batch_size=32")
     out, err = runs.sslscale("run", *words, "--root", tmp_path / "runs", "--json")
