@@ -116,7 +116,7 @@ def folder(root: Path) -> Listing:
         relative = path.relative_to(root)
         label = class_name(relative.parts[0]) if classes else None
         items.append(_file_item(path, relative, label))
-    listing = Listing(_unique(items), tuple(sorted(set(map(class_name, classes)))), passed, example)
+    listing = Listing(unique(items), tuple(sorted(set(map(class_name, classes)))), passed, example)
     more = "".join(f"; {line}" for line in listing.skipped_files())
     if not items:
         raise DataError(f"{root}: no images there ({', '.join(SUFFIXES)}){more}")
@@ -163,7 +163,7 @@ def manifest(path: Path) -> Listing:
     for _, file, label in rows:
         relative = file.relative_to(path.parent) if file.is_relative_to(path.parent) else Path(*file.parts[1:])
         items.append(_file_item(file, relative, label or None))
-    return Listing(_unique(items), tuple(sorted({item.label for item in items if item.label})), taken=taken)
+    return Listing(unique(items), tuple(sorted({item.label for item in items if item.label})), taken=taken)
 
 
 def manifest_rows(path: Path) -> tuple[list[tuple[int, Path, str]], str]:
@@ -273,7 +273,7 @@ def usable_key(name: str) -> str:
     return key if len(key) <= 180 else f"{key[:150]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
-def _unique(items: list[Item]) -> list[Item]:
+def unique(items: list[Item]) -> list[Item]:
     """Give files whose names differ only in what a key cannot hold (a.jpg and a.png) keys of their own."""
     seen: set[str] = set()
     result = []

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from sslscale.data import tar
-from sslscale.data.sources import SUFFIXES, Item, Listing, usable_key
+from sslscale.data.sources import SUFFIXES, Item, Listing, unique, usable_key
 from sslscale.errors import DataError
 
 PREFIX = "webdataset:"
@@ -25,7 +25,11 @@ def expand(source: str) -> list[Path]:
     from braceexpand import braceexpand  # as webdataset expands its URLs
 
     found: list[Path] = []
-    for name in braceexpand(source.removeprefix(PREFIX)):
+    try:
+        names = list(braceexpand(source.removeprefix(PREFIX)))
+    except ValueError as error:
+        raise DataError(f"{source}: its braces cannot be expanded: {error}") from None
+    for name in names:
         matches = sorted(map(Path, glob.glob(name))) if glob.has_magic(name) else [Path(name)]
         missing = [path for path in matches if not path.is_file()]
         if missing or not matches:
@@ -48,7 +52,7 @@ def list_webdataset(source: str) -> Listing:
         for key, members in _samples(path):
             images = [name for name in members if f".{name.rpartition('.')[2].lower()}" in SUFFIXES]
             for name in members:
-                if name != _LABEL and name not in images[:1]:
+                if name not in images[:1] and not (images and name == _LABEL):
                     skipped[f".{name}"] += 1
                     example.setdefault(f".{name}", f"{path}: {key}.{name}")
             if not images:
@@ -65,7 +69,7 @@ def list_webdataset(source: str) -> Listing:
         raise DataError(f"{source}: its shards hold no images ({', '.join(SUFFIXES)})")
     labels = {item.label for item in items if item.label}
     numbers = all(label.isdigit() for label in labels)
-    return Listing(items, tuple(sorted(labels, key=int if numbers else str)), skipped, example)
+    return Listing(unique(items), tuple(sorted(labels, key=int if numbers else str)), skipped, example)
 
 
 def has_labels(source: str) -> bool:
@@ -75,6 +79,8 @@ def has_labels(source: str) -> bool:
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, tar.Member]]]:
     """Each sample's key and its members by extension, in the order of the shard."""
+    if not path.stat().st_size:
+        raise DataError(f"{path}: an empty file")
     with (
         open(path, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
@@ -85,7 +91,10 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, tar.Member]]]:
     for member in found:
         folder, slash, base = member.name.removeprefix("./").rpartition("/")
         stem, _, extension = base.partition(".")
-        samples.setdefault(folder + slash + stem, {})[extension.lower()] = member
+        members = samples.setdefault(folder + slash + stem, {})
+        if extension.lower() in members:
+            raise DataError(f"{path}: {member.name!r} comes twice")
+        members[extension.lower()] = member
     yield from samples.items()
 
 

@@ -7,6 +7,7 @@ the settings; the code stands beside them or in a module `method` of the package
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import pkgutil
@@ -96,13 +97,18 @@ def find(name: object, folder: Path = Path()) -> type[MethodSettings]:
     else:
         try:
             module = importlib.import_module(name)
-        except ImportError as error:
-            raise ConfigError(f"{name} cannot be imported: {error}") from None
+        except Exception as error:  # whatever the user's module raises
+            raise ConfigError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
     own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
     found = [c for c in own if issubclass(c, MethodSettings)]
     if len(found) != 1:
         raise ConfigError(f"{name} must hold one subclass of MethodSettings, not {len(found)}")
-    return found[0]
+    (cls,) = found
+    if not dataclasses.is_dataclass(cls) or not isinstance(getattr(cls, "name", None), str):
+        raise ConfigError(f"{name}: {cls.__name__} must be a dataclass whose `name` has a default")
+    if cls.streams is MethodSettings.streams:
+        raise ConfigError(f"{name}: {cls.__name__} declares no streams")
+    return cls
 
 
 FIRST, SECOND = ViewSpec("first"), ViewSpec("second")
@@ -123,6 +129,15 @@ class SelfSupervised(MethodSettings):
     def streams(self) -> tuple[StreamSpec, ...]:
         """One stream, `images`."""
         return (StreamSpec(name="images", source="all", views=self.views),)
+
+
+class MultiCrop(SelfSupervised):
+    """Methods that compare two views with smaller crops, if `views.local` of the training names them."""
+
+    @property
+    def views(self) -> tuple[ViewSpec, ...]:
+        """Two views, and local ones."""
+        return FIRST, SECOND, LOCAL
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,14 @@ def test_the_example_runs_from_its_files(tmp_path: Path) -> None:
     assert read_json(description)["config"]["method"]["name"] == "alignment"  # no path is part of an identity
 
 
+SETTINGS = "from sslscale.settings.method import MethodSettings\nclass Mine(MethodSettings):\n    pass\n"
+DATACLASS = """
+from dataclasses import dataclass
+from sslscale.settings.method import MethodSettings
+@dataclass(frozen=True)
+class Mine(MethodSettings):
+    name: str = "mine"
+"""
 SEND = """
 import pickle, sys
 from sslscale.methods.method import build_method
@@ -76,6 +84,8 @@ def test_a_module_is_found_by_its_dotted_name() -> None:
         ("x = 1\ny = x.z\n", r"mine\.py:2: AttributeError"),
         ("x = (\n", r"mine\.py:1: SyntaxError"),
         ("x = 1\n", r"mine\.py must hold one subclass of MethodSettings, not 0"),
+        (SETTINGS, "Mine must be a dataclass whose `name` has a default"),
+        (DATACLASS, "Mine declares no streams"),
     ],
 )
 def test_errors_in_a_method_file_name_its_line(tmp_path: Path, text: str, expected: str) -> None:

@@ -87,3 +87,22 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     cut.write_bytes(cut.read_bytes()[:5000])
     with pytest.raises(DataError, match=r"00001\.tar: cut at byte"):
         sources.list_source(f"webdataset:{folder}/*.tar")
+    cut.write_bytes(b"")
+    with pytest.raises(DataError, match=r"00001\.tar: an empty file"):
+        sources.list_source(f"webdataset:{folder}/*.tar")
+    with pytest.raises(DataError, match="its braces cannot be expanded"):
+        sources.list_source("webdataset:/data/{a,b.tar")
+
+
+def test_nothing_is_dropped_in_silence(tmp_path: Path) -> None:
+    def listed(*samples: dict[str, object]) -> sources.Listing:
+        with TarWriter(str(tmp_path / "x.tar"), encoder=False) as writer:
+            for sample in samples:
+                writer.write(sample)
+        return sources.list_source(f"webdataset:{tmp_path}/x.tar")
+
+    image = IMAGES[0].read()
+    found = listed({"__key__": "a b", "png": image}, {"__key__": "a_b", "png": image}, {"__key__": "c", "cls": b"1"})
+    assert len({item.key for item in found.items}) == 2 and dict(found.passed) == {".cls": 1}
+    with pytest.raises(DataError, match=r"'a\.png' comes twice"):
+        listed({"__key__": "a", "png": image}, {"__key__": "b", "png": image}, {"__key__": "a", "png": image})

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.settings.method import FIRST, LOCAL, SECOND, MethodSettings, SelfSupervised
-from sslscale.settings.streams import ViewSpec
+from sslscale.settings.method import MethodSettings, MultiCrop
 
 
 @dataclass(frozen=True, kw_only=True)
-class DINO(SelfSupervised):
+class DINO(MultiCrop):
     """DINO (Caron et al. 2021, arXiv:2104.14294): published with AdamW, lr 5e-4 * batch / 256, decay .04 to .4,
     gradients cut at 3 (each weight's by itself there, all together here), and 8 small crops (`views.local`).
     """
@@ -50,8 +49,3 @@ class DINO(SelfSupervised):
     def accumulation_error(self) -> str:
         """Why gradients cannot be accumulated over parts of a batch."""
         return "its centre follows whole batches"
-
-    @property
-    def views(self) -> tuple[ViewSpec, ...]:
-        """Two views, and smaller crops if `views.local` of the training names them."""
-        return FIRST, SECOND, LOCAL

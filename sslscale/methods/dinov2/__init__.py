@@ -6,13 +6,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.settings.method import FIRST, LOCAL, SECOND, MethodSettings, SelfSupervised
+from sslscale.settings.method import MethodSettings, MultiCrop
 from sslscale.settings.model import ModelConfig
-from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class DINOv2(SelfSupervised):
+class DINOv2(MultiCrop):
     """DINOv2 (Oquab et al. 2023, arXiv:2304.07193): DINO, masked patches (iBOT, arXiv:2111.07832) and KoLeo, for ViTs
     alone. Published with AdamW, lr .004 * sqrt(batch / 1024), decay .04 to .4 (.2 for the largest).
     """
@@ -66,8 +65,3 @@ class DINOv2(SelfSupervised):
     def accumulation_error(self) -> str:
         """Why gradients cannot be accumulated over parts of a batch."""
         return "it shares the prototypes out among the images of a batch"
-
-    @property
-    def views(self) -> tuple[ViewSpec, ...]:
-        """Two views, and smaller crops if `views.local` of the training names them."""
-        return FIRST, SECOND, LOCAL

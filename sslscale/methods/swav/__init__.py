@@ -6,12 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.settings.method import FIRST, LOCAL, SECOND, MethodSettings, SelfSupervised
-from sslscale.settings.streams import ViewSpec
+from sslscale.settings.method import MethodSettings, MultiCrop
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwAV(SelfSupervised):
+class SwAV(MultiCrop):
     """SwAV (Caron et al. 2020, arXiv:2006.09882): published with LARS, lr .6 * batch / 256, and crops of two sizes
     (`views.local` of the training). Small batches take the queue; the authors' code switches it on at epoch 15.
     """
@@ -47,8 +46,3 @@ class SwAV(SelfSupervised):
     def accumulation_error(self) -> str:
         """Why gradients cannot be accumulated over parts of a batch."""
         return "it shares the prototypes out among the images of a batch"
-
-    @property
-    def views(self) -> tuple[ViewSpec, ...]:
-        """Two views, and smaller crops if `views.local` of the training names them."""
-        return FIRST, SECOND, LOCAL
