@@ -66,7 +66,9 @@ def cross_view_entropy(
     """
     logs = [F.log_softmax(s.float() / temperature, dim=1) for s in scores]
     every = torch.stack(logs).sum(0)  # a target meets all views but its own at once: their logarithms add up
-    terms = [-(target.detach() * (every - own)).sum(1).mean() for target, own in zip(targets, logs, strict=False)]
+    terms = [
+        -distributed.mean((target.detach() * (every - own)).sum(1)) for target, own in zip(targets, logs, strict=False)
+    ]
     return torch.stack(terms).mean() / (len(logs) - 1)
 
 
@@ -96,7 +98,7 @@ def hard_consistency(
 ) -> Float[Tensor, ""]:
     """Cross-entropy of strong views to the classes of the weak ones, each weighed, a mean over the whole batch
     (FixMatch, arXiv:2001.07685, eq. 4)."""
-    return (weight * F.cross_entropy(strong, label, reduction="none")).mean()
+    return distributed.mean(weight * F.cross_entropy(strong, label, reduction="none"))
 
 
 @in_float32
@@ -107,4 +109,4 @@ def distillation_loss(
     eq. 2, arXiv:2012.12877); no gradient reaches the teacher."""
     student = F.log_softmax(logits.float() / temperature, 1)
     target = F.log_softmax(teacher.detach().float() / temperature, 1)
-    return temperature**2 * (target.exp() * (target - student)).sum(1).mean()
+    return temperature**2 * distributed.mean((target.exp() * (target - student)).sum(1))

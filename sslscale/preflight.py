@@ -113,10 +113,10 @@ def _require_workers(entry: Planned) -> None:
     config, workers = entry.stage.config, entry.stage.resources.num_workers
     for stream in config.method.streams:
         size = config.batch_sizes[stream.name]
-        if size % workers:
+        if min(config.batch_sizes.values()) < workers:
             raise ConfigError(
-                f"{entry.stage.name}: the global batch of {size:,} {_kind(stream)}images does not divide over "
-                f"{workers} workers; use a multiple of {workers}, or change num_workers"
+                f"{entry.stage.name}: the global batch of {size:,} {_kind(stream)}images has no part for each of "
+                f"{workers} workers; raise batch_size, or lower num_workers"
             )
 
 

@@ -59,4 +59,5 @@ class Batch:
     @property
     def host_index(self) -> Int[Tensor, " batch"]:
         """`index` on the host."""
-        return self.global_index[distributed.rank() * len(self.index) :][: len(self.index)]
+        every = self.global_index
+        return every[distributed.rows(len(self.index))]

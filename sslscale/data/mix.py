@@ -69,7 +69,7 @@ def draw_partners(
     sizes: Sequence[int], alpha: float, seed: int, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> tuple[Float[Tensor, " images"], Int[Tensor, " images"]]:
     """The share that each image keeps and its partner, among parts of these sizes on all workers, from the seed."""
-    count = distributed.world_size() * sum(sizes)
+    count = sum(distributed.total(size) for size in sizes)
     generator = np.random.default_rng(seed)
     drawn = generator.beta(alpha, alpha, count)
     share = to_device(torch.from_numpy(np.maximum(drawn, 1 - drawn)).to(dtype), device)
@@ -80,17 +80,17 @@ def mix_parts(
     parts: Parts, share: Float[Tensor, " images"], partner: Int[Tensor, " images"]
 ) -> list[tuple[Float[Tensor, "_ 3 height width"], Float[Tensor, "_ classes"]]]:
     """Mix every image of this worker with its partner among all parts of all workers."""
-    world = distributed.world_size()
     images = torch.cat([distributed.gather(x) for x, _ in parts])
     labels = torch.cat([distributed.gather(y) for _, y in parts])
     result, start = [], 0
     for x, y in parts:
-        mine = slice(start + distributed.rank() * len(x), start + (distributed.rank() + 1) * len(x))
+        place = distributed.rows(len(x))
+        mine = slice(start + place.start, start + place.stop)
         a = share[mine]
         other = partner[mine]
         wide = a.view(-1, 1, 1, 1).to(x.dtype)
         result.append((wide * x + (1 - wide) * images[other], a[:, None] * y + (1 - a)[:, None] * labels[other]))
-        start += world * len(x)
+        start += distributed.total(len(x))
     return result
 
 
@@ -138,8 +138,7 @@ def mix(
 ) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch classes"]]:
     """This worker's images and labels, mixed with those of their partners."""
     every, known = distributed.gather(images), distributed.gather(labels)
-    mine = slice(distributed.rank() * len(images), (distributed.rank() + 1) * len(images))
-    partner = mixture.partner[mine]
+    partner = mixture.partner[distributed.rows(len(images))]
     mixed = mixture.pixels * images + (1 - mixture.pixels) * every[partner]
     return mixed.to(images.dtype), mixture.label * labels + (1 - mixture.label) * known[partner]
 
@@ -157,7 +156,7 @@ def mixed_batch(
     With both alphas above 0 each batch takes either by chance. Everything follows from the seed.
     """
     mixture = draw_mixture(
-        distributed.world_size() * len(images),
+        distributed.total(len(images)),
         (images.shape[-2], images.shape[-1]),
         mixup_alpha=mixup_alpha,
         cutmix_alpha=cutmix_alpha,

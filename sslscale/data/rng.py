@@ -55,6 +55,6 @@ def global_normal(seed: int, like: Float[Tensor, "batch ..."]) -> Float[Tensor, 
     generator = torch.Generator(like.device).manual_seed(seed)
     count = len(like)
     every = torch.randn(
-        distributed.world_size() * count, *like.shape[1:], generator=generator, device=like.device, dtype=torch.float32
+        distributed.total(count), *like.shape[1:], generator=generator, device=like.device, dtype=torch.float32
     )
-    return every[distributed.rank() * count :][:count].to(like.dtype)
+    return every[distributed.rows(count)].to(like.dtype)

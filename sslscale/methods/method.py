@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.nn.classifier import build_classifier
 from sslscale.nn.ema import update_ema, warm_momentum
@@ -145,9 +146,9 @@ class ClassifierMethod(Method):
         """supervised + weight * unlabeled, with what the log shows of it and of `parts`."""
         total = supervised + weight * unlabeled
         shown = {"loss": total, "labeled_loss": supervised, "unlabeled_loss": unlabeled, **(parts or {})}
-        shown["train_accuracy"] = (logits.argmax(1) == label).float().mean()
+        shown["train_accuracy"] = distributed.mean((logits.argmax(1) == label).float())
         if pseudo_labels is not None:
-            shown["kept"] = pseudo_labels.weight.mean()
+            shown["kept"] = distributed.mean(pseudo_labels.weight)
         return Losses(total, {name: value.detach() for name, value in shown.items()}, pseudo_labels=pseudo_labels)
 
     def momentum(self, step: int, progress: float) -> float:

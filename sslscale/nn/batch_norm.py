@@ -22,13 +22,15 @@ def global_batch_norm(norm: _BatchNorm, input: Float[Tensor, "batch c ..."]) -> 
         return _BatchNorm.forward(norm, input)
     x = input.float()
     others = (0, *range(2, x.ndim))
-    count = x.numel() // x.shape[1] * distributed.world_size()
     # each worker's variance is about its own mean, and the means' about theirs: E[x^2] - E[x]^2 would lose all digits
-    # of features whose mean is large (Chan et al. 1979; workers have equally many images)
+    # of features whose mean is large (Chan et al. 1979)
     local_variance, local_mean = torch.var_mean(x, others, correction=0)
-    means, variances = distributed.gather(torch.stack([local_mean, local_variance])[None]).unbind(1)
-    mean = means.mean(0)
-    variance = variances.mean(0) + (means - mean).square().mean(0)
+    local_count = torch.full_like(local_mean, x.numel() // x.shape[1])
+    sent = torch.stack([local_mean, local_variance, local_count.detach()])[None]
+    means, variances, counts = distributed.gather_equal(sent).unbind(1)
+    weight, count = counts / counts.sum(0), counts[:, 0].sum()
+    mean = (weight * means).sum(0)
+    variance = (weight * (variances + (means - mean).square())).sum(0)
     if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
         with torch.no_grad():
             count_seen = norm.num_batches_tracked
@@ -36,7 +38,7 @@ def global_batch_norm(norm: _BatchNorm, input: Float[Tensor, "batch c ..."]) -> 
                 count_seen += 1
             share = norm.momentum if norm.momentum is not None else 1.0 / float(count_seen or 1)
             norm.running_mean.lerp_(mean, share)
-            norm.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
+            norm.running_var.lerp_(variance * (count / (count - 1).clamp(min=1)), share)
     shape = (1, -1, *[1] * (x.ndim - 2))
     normed = (x - mean.view(shape)) * torch.rsqrt(variance + norm.eps).view(shape)
     if norm.affine:

@@ -105,6 +105,7 @@ class Engine:
             group["lr"] = (lr if group["scheduled"] else optim.lr) * group["share"]
             if group["decayed"]:
                 group["weight_decay"] = weight_decay(optim, step / self.num_steps)
+        self._expect(batch)
         self._before_step(info)
         kept = {n: b.clone() for n, b in self.method.named_buffers()} if self.config.max_skipped_steps else {}
         times = self.config.accumulate
@@ -132,6 +133,7 @@ class Engine:
 
     def gradients(self, batch: Mapping[str, Batch], info: StepInfo) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The losses' parts of one batch, and the gradient of each weight; nothing is updated."""
+        self._expect(batch)
         self._before_step(info)
         losses = self._forward_backward(batch, last=True)
         named = {n: p.grad for n, p in self.method.named_parameters() if p.grad is not None}
@@ -143,6 +145,20 @@ class Engine:
         self.skipped += (~finite).float()
         first = (self.first_skipped < 0) & ~finite
         self.first_skipped.masked_fill_(first, step)
+
+    def _expect(self, batch: Mapping[str, Batch]) -> None:
+        """Say how many images all workers together have: their parts may differ by one."""
+        world = distributed.world_size()
+        totals = [
+            world * len(part.index) if part.global_numbers is None else len(part.global_numbers)
+            for part in batch.values()
+        ]
+        if self.config.accumulate > 1 and any(total % world for total in totals):
+            raise ConfigError(
+                f"accumulate: the batches do not divide over {world} workers; choose batch sizes that are multiples of "
+                "accumulate times the number of workers"
+            )
+        distributed.expect([] if self.config.accumulate > 1 else totals)
 
     def _before_step(self, info: StepInfo) -> None:
         self.method.before_step(info)

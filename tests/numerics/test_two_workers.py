@@ -18,6 +18,7 @@ from torch.multiprocessing.spawn import start_processes
 from sslscale import distributed
 from sslscale.data.index import read_index
 from sslscale.data.samples import open_described, open_images, open_samples
+from sslscale.data.soft_labels import SoftLabels
 from sslscale.data.stream import Stream
 from sslscale.errors import DataError
 from sslscale.graph.resources import Resources, Strategy
@@ -51,7 +52,9 @@ def train(
     soft = (
         torch.nn.functional.one_hot(torch.from_numpy(samples["pseudo"].labels).long(), 10).float().numpy() * 0.9 + 0.01
     )
-    samples["pseudo"] = dataclasses.replace(samples["pseudo"], table=soft)
+    samples["pseudo"] = dataclasses.replace(
+        samples["pseudo"], soft=SoftLabels(10, soft), entry=np.arange(len(soft), dtype=np.int32)
+    )
     if config.method.needs_teacher:
         samples["labeled"] = open_described(folder, described, ("labeled",), labels=True)
     if name == "feature_distillation":
@@ -86,9 +89,9 @@ def worker(rank: int, world: int, folder: str, name: str) -> None:
         dist.destroy_process_group()
 
 
-def in_two_workers(name: str, folder: Path) -> list[object]:
-    start_processes(worker, (2, str(folder), name), nprocs=2, start_method="spawn")
-    return [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
+def in_workers(name: str, folder: Path, world: int = 2) -> list[object]:
+    start_processes(worker, (world, str(folder), name), nprocs=world, start_method="spawn")
+    return [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(world)]
 
 
 def run_training(rank: int, folder: Path) -> object:
@@ -159,27 +162,47 @@ def shared(tmp_path: Path, digits: Path) -> Path:
     return tmp_path
 
 
+Trained = dict[str, tuple[list[dict[str, float]], dict[str, torch.Tensor]]]
+
+
 @pytest.fixture(scope="module")
-def two_workers(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> tuple[Path, list[dict[str, Any]]]:
-    folder = tmp_path_factory.mktemp("two")
+def described(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
+    folder = tmp_path_factory.mktemp("described")
+    features(digits, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(digits: Path, described: Path) -> Trained:
+    return {name: train(digits, described, name) for name in CONFIGS}
+
+
+@pytest.fixture(
+    scope="module", params=[2, 3, pytest.param(5, marks=pytest.mark.slow)], ids=lambda world: f"{world}_workers"
+)
+def together(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, digits: Path, described: Path
+) -> list[dict[str, Any]]:
+    """Batches of 16, which divide over 2 workers and neither over 3 nor over 5."""
+    folder = tmp_path_factory.mktemp("together")
     (folder / "data").write_text(str(digits))
-    features(digits, folder / "features")
-    return folder / "features", in_two_workers("run_training", folder)  # type: ignore[return-value]
+    (folder / "features").symlink_to(described)
+    return in_workers("run_training", folder, request.param)  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_two_workers_train_as_one(two_workers: tuple[Path, list[dict[str, Any]]], digits: Path, config: str) -> None:
-    described, results = two_workers
-    one_rows, one = train(digits, described, config)
+def test_several_workers_train_as_one(together: list[dict[str, Any]], alone: Trained, config: str) -> None:
+    results = together
+    one_rows, one = alone[config]
     for rank, result in enumerate(results):
         assert not isinstance(result[config], str), result[config]
         rows, state = result[config]
         for name, tensor in one.items():
-            torch.testing.assert_close(state[name], tensor, rtol=2e-4, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(state[name], tensor, rtol=2e-4, atol=5e-5, msg=lambda m, n=name: f"{n}: {m}")
         if rank == 0:
             assert len(rows) == STEPS
             for mine, theirs in zip(rows, one_rows, strict=True):
-                assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+                assert mine == pytest.approx(theirs, rel=3e-4, abs=1e-5)
         else:
             assert rows == []
 
@@ -189,7 +212,7 @@ def test_every_method_is_compared() -> None:
 
 
 def test_collectives_and_the_check_of_equal_data(shared: Path) -> None:
-    first, second = in_two_workers("run_collectives", shared)
+    first, second = in_workers("run_collectives", shared)
     for result in (first, second):
         assert result["total"].tolist() == [3.0, 4.0]  # type: ignore[index]
         assert result["grad"].tolist() == [11.0, 2.0]  # type: ignore[index]
@@ -200,7 +223,7 @@ def test_collectives_and_the_check_of_equal_data(shared: Path) -> None:
 
 def test_global_batch_norm_keeps_its_digits_where_the_mean_is_large(shared: Path) -> None:
     """Against float64 over the whole batch: features with means of 0 to 100,000 times their spread."""
-    results: list[Any] = in_two_workers("run_collectives", shared)
+    results: list[Any] = in_workers("run_collectives", shared)
     torch.manual_seed(0)
     rows = torch.randn(16, 4, 3, 3) + torch.tensor([0.0, 10.0, 1000.0, 1e5]).view(1, 4, 1, 1)
     whole, norm = rows.double().requires_grad_(), torch.nn.BatchNorm2d(4).double()

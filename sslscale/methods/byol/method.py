@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.methods.byol import BYOL
 from sslscale.methods.method import Losses, Method
@@ -21,7 +22,7 @@ from sslscale.shapes import Float
 
 def byol_loss(predicted: Float[Tensor, "batch dim"], target: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
     """Eq. 2: |q/|q| - z/|z||^2 = 2 - 2 q.z / (|q| |z|), its mean over the batch; no gradient reaches z."""
-    return (2 - 2 * F.cosine_similarity(predicted.float(), target.detach().float(), dim=1)).mean()
+    return distributed.mean(2 - 2 * F.cosine_similarity(predicted.float(), target.detach().float(), dim=1))
 
 
 class BYOLMethod(Method):

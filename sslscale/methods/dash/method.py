@@ -43,7 +43,7 @@ class DashMethod(ClassifierMethod):
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         settings = self.settings
         logits, weak, strong = forward_together(self.network, labeled.views[0], *unlabeled.views)
-        supervised = F.cross_entropy(logits, labeled.label)
+        supervised = distributed.mean(F.cross_entropy(logits, labeled.label, reduction="none"))
         total, count = self.losses_seen.clone()
         if self.training and 0.75 * settings.warmup <= self.step_info.progress < settings.warmup:
             seen = torch.stack([supervised.detach().double(), torch.ones_like(supervised, dtype=torch.float64)])
@@ -56,7 +56,7 @@ class DashMethod(ClassifierMethod):
         kept = ((F.cross_entropy(weak.detach(), label, reduction="none") <= rho) & warm).float()
         hard = F.one_hot(label, self.num_classes).float()
         target = torch.where(rho <= settings.rho_min, hard, (weak.detach() / settings.temperature).softmax(1))
-        own = (kept * soft_cross_entropy(strong, target)).mean()
+        own = distributed.mean(kept * soft_cross_entropy(strong, target))
         pseudo_labels = PseudoLabels(label, kept)
         shown = {"rho": rho.to(supervised.dtype)}
         return self.losses(logits, labeled.label, supervised, settings.unlabeled_weight, own, pseudo_labels, shown)

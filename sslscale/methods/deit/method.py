@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError
 from sslscale.losses import distillation_loss, smooth_labels, soft_cross_entropy
@@ -22,7 +23,7 @@ def teacher_loss(
 ) -> Float[Tensor, ""]:
     """Hard: cross-entropy to the teacher's class (eq. 3); soft: distillation (eq. 2). The mean over the batch."""
     if mode == "hard":
-        return F.cross_entropy(logits, teacher.argmax(1))
+        return distributed.mean(F.cross_entropy(logits, teacher.argmax(1), reduction="none"))
     return distillation_loss(logits, teacher, temperature)
 
 
@@ -42,10 +43,10 @@ class DeiTMethod(TaughtMethod):
         features = self.network.dropout(self.network.backbone(labeled.views[0]))
         of_class, of_teacher = (logits.float() for logits in self.network.head.each(features))
         target = smooth_labels(labeled.label, self.num_classes, settings.label_smoothing)
-        supervised = soft_cross_entropy(of_class, target).mean()
+        supervised = distributed.mean(soft_cross_entropy(of_class, target))
         taught = teacher_loss(of_teacher, self.teacher_logits(labeled), settings.mode, settings.temperature)
         weight = settings.weight if settings.weight is not None else {"hard": 0.5, "soft": 0.1}[settings.mode]
         total = (1 - weight) * supervised + weight * taught
-        accuracy = ((of_class + of_teacher).argmax(1) == labeled.label).float().mean()
+        accuracy = distributed.mean(((of_class + of_teacher).argmax(1) == labeled.label).float())
         shown = {"loss": total, "labeled_loss": supervised, "teacher_loss": taught, "train_accuracy": accuracy}
         return Losses(total, {name: value.detach() for name, value in shown.items()})

@@ -61,9 +61,9 @@ class DINOMethod(Method):
         student = self.head(torch.cat(features)).chunk(len(views))
         loss = cross_view_entropy(student, targets, settings.student_temperature)
         if self.training:  # eq. 4
-            mean = distributed.all_sum(outputs.mean(0)) / distributed.world_size()
+            mean = distributed.all_sum(outputs.sum(0)) / distributed.total(len(outputs))
             self.center.lerp_(mean, 1 - settings.center_momentum)
-        entropy = torch.special.entr(targets[0]).sum(1).mean()
+        entropy = distributed.mean(torch.special.entr(targets[0]).sum(1))
         parts = {
             "loss": loss.detach(),
             "center_norm": self.center.norm(),

@@ -37,7 +37,7 @@ def ibot_loss(
     """Section 4: the cross-entropy of each masked patch (given row by row), an image's mean, summed over images and
     divided by all of them, masked or not, as in the authors' code. `masked` is on the host."""
     weight = to_device(patch_weights(masked), student.device)
-    return _weighed(student, target, weight, temperature) / len(masked)
+    return _weighed(student, target, weight, temperature) * (distributed.share(len(masked)) / len(masked))
 
 
 def patch_weights(masked: Bool[Tensor, "images tokens"]) -> Float[Tensor, " patches"]:
@@ -59,9 +59,9 @@ def koleo_loss(features: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
     every = distributed.gather(mine)
     with torch.no_grad():
         cosines = mine @ every.T
-        place = distributed.rank() * len(mine) + torch.arange(len(mine), device=mine.device)
+        place = distributed.rows(len(mine)).start + torch.arange(len(mine), device=mine.device)
         nearest = cosines.scatter(1, place[:, None], -2.0).argmax(1)
-    return -torch.log(F.pairwise_distance(mine, every[nearest], eps=1e-8) + 1e-8).mean()
+    return -distributed.mean(torch.log(F.pairwise_distance(mine, every[nearest], eps=1e-8) + 1e-8))
 
 
 class DINOv2Method(Method):
@@ -115,7 +115,8 @@ class DINOv2Method(Method):
         student = self.heads[0](torch.cat(features)).chunk(len(views))
         global_loss = cross_view_entropy(student, targets.chunk(2), settings.student_temperature)
         hidden = self.heads[1](patches)
-        ibot = _weighed(hidden, patch_targets, drawn["weights"], settings.student_temperature) / len(masked)
+        ibot = _weighed(hidden, patch_targets, drawn["weights"], settings.student_temperature)
+        ibot = ibot * (distributed.share(len(masked)) / len(masked))
         koleo = koleo_loss(features[0]) + koleo_loss(features[1])
         loss = global_loss + settings.ibot * ibot + settings.koleo * koleo
         parts = {"loss": loss, "dino": global_loss, "ibot": ibot, "koleo": koleo}

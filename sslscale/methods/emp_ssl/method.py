@@ -33,7 +33,7 @@ def coding_rate(z: Float[Tensor, "patches batch dim"], epsilon_squared: float) -
 
 def patch_invariance(z: Float[Tensor, "patches batch dim"]) -> Float[Tensor, ""]:
     """Eq. 1's D: the cosine of each patch and the mean of its image's patches, the mean over patches and images."""
-    return F.cosine_similarity(z.float(), z.float().mean(0, keepdim=True), dim=2).mean()
+    return distributed.mean(F.cosine_similarity(z.float(), z.float().mean(0, keepdim=True), dim=2).T)
 
 
 class EMPSSLMethod(Method):

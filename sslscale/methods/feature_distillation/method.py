@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.methods.feature_distillation import FeatureDistillation
 from sslscale.methods.method import Losses, Method
@@ -38,7 +39,7 @@ class FeatureDistillationMethod(Method):
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         images = batch["images"]
-        loss = feature_distance(self.head(self.backbone(images.views[0])), images.features).mean()
+        loss = distributed.mean(feature_distance(self.head(self.backbone(images.views[0])), images.features))
         return Losses(loss, {"loss": loss.detach()})
 
     @property

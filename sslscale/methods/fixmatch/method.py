@@ -8,6 +8,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.losses import hard_consistency
 from sslscale.methods.fixmatch import FixMatch
@@ -59,6 +60,6 @@ class FixMatchMethod(ClassifierMethod):
         first, second = unlabeled.views
         second = drawn.get("strong", second)
         logits, weak, strong = forward_together(self.network, labeled.views[0], first, second)
-        supervised = F.cross_entropy(logits, labeled.label)
+        supervised = distributed.mean(F.cross_entropy(logits, labeled.label, reduction="none"))
         own, pseudo_labels = fixmatch_loss(weak, strong, self.settings.threshold)
         return self.losses(logits, labeled.label, supervised, self.settings.unlabeled_weight, own, pseudo_labels)

@@ -49,7 +49,7 @@ class FlexMatchMethod(ClassifierMethod):
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         logits, weak, strong = forward_together(self.network, labeled.views[0], *unlabeled.views)
-        supervised = F.cross_entropy(logits, labeled.label)
+        supervised = distributed.mean(F.cross_entropy(logits, labeled.label, reduction="none"))
         confidence, label = weak.detach().softmax(1).max(1)
         status = learning_status(self.selected, self.num_classes)[label]
         kept = (confidence >= self.settings.threshold * status / (2 - status)).float()

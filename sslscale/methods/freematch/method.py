@@ -65,7 +65,7 @@ class FreeMatchMethod(ClassifierMethod):
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         settings = self.settings
         logits, weak, strong = forward_together(self.network, labeled.views[0], *unlabeled.views)
-        supervised = F.cross_entropy(logits, labeled.label)
+        supervised = distributed.mean(F.cross_entropy(logits, labeled.label, reduction="none"))
         probs = weak.detach().softmax(1)
         if self.training:
             self._follow(distributed.gather(probs))

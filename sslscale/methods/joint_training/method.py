@@ -41,20 +41,20 @@ class JointTrainingMethod(ClassifierMethod):
         target = pseudo.soft_label
         if not settings.soft_labels:
             target = F.one_hot(target.argmax(1), self.num_classes).float()
-        supervised = soft_cross_entropy(logits, truth).mean()
-        taught = soft_cross_entropy(guessed, target).mean()
+        supervised = distributed.mean(soft_cross_entropy(logits, truth))
+        taught = distributed.mean(soft_cross_entropy(guessed, target))
         if self.training:
             now = distributed.all_sum(torch.stack([supervised, taught]).detach()) / distributed.world_size()
             self.means = torch.where(self.means == 0, now, torch.lerp(now, self.means, settings.momentum))
         ratio = self.means[0] / self.means[1].clamp(min=1e-12)
         total = (supervised + settings.weight * ratio * taught) / (1 + settings.weight)
-        agreement = (guessed.argmax(1) == pseudo.soft_label.argmax(1)).float().mean()
+        agreement = distributed.mean((guessed.argmax(1) == pseudo.soft_label.argmax(1)).float())
         shown = {
             "loss": total,
             "labeled_loss": supervised,
             "pseudo_loss": taught,
             "ratio": ratio,
-            "train_accuracy": (logits.argmax(1) == labeled.label).float().mean(),
+            "train_accuracy": distributed.mean((logits.argmax(1) == labeled.label).float()),
             "pseudo_agreement": agreement,
         }
         return Losses(total, {name: value.detach() for name, value in shown.items()})

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.losses import distillation_loss
 from sslscale.methods.knowledge_distillation import KnowledgeDistillation
@@ -26,7 +27,7 @@ def virtual_teacher_loss(
     probs = torch.full_like(logits, (1 - correct) / (classes - 1)).scatter(1, label[:, None], correct)
     target = F.log_softmax(probs / temperature, 1)
     student = F.log_softmax(logits / temperature, 1)
-    return (target.exp() * (target - student)).sum(1).mean()
+    return distributed.mean((target.exp() * (target - student)).sum(1))
 
 
 class KnowledgeDistillationMethod(TaughtMethod):
@@ -39,12 +40,12 @@ class KnowledgeDistillationMethod(TaughtMethod):
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, settings = batch["labeled"], self.settings
         logits = self.network(labeled.views[0]).float()
-        supervised = F.cross_entropy(logits, labeled.label)
+        supervised = distributed.mean(F.cross_entropy(logits, labeled.label, reduction="none"))
         if settings.virtual:
             taught = virtual_teacher_loss(logits, labeled.label, settings.virtual_correct, settings.temperature)
         else:
             taught = distillation_loss(logits, self.teacher_logits(labeled), settings.temperature)
         total = (1 - settings.alpha) * supervised + settings.alpha * taught
-        accuracy = (logits.argmax(1) == labeled.label).float().mean()
+        accuracy = distributed.mean((logits.argmax(1) == labeled.label).float())
         shown = {"loss": total, "labeled_loss": supervised, "teacher_loss": taught, "train_accuracy": accuracy}
         return Losses(total, {name: value.detach() for name, value in shown.items()})

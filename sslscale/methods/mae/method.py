@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslscale import distributed
 from sslscale.data import rng
 from sslscale.data.batch import Batch
 from sslscale.data.transfer import to_device
@@ -32,7 +33,7 @@ def mae_loss(
         target = target - target.mean(-1, keepdim=True)
         variance = target.square().sum(-1, keepdim=True) / (target.shape[-1] - 1)  # var(-1) takes ten times as long
         target = target / (variance + 1e-6).sqrt()
-    return F.mse_loss(predicted.float(), target)
+    return distributed.mean((predicted.float() - target).square())
 
 
 class Decoder(nn.Module):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
+from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.losses import gaussian_rise
 from sslscale.methods.mean_teacher import MeanTeacher
@@ -32,8 +33,8 @@ class MeanTeacherMethod(ClassifierMethod):
         logits, student = forward_together(self.network, labeled.views[0], first)
         with torch.no_grad():
             teacher = self.average(second).float()
-        supervised = F.cross_entropy(logits, labeled.label)
-        squares = F.mse_loss(student.softmax(1), teacher.softmax(1))
+        supervised = distributed.mean(F.cross_entropy(logits, labeled.label, reduction="none"))
+        squares = distributed.mean((student.softmax(1) - teacher.softmax(1)).square())
         weight = self.settings.unlabeled_weight * gaussian_rise(self.step_info.progress, self.settings.ramp)
         return self.losses(logits, labeled.label, supervised, weight, squares)
 

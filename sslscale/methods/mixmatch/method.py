@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslscale import distributed
 from sslscale.data import rng
 from sslscale.data.batch import Batch
 from sslscale.data.mix import draw_partners, mix_parts
@@ -22,7 +23,7 @@ from sslscale.shapes import Float
 
 def brier(logits: Float[Tensor, "batch classes"], target: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
     """Eq. 4: |softmax(logits) - target|^2 as a mean over images and classes."""
-    return F.mse_loss(logits.softmax(1), target)
+    return distributed.mean((logits.softmax(1) - target).square())
 
 
 class MixMatchMethod(ClassifierMethod):
@@ -51,7 +52,7 @@ class MixMatchMethod(ClassifierMethod):
         parts = [(labeled.views[0], truth), *((view, target) for view in unlabeled.views)]
         mixed = mix_parts(parts, drawn["share"].to(target.dtype), drawn["partner"])
         logits, *others = forward_together(self.network, *(images for images, _ in mixed))
-        supervised = soft_cross_entropy(logits, mixed[0][1]).mean()
+        supervised = distributed.mean(soft_cross_entropy(logits, mixed[0][1]))
         own = brier(torch.cat(others), torch.cat([labels for _, labels in mixed[1:]]))
         weight = settings.unlabeled_weight * linear_rise(self.step_info.progress, 0.0, settings.ramp)
         pseudo_labels = PseudoLabels(target.argmax(1), torch.ones_like(target[:, 0]))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
@@ -33,7 +34,8 @@ def queue_contrast(
     """
     query, key = query.float(), key.detach().float()
     logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.detach().T], 1) / temperature
-    return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
+    place = torch.zeros(len(query), dtype=torch.int64, device=query.device)
+    return distributed.mean(F.cross_entropy(logits, place, reduction="none"))
 
 
 class MoCoV2Method(Method):

@@ -30,9 +30,9 @@ def batch_contrast(
     """Eq. 1 with algorithm 1's factor: 2 t * -log(exp(q . k+ / t) / sum_k exp(q . k / t)), the mean over this worker's
     queries; the keys are those of all workers, and no gradient reaches them."""
     every = distributed.gather(F.normalize(key.detach().float(), dim=1))
-    place = distributed.rank() * len(query) + torch.arange(len(query), device=every.device)
+    place = distributed.rows(len(query)).start + torch.arange(len(query), device=every.device)
     logits = F.normalize(query.float(), dim=1) @ every.T / temperature
-    return 2 * temperature * F.cross_entropy(logits, place)
+    return 2 * temperature * distributed.mean(F.cross_entropy(logits, place, reduction="none"))
 
 
 class MoCoV3Method(Method):

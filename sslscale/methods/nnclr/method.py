@@ -29,8 +29,9 @@ def nnclr_loss(
     Neighbours and predictions are scaled to length 1; k runs over the images of all workers.
     """
     every = distributed.gather(F.normalize(predicted.float(), dim=1))
-    place = distributed.rank() * len(neighbours) + torch.arange(len(neighbours), device=every.device)
-    return F.cross_entropy(F.normalize(neighbours.detach().float(), dim=1) @ every.T / temperature, place)
+    place = distributed.rows(len(neighbours)).start + torch.arange(len(neighbours), device=every.device)
+    logits = F.normalize(neighbours.detach().float(), dim=1) @ every.T / temperature
+    return distributed.mean(F.cross_entropy(logits, place, reduction="none"))
 
 
 class NNCLRMethod(Method):

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.losses import sharpen, smooth_labels, soft_cross_entropy
 from sslscale.methods.method import ClassifierMethod, Losses
@@ -31,7 +32,7 @@ def student_loss(
     With w = None, w is the ratio of the two batches, which makes it the plain mean over all images.
     """
     weight = len(pseudo) / len(labeled) if weight is None else weight
-    return (labeled.mean() + weight * pseudo.mean()) / (1 + weight)
+    return (distributed.mean(labeled) + weight * distributed.mean(pseudo)) / (1 + weight)
 
 
 class NoisyStudentMethod(ClassifierMethod):
@@ -50,12 +51,12 @@ class NoisyStudentMethod(ClassifierMethod):
         distilled = soft_cross_entropy(logits_pseudo, self.pseudo_target(pseudo.soft_label))
         total = student_loss(supervised, distilled, self.settings.unlabeled_weight)
         with torch.no_grad():
-            agreement = (logits_pseudo.argmax(-1) == pseudo.soft_label.argmax(-1)).float().mean()
-            accuracy = (logits_labeled.argmax(-1) == labeled.label).float().mean()
+            agreement = distributed.mean((logits_pseudo.argmax(-1) == pseudo.soft_label.argmax(-1)).float())
+            accuracy = distributed.mean((logits_labeled.argmax(-1) == labeled.label).float())
         parts = {
             "loss": total,
-            "labeled_loss": supervised.mean(),
-            "pseudo_loss": distilled.mean(),
+            "labeled_loss": distributed.mean(supervised),
+            "pseudo_loss": distributed.mean(distilled),
             "train_accuracy": accuracy,
             "pseudo_agreement": agreement,
         }

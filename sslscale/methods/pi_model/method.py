@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import torch.nn.functional as F
 
+from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.losses import gaussian_rise
 from sslscale.methods.method import ClassifierMethod, Losses
@@ -28,7 +29,7 @@ class PiModelMethod(ClassifierMethod):
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         logits, first, second = forward_together(self.network, labeled.views[0], *unlabeled.views)
-        supervised = F.cross_entropy(logits, labeled.label)
-        squares = F.mse_loss(first.softmax(1), second.softmax(1))
+        supervised = distributed.mean(F.cross_entropy(logits, labeled.label, reduction="none"))
+        squares = distributed.mean((first.softmax(1) - second.softmax(1)).square())
         weight = self.settings.unlabeled_weight * gaussian_rise(self.step_info.progress, self.settings.ramp)
         return self.losses(logits, labeled.label, supervised, weight, squares)

@@ -42,7 +42,7 @@ def pirl_nce(
     positive = (v * memory.detach()).sum(1, keepdim=True)
     logs = F.log_softmax(torch.cat([positive, v @ negatives.detach().T], 1) / temperature, dim=1)
     others = torch.log1p(-logs[:, 1:].exp().clamp(max=1 - 1e-6)).sum(1)
-    return -(logs[:, 0] + others).mean()
+    return -distributed.mean(logs[:, 0] + others)
 
 
 class PIRLMethod(Method):

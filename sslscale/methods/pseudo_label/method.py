@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.losses import linear_rise
 from sslscale.methods.method import ClassifierMethod, Losses, PseudoLabels
@@ -22,7 +23,7 @@ def pseudo_label_loss(
     """Eq. 15's second term: the cross-entropy to the most probable class, 0 below the threshold; the batch's mean."""
     confidence, label = logits.detach().softmax(1).max(1)
     kept = (confidence >= threshold).float()
-    return (kept * F.cross_entropy(logits, label, reduction="none")).mean(), PseudoLabels(label, kept)
+    return distributed.mean(kept * F.cross_entropy(logits, label, reduction="none")), PseudoLabels(label, kept)
 
 
 class PseudoLabelMethod(ClassifierMethod):
@@ -35,7 +36,7 @@ class PseudoLabelMethod(ClassifierMethod):
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         logits, guessed = forward_together(self.network, labeled.views[0], unlabeled.views[0])
-        supervised = F.cross_entropy(logits, labeled.label)
+        supervised = distributed.mean(F.cross_entropy(logits, labeled.label, reduction="none"))
         weight = self.settings.unlabeled_weight * linear_rise(self.step_info.progress, *self.settings.ramp)  # eq. 16
         own, pseudo_labels = pseudo_label_loss(guessed, self.settings.threshold)
         return self.losses(logits, labeled.label, supervised, weight, own, pseudo_labels)

@@ -97,10 +97,10 @@ class ReMixMatchMethod(ClassifierMethod):
         logits, others, unmixed = (
             self.network.head(plain).float().split([len(truth), (len(strong) + 1) * len(weak), len(weak)])
         )
-        supervised = soft_cross_entropy(logits, mixed[0][1]).mean()
-        own = soft_cross_entropy(others, torch.cat([labels for _, labels in mixed[1:]])).mean()
-        anchored = soft_cross_entropy(unmixed, target).mean()
-        rotation = F.cross_entropy(self.turn_head(turned).float(), turn)
+        supervised = distributed.mean(soft_cross_entropy(logits, mixed[0][1]))
+        own = distributed.mean(soft_cross_entropy(others, torch.cat([labels for _, labels in mixed[1:]])))
+        anchored = distributed.mean(soft_cross_entropy(unmixed, target))
+        rotation = distributed.mean(F.cross_entropy(self.turn_head(turned).float(), turn, reduction="none"))
         rise = linear_rise(self.step_info.progress, 0.0, settings.ramp)
         terms = (
             rise * (settings.unlabeled_weight * own + settings.unmixed_weight * anchored)

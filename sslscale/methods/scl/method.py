@@ -31,7 +31,8 @@ def spectral_loss(
     every = distributed.gather(b)
     together = (a * b).sum(1)
     apart = (a @ every.T).square().sum() - together.square().sum()
-    return (-2 * together.mean() + apart / (len(a) * max(len(every) - 1, 1))) / mu
+    own = -2 * together.mean() + apart / (len(a) * max(len(every) - 1, 1))
+    return own * distributed.share(len(a)) / mu
 
 
 class SCLMethod(Method):

@@ -28,11 +28,11 @@ def nt_xent(first: Float[Tensor, "batch dim"], second: Float[Tensor, "batch dim"
     own_first, own_second = mine.chunk(2)
     every = torch.cat([distributed.gather(own_first), distributed.gather(own_second)])
     batch, total = len(first), len(every) // 2
-    place = distributed.rank() * batch + torch.arange(batch, device=mine.device)
+    place = distributed.rows(batch).start + torch.arange(batch, device=mine.device)
     itself, other = torch.cat([place, place + total]), torch.cat([place + total, place])
     logits = mine @ every.T / temperature
     logits = logits.scatter(1, itself[:, None], float("-inf"))
-    return F.cross_entropy(logits, other)
+    return distributed.mean(F.cross_entropy(logits, other, reduction="none"))
 
 
 class SimCLRMethod(Method):

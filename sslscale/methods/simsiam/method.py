@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.methods.method import Losses, Method
 from sslscale.methods.simsiam import SimSiam
@@ -18,7 +19,7 @@ from sslscale.shapes import Float
 
 def negative_cosine(predicted: Float[Tensor, "batch dim"], target: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
     """Eq. 1: D(p, z) = -p/|p| . z/|z|, its mean over the batch; no gradient reaches z."""
-    return -F.cosine_similarity(predicted.float(), target.detach().float(), dim=1).mean()
+    return -distributed.mean(F.cosine_similarity(predicted.float(), target.detach().float(), dim=1))
 
 
 class SimSiamMethod(Method):

@@ -45,7 +45,7 @@ class SoftMatchMethod(ClassifierMethod):
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         logits, weak, strong = forward_together(self.network, labeled.views[0], *unlabeled.views)
-        supervised = F.cross_entropy(logits, labeled.label)
+        supervised = distributed.mean(F.cross_entropy(logits, labeled.label, reduction="none"))
         probs = weak.detach().softmax(1)
         every = distributed.gather(probs)
         share = 1 - self.settings.momentum

@@ -36,7 +36,7 @@ def supcon_loss(
     every = torch.cat([distributed.gather(own_first), distributed.gather(own_second)])
     labels = distributed.gather(label)
     total, batch = len(labels), len(label)
-    place = distributed.rank() * batch + torch.arange(batch, device=mine.device)
+    place = distributed.rows(batch).start + torch.arange(batch, device=mine.device)
     alone = -1 - torch.arange(total, device=mine.device)  # a class of its own for each image without one
     labels = torch.where(labels < 0, alone, labels).repeat(2)
     itself = torch.cat([place, place + total])
@@ -44,7 +44,7 @@ def supcon_loss(
     logits = (mine @ every.T / temperature).masked_fill(~others, float("-inf"))
     log_probs = F.log_softmax(logits, dim=1)
     positive = (labels[itself][:, None] == labels) & others
-    return -(log_probs.masked_fill(~positive, 0).sum(1) / positive.sum(1)).mean()
+    return -distributed.mean(log_probs.masked_fill(~positive, 0).sum(1) / positive.sum(1))
 
 
 class SupConMethod(Method):

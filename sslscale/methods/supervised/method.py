@@ -33,7 +33,7 @@ class SupervisedMethod(ClassifierMethod):
         if not (settings.mixup or settings.cutmix):
             return {}
         mixture = draw_mixture(
-            distributed.world_size() * len(images),
+            distributed.total(len(images)),
             (images.shape[-2], images.shape[-1]),
             mixup_alpha=settings.mixup,
             cutmix_alpha=settings.cutmix,
@@ -49,10 +49,10 @@ class SupervisedMethod(ClassifierMethod):
         if settings.mixup or settings.cutmix:
             images, target = mix(images, target, Mixture(**drawn))
         logits = self.network(images)
-        loss = soft_cross_entropy(logits, target).mean()
-        parts = {"train_accuracy": (logits.detach().argmax(-1) == labeled.label).float().mean()}
+        loss = distributed.mean(soft_cross_entropy(logits, target))
+        parts = {"train_accuracy": distributed.mean((logits.detach().argmax(-1) == labeled.label).float())}
         if settings.adversarial:
-            worse = soft_cross_entropy(self.network(self._against(images, target)), target).mean()
+            worse = distributed.mean(soft_cross_entropy(self.network(self._against(images, target)), target))
             parts |= {"clean_loss": loss.detach(), "adversarial_loss": worse.detach()}
             loss = (1 - settings.adversarial) * loss + settings.adversarial * worse
         return Losses(loss, {"loss": loss.detach(), **parts})

@@ -47,12 +47,12 @@ class TemporalEnsemblingMethod(ClassifierMethod):
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         logits, guessed = forward_together(self.network, labeled.views[0], unlabeled.views[0])
-        supervised = F.cross_entropy(logits, labeled.label)
+        supervised = distributed.mean(F.cross_entropy(logits, labeled.label, reduction="none"))
         probs = guessed.softmax(1)
         past, visits = drawn["memory"].split([self.num_classes, 1], 1)
         known = (visits > 0).float()
         target = past / (1 - self.settings.momentum**visits).clamp(min=1e-8)
-        squares = (known * (probs - target).square()).mean()
+        squares = distributed.mean(known * (probs - target).square())
         weight = self.settings.unlabeled_weight * gaussian_rise(self.step_info.progress, self.settings.ramp)
         losses = self.losses(logits, labeled.label, supervised, weight, squares)
         if self.training:

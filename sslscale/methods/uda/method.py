@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.data.transfer import to_device
 from sslscale.losses import mean_over_kept
@@ -31,7 +32,7 @@ def uda_loss(
     kept = (confidence >= threshold).float()
     target = F.log_softmax(weak.detach() / temperature, 1)
     distance = (target.exp() * (target - F.log_softmax(strong, 1))).sum(1)
-    return (kept * distance).mean(), PseudoLabels(label, kept)
+    return distributed.mean(kept * distance), PseudoLabels(label, kept)
 
 
 def annealing_bound(schedule: str, progress: float, num_classes: int) -> float:

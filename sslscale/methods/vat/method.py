@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslscale import distributed
 from sslscale.data import rng
 from sslscale.data.batch import Batch
 from sslscale.data.transfer import to_device
@@ -24,7 +25,7 @@ from sslscale.shapes import Float
 def divergence(p: Float[Tensor, "batch classes"], q: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
     """KL(softmax(p) || softmax(q)), the mean over the batch; p and q are logits."""
     first, second = F.log_softmax(p, 1), F.log_softmax(q, 1)
-    return (first.exp() * (first - second)).sum(1).mean()
+    return distributed.mean((first.exp() * (first - second)).sum(1))
 
 
 def adversarial_direction(
@@ -77,11 +78,11 @@ class VATMethod(ClassifierMethod):
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         settings, images = self.settings, unlabeled.views[0]
         logits = self.network(labeled.views[0]).float()
-        supervised = F.cross_entropy(logits, labeled.label)
+        supervised = distributed.mean(F.cross_entropy(logits, labeled.label, reduction="none"))
         guessed = self._without_trace(images)
         direction = self._direction(images, guessed, drawn["start"])
         distance = divergence(guessed.detach(), self._without_trace(images + settings.epsilon * direction))
-        entropy = -(guessed.softmax(1) * F.log_softmax(guessed, 1)).sum(1).mean()
+        entropy = -distributed.mean((guessed.softmax(1) * F.log_softmax(guessed, 1)).sum(1))
         terms = settings.unlabeled_weight * drawn["rise"] * distance
         if settings.entropy_weight:
             terms = terms + settings.entropy_weight * entropy
