@@ -42,23 +42,33 @@ class Mappers:
             for actor in self.actors:
                 ray.kill(actor)
 
-    def map(self, items: Sequence[Any], *shared: Any, finished: Finished = lambda item, result: None) -> list[Any]:
-        """The results of function(item, *shared) in the order of the items; `finished` is called as each one ends."""
+    def map(
+        self,
+        items: Sequence[Any],
+        *shared: Any,
+        finished: Finished = lambda item, result: None,
+        keep: bool = True,
+    ) -> list[Any]:
+        """The results of function(item, *shared) in the order of the items; `finished` is called as each one ends.
+
+        Without `keep`, results go to `finished` alone: where there are many, or large ones.
+        """
         if not items:
             return []
         results: list[Any] = [None] * len(items)
         if self._num_workers > 1:
-            self._map_on_actors(items, shared, results, finished)
+            self._map_on_actors(items, shared, results, finished, keep)
             return results
         self._function = self._function or self._make(self._ctx)
         for place, item in enumerate(items):
-            results[place] = self._function(item, *shared)
+            result = self._function(item, *shared)
             self._ctx.push()
-            finished(item, results[place])
+            finished(item, result)
+            results[place] = result if keep else None
         return results
 
     def _map_on_actors(
-        self, items: Sequence[Any], shared: tuple[Any, ...], results: list[Any], finished: Finished
+        self, items: Sequence[Any], shared: tuple[Any, ...], results: list[Any], finished: Finished, keep: bool
     ) -> None:
         import ray
 
@@ -70,7 +80,7 @@ class Mappers:
                 dispatcher.assign()
                 place, result = dispatcher.next_result(self._ctx.resources.max_failures)
                 if place is not None:
-                    results[place] = result
+                    results[place] = result if keep else None
                     finished(items[place], result)
             self._ctx.pull()
         except Exception as error:

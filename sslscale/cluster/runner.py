@@ -116,7 +116,7 @@ class RayRunner:
         for job, _ in self._waiting:
             resources, gpus = job.context.resources, self._gpus(job)
             bundle = {"CPU": float(resources.cpus_per_worker or 1), **({"GPU": gpus} if gpus else {})}
-            wanted += [bundle] * (resources.min_workers or resources.num_workers)
+            wanted += [bundle] * resources.num_workers  # it begins with min_workers, and grows as nodes come
         request_resources(bundles=wanted)
 
     def _retry_waiting(self) -> list[tuple[Job, dict[str, Any] | BaseException]]:

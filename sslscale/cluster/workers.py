@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import os
 import sys
@@ -19,15 +20,17 @@ from sslscale.storage import mirror
 
 T = TypeVar("T")
 W = TypeVar("W")
+log = logging.getLogger(__name__)
 
 
 def train_workers(loop: Callable[[RunContext, W], T], work: W, ctx: RunContext) -> T:
     """Call `loop(ctx, work)` on `num_workers` training workers with a process group; returns the main one's result.
 
     One worker is Ray Train's local mode, in this process. A worker that dies makes all of them start again, up to
-    `max_failures` times; the loop goes on from its own checkpoints.
+    `max_failures` times; the loop goes on from its own checkpoints. An error that the user must mend, such as a damaged
+    shard, is raised at once.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from sslscale import distributed
@@ -49,22 +52,33 @@ def train_workers(loop: Callable[[RunContext, W], T], work: W, ctx: RunContext) 
             raise ConfigError(
                 f"{ctx.name}: gpus_per_worker {gpus:g}: workers that train together need a whole GPU each, or 0"
             )
-    trainer = TorchTrainer(
-        _TrainLoop(loop, ctx, alone),
-        train_loop_config={"work": work},
-        torch_config=TorchConfig(backend=distributed.backend(cuda=gpus > 0, host_too=resources.offload)),
-        scaling_config=ScalingConfig(
-            num_workers=0 if alone else (resources.min_workers or most, most) if elastic else most,
-            use_gpu=gpus > 0,
-            resources_per_worker=None if alone else {"CPU": resources.cpus_per_worker or 1, "GPU": gpus},
-        ),
-        run_config=RunConfig(
-            name=f"{ctx.path.name}-{time.time_ns():x}",  # Ray's own state is not used: a name used twice would resume
-            **_ray_storage(ctx),
-            failure_config=FailureConfig(max_failures=resources.max_failures),
-        ),
-    )
-    result = trainer.fit().return_value
+    failures = 0
+    while True:
+        trainer = TorchTrainer(
+            _TrainLoop(loop, ctx, alone),
+            train_loop_config={"work": work},
+            torch_config=TorchConfig(backend=distributed.backend(cuda=gpus > 0, host_too=resources.offload)),
+            scaling_config=ScalingConfig(
+                num_workers=0 if alone else (resources.min_workers or most, most) if elastic else most,
+                use_gpu=gpus > 0,
+                resources_per_worker=None if alone else {"CPU": resources.cpus_per_worker or 1, "GPU": gpus},
+            ),
+            run_config=RunConfig(
+                name=f"{ctx.path.name}-{time.time_ns():x}",  # Ray's own state is not used: a name used twice resumes
+                **_ray_storage(ctx),
+                failure_config=FailureConfig(max_failures=0),  # Ray would also try again what the user must mend
+            ),
+        )
+        try:
+            result = trainer.fit().return_value
+            break
+        except TrainingFailedError as error:
+            cause = unwrap(error)
+            if isinstance(cause, UserError) or failures == resources.max_failures:
+                raise
+            failures += 1
+            text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+            log.warning("workers failed (%s): start %d of %d more", text, failures, resources.max_failures)
     if not alone:
         ctx.pull(exact=True)  # what the main worker made elsewhere
     return result  # pyright: ignore[reportReturnType]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +70,67 @@ def test_a_stage_waits_for_nodes_that_come_and_says_so(cluster: tuple, tmp_path:
     assert process.returncode == 0, err
     assert "data: waiting for nodes: data: 1 workers of 1 CPUs are more than the 0 CPUs there are" in out
     assert "gives up after 900 s (resources.wait_for_nodes_s)" in out and "model/evaluate" in out
+
+
+@pytest.fixture
+def autoscaled(tmp_path: Path) -> Iterator[str]:
+    """Ray's autoscaler, whose nodes are processes of this machine: none at first, as with KubeRay's minReplicas 0."""
+    import psutil
+
+    def kind(cpus: int, most: int) -> dict[str, Any]:
+        return {"resources": {"CPU": cpus}, "node_config": {}, "min_workers": 0, "max_workers": most}
+
+    provider = {"type": "fake_multinode", "use_node_id_as_ip": True, "disable_node_updaters": True}
+    config = {
+        "cluster_name": "fake",
+        "max_workers": 2,
+        "provider": {**provider, "disable_launch_config_check": True},
+        "available_node_types": {"ray.head.default": kind(0, 0), "cpu": kind(1, 2)},
+        "head_node_type": "ray.head.default",
+        "idle_timeout_minutes": 10,
+        "upscaling_speed": 1.0,
+        **{name: {} for name in ("auth", "file_mounts")},
+        **{name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands")},
+        **{f"{who}setup_commands": [] for who in ("", "head_", "worker_")},
+        **{f"{who}_start_ray_commands": [] for who in ("head", "worker")},
+        "file_mounts_sync_continuously": False,
+    }
+    (tmp_path / "fake.yaml").write_text(json.dumps(config))
+    command = ["ray", "start", "--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false", "--block"]
+    command.append(f"--autoscaling-config={tmp_path / 'fake.yaml'}")
+    env = {**os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_AUTH_MODE": "disabled"}
+    head = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert head.stdout is not None
+    for line in head.stdout:
+        if "--block" in line:
+            break
+    yield "127.0.0.1:6379"  # where the fake nodes look for their head
+    family = psutil.Process(head.pid).children(recursive=True)
+    for process in (psutil.Process(head.pid), *family):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    head.wait(30)
+
+
+@pytest.mark.slow
+def test_an_autoscaler_brings_the_nodes_that_a_stage_waits_for(autoscaled: str, tmp_path: Path) -> None:
+    config = runs.write(tmp_path, runs.SHORT_CONFIG.replace("num_steps: 400", "num_steps: 20"), "short.yaml")
+    two = ("resources.num_workers=2", "resources.cpus_per_worker=1")
+    env = {"RAY_ADDRESS": autoscaled, "RAY_AUTH_MODE": "disabled"}
+    out, _ = runs.sslscale("run", config, "--root", tmp_path / "runs", *two, env=env)
+    assert "data: waiting for nodes" in out and "model: ran in" in out and "model/evaluate" in out
+
+
+def test_a_users_error_is_raised_at_once_and_not_retried(tmp_path: Path, digits: Path) -> None:
+    """One of two workers meets a damaged shard while the other trains."""
+    shutil.copytree(digits, tmp_path / "data")
+    shard = tmp_path / "data" / "labeled" / "labeled-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-700])
+    config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
+    words = (config, "--root", tmp_path / "runs", f"data={{source: {tmp_path / 'data'}}}", "resources.num_workers=2")
+    _, err = runs.sslscale("run", *words, code=3)
+    assert "labeled-000000.tar" in err and "but its index says" in err
+    assert len(list((tmp_path / "runs" / "ray").iterdir())) == 1  # attempts
 
 
 def test_too_few_gpus_are_an_error_with_both_numbers(cluster: tuple, tmp_path: Path) -> None:
