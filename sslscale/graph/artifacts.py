@@ -51,7 +51,6 @@ class Scores(Artifact):
     """A teacher's predictions: scores-%06d.parquet, one file a shard, one row a sample, in shard order."""
 
     num_samples: int
-    num_failed: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from sslscale.errors import DataError
 from sslscale.graph.dag import RECORD, Planned
 from sslscale.storage import locks, mirror
 from sslscale.storage.jsonio import digest, read_json, write_json
+from sslscale.storage.scratch import scratch
 
 
 def remember(root: Path, run_name: str, planned: Sequence[Planned]) -> None:
@@ -37,7 +38,7 @@ def collect(root: Path, *, dry_run: bool = False) -> list[tuple[Path, int]]:
         if note is None:  # which artifacts it keeps is not known: removing any of them would be a guess
             raise DataError(f"{file}: damaged; run the configurations of this root once more, or remove the file")
         kept.update(note["keys"].values())
-    removed = []
+    removed, shards = [], _shards(root)
     for path in sorted((root / "artifacts").glob("*/*")):
         if f"{path.parent.name}/{path.name}" in kept or not path.is_dir():
             continue
@@ -51,17 +52,26 @@ def collect(root: Path, *, dry_run: bool = False) -> list[tuple[Path, int]]:
                     store.remove(path.absolute())
                 (path / RECORD).unlink(missing_ok=True)  # first: a half-removed artifact must not look finished
                 shutil.rmtree(path)
-    return removed + _collect_cache(root, {path for path, _ in removed}, dry_run)
+    return removed + _collect_cache(shards, {path for path, _ in removed}, dry_run)
 
 
-def _collect_cache(root: Path, gone: set[Path], dry_run: bool) -> list[tuple[Path, int]]:
-    """Remove decoded images and tables of shards that no artifact left has."""
+def _shards(root: Path) -> dict[Path, set[str]]:
+    """The checksums of the shards that each artifact has, as the names of cache files begin."""
     indexes = [*(root / "artifacts").glob("*/*/index.json"), *(root / "artifacts").glob("*/*/*/index.json")]
-    left = [file for file in indexes if not gone.intersection(file.parents)]
-    used = {shard["sha256"][:24] for file in left for shard in read_json(file)["shards"]}
+    found: dict[Path, set[str]] = {}
+    for file in indexes:
+        artifact = root / "artifacts" / Path(*file.relative_to(root / "artifacts").parts[:2])
+        found.setdefault(artifact, set()).update(shard["sha256"][:24] for shard in read_json(file)["shards"])
+    return found
+
+
+def _collect_cache(shards: dict[Path, set[str]], gone: set[Path], dry_run: bool) -> list[tuple[Path, int]]:
+    """Remove decoded images and tables, on this machine's disk, of shards that no artifact left has."""
+    left = {checksum for path, own in shards.items() if path not in gone for checksum in own}
+    unused = {checksum for path in gone for checksum in shards.get(path, ())} - left
     removed = []
-    for file in sorted((root / "cache").glob("*/*-v*")):
-        if file.name.partition("-")[0] not in used:
+    for file in sorted((scratch() / "cache").glob("*/*-v*")):
+        if file.name.partition("-")[0] in unused:
             removed.append((file, file.stat().st_size))
             if not dry_run:
                 file.unlink()

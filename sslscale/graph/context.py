@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sslscale.graph.resources import Resources
 from sslscale.storage import mirror
+from sslscale.storage.scratch import Local, scratch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,11 @@ class RunContext:
     threads: int = 1
     store: str = ""  # the root's URL, if the root mirrors one
     inputs: tuple[Path, ...] = ()  # the folders of what the stage reads
+
+    @property
+    def local(self) -> Local:
+        """What this machine keeps on its own disk for all runs: decoded images, shards fetched from stores."""
+        return Local(scratch() / "cache", self.resources.shard_bytes)
 
     def pull_inputs(self, *, exact: bool = False) -> None:
         """If the root is in an object store: download the stage's inputs, and what the stage has written so far.

@@ -14,11 +14,12 @@ class Resources:
 
     With `min_workers`, training continues on fewer workers when nodes are lost, and on more when they come back.
     `gpus_per_worker`: null is one GPU each if there are any; 0 computes on CPUs. On a cluster, a stage that does not
-    fit the current nodes waits `wait_for_nodes_s` seconds for new ones. `cache_bytes` bounds the decoded images that a
-    node keeps below the root for all stages; 0 decodes at each access. `strategy` is how training workers share the
-    weights: ddp, fsdp, or DeepSpeed's ZeRO (optimiser state 1, gradients 2, weights 3). `offload` keeps fsdp's and
-    ZeRO's shards in host memory; `checkpoint_activations` recomputes activations instead of keeping them;
-    `sharded_checkpoints` lets each fsdp worker write its own shard of a checkpoint.
+    fit the current nodes waits `wait_for_nodes_s` seconds for new ones. `cache_bytes` bounds the decoded images, and
+    `shard_bytes` the shards fetched from stores, that a node keeps on its own disk (SSLSCALE_SCRATCH) for all runs of a
+    user; null is half of what is free there, and cache_bytes: 0 decodes at each access. `strategy` is how training
+    workers share the weights: ddp, fsdp, or DeepSpeed's ZeRO (optimiser state 1, gradients 2, weights 3). `offload`
+    keeps fsdp's and ZeRO's shards in host memory; `checkpoint_activations` recomputes activations instead of keeping
+    them; `sharded_checkpoints` lets each fsdp worker write its own shard of a checkpoint.
     """
 
     num_workers: int = 1
@@ -27,7 +28,8 @@ class Resources:
     gpus_per_worker: float | None = None
     max_failures: int = 3
     wait_for_nodes_s: float = 900
-    cache_bytes: int = 8 << 30
+    cache_bytes: int | None = None
+    shard_bytes: int | None = None
     strategy: Strategy = "ddp"
     offload: bool = False
     checkpoint_activations: bool = False
@@ -46,8 +48,9 @@ class Resources:
             raise ValueError(f"cpus_per_worker: must be 1 or more, not {self.cpus_per_worker}")
         if self.wait_for_nodes_s < 0:
             raise ValueError(f"wait_for_nodes_s: must be 0 or more, not {self.wait_for_nodes_s:g}")
-        if self.cache_bytes < 0:
-            raise ValueError(f"cache_bytes: must be 0 or more, not {self.cache_bytes}")
+        for name in ("cache_bytes", "shard_bytes"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name}: must be 0 or more, not {getattr(self, name)}")
         if self.sharded_checkpoints and self.strategy != "fsdp":
             raise ValueError(f"sharded_checkpoints: fsdp writes them, {self.strategy} does not")
         if self.offload and self.strategy in ("ddp", "zero0"):

@@ -2,16 +2,15 @@
 
 A mirror is a plain folder with a note of its URL; everything else reads and writes that folder. What a stage needs is
 pulled before it runs, what it leaves is pushed after, its record last of all: the store never shows half an artifact
-as a whole one. Shards are fetched one by one, when they are opened first. A root in a store is as one on disk, but for
-`records/KIND.KEY.json`: copies of all records under one prefix, so that a plan lists one folder and not millions of
-shards.
+as a whole one. Shards are fetched one by one, when they are opened (data/shards.py). A root in a store is as one on
+disk, but for `records/KIND.KEY.json`: copies of all records under one prefix, so that a plan lists one folder and not
+millions of shards.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import tempfile
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from sslscale.errors import ResourceError
 from sslscale.storage import jsonio
+from sslscale.storage.scratch import mirror_folder
 from sslscale.storage.store import Store
 
 NOTE = ".mirror.json"
@@ -35,16 +35,6 @@ def is_url(place: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(place) and not os.fspath(place).startswith("file://")
 
 
-def scratch() -> Path:
-    """Where mirrors lie, the same on all machines: SSLSCALE_SCRATCH, or this user's folder of temporary files."""
-    named = os.environ.get("SSLSCALE_SCRATCH")
-    folder = Path(named) if named else Path(tempfile.gettempdir()) / f"sslscale-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise ResourceError(f"{folder}: is another user's; set SSLSCALE_SCRATCH to a folder of your own")
-    return folder.absolute()
-
-
 def local(place: str, files: Iterable[str]) -> Path:
     """A local folder for a path or URL: a path itself, or a mirror of the URL with those of `files` that the store has.
 
@@ -52,7 +42,7 @@ def local(place: str, files: Iterable[str]) -> Path:
     """
     if not is_url(place):
         return Path(place.removeprefix("file://"))
-    own = at(place, scratch() / jsonio.digest(place.rstrip("/")))
+    own = at(place, mirror_folder(place))
     own.get([own.folder / name for name in files], optional=True)
     return own.folder
 
@@ -61,7 +51,7 @@ def open_root(place: str) -> Path:
     """A root as a local folder. For a URL, the records of its artifacts and the notes of its runs are downloaded."""
     if not is_url(place):
         return Path(place.removeprefix("file://"))
-    root = at(place, scratch() / jsonio.digest(place.rstrip("/")))
+    root = at(place, mirror_folder(place))
     root.refresh()
     return root.folder
 
@@ -228,15 +218,6 @@ class Mirror:
     def _note(self, file: Path) -> None:
         if file.is_file():
             self._sent[str(file)] = _stamp(file)
-
-
-def fetch(file: Path) -> bool:
-    """Download one file of a mirror; returns False if it is not inside a mirror. Raises ResourceError."""
-    found = of(file.parent)
-    if found is None:
-        return False
-    found.get([file])
-    return True
 
 
 def _record_name(path: Path) -> str:

@@ -6,7 +6,8 @@ import functools
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from sslscale.errors import ConfigError, ResourceError
 T = TypeVar("T")
 _TRIES, _PAUSE = 5, 0.2  # seconds before the second try; twice as many before each next one
 _GOOGLE = ("gs", "gcs")
+_FEW_NAMES = 16  # files that are asked for one by one, so many at a time
 _PATIENCE = 20.0  # seconds for Google's stores: gcsfs tries again by itself, for half a minute a call
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError, TypeError, ImportError)
 
@@ -47,6 +49,36 @@ class Store:
             return int(self._call(self._fs.info, self._path(name))["size"] or 0)
         except FileNotFoundError:
             return None
+
+    def stamps(self, names: Sequence[str] | None = None) -> dict[str, tuple[int, str]]:
+        """Bytes, and what changes with the content, of the files directly below, or of these; absent ones are left out.
+
+        One listing where the store has them; web servers are asked for each file.
+        """
+        if names is None or (len(names) > _FEW_NAMES and not self.url.startswith("http")):
+            found = self._call(self._listed)
+            return {name: found[name] for name in (found if names is None else names) if name in found}
+        with ThreadPoolExecutor(_FEW_NAMES) as threads:
+            each = threads.map(self._stamp_of, names)
+        return {name: stamp for name, stamp in zip(names, each, strict=True) if stamp is not None}
+
+    def _listed(self) -> dict[str, tuple[int, str]]:
+        self._fs.invalidate_cache()
+        try:
+            entries = self._fs.ls(self._base, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {str(e["name"]).rpartition("/")[2]: _stamp(e) for e in entries if e["type"] == "file"}
+
+    def _stamp_of(self, name: str) -> tuple[int, str] | None:
+        try:
+            return _stamp(self._call(self._fs.info, self._path(name)))
+        except FileNotFoundError:
+            return None
+
+    def head(self, name: str, size: int) -> bytes:
+        """The first bytes of a file; raises FileNotFoundError if it is not there."""
+        return self._call(self._fs.cat_file, self._path(name), start=0, end=size)
 
     def download(self, name: str, file: Path) -> None:
         """Fetch one file whole; raises FileNotFoundError if it is not there."""
@@ -103,6 +135,12 @@ class Store:
                     raise ResourceError(_reason(self.url, error)) from error
             time.sleep(_PAUSE * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
         raise AssertionError
+
+
+def _stamp(info: Mapping[str, Any]) -> tuple[int, str]:
+    """Bytes, and whatever the store says of a file's version."""
+    told = (info.get(name) for name in ("ETag", "etag", "LastModified", "mtime", "updated", "last_modified"))
+    return int(info.get("size") or 0), str(next((value for value in told if value), ""))
 
 
 def _open(url: str) -> tuple[Any, str]:

@@ -19,7 +19,12 @@ from sslscale.storage import jsonio
 FILE = "sums.json"
 RECORD = "record.json"
 _OWN = {FILE, RECORD, "stage.json", "writer.lock", "progress.json", "progress.tmp", "mlflow.json", "warnings.log"}
-_LINKED = ("index.json", "hidden_labels.npy")  # of a folder of shards that an artifact refers to
+_LINKED = (
+    "index.json",
+    "labels.npy",
+    "rows.npy",
+    "hidden_labels.npy",
+)  # of a folder of shards that an artifact refers to
 _BY_SHARD = re.compile(r"-\d{6,}\.\w+")
 _DEPTH = 3  # folders from an artifact down to its files
 _known: set[tuple[str, int, int, int, str]] = set()

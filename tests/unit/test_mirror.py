@@ -10,8 +10,9 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from sslscale.errors import ConfigError, ResourceError
+from sslscale.errors import ConfigError, DataError, ResourceError
 from sslscale.storage import mirror, store
+from sslscale.storage.scratch import Local
 
 
 class Flaky(LocalFileSystem):
@@ -164,10 +165,21 @@ def test_files_are_fetched_when_they_are_opened(flaky: str, tmp_path: Path) -> N
     theirs.pull(there)
     shard = there / "labeled/labeled-000000.tar"
     assert (there / "labeled/index.json").exists() and not shard.exists()
-    assert mirror.fetch(shard) and shard.read_bytes() == b"shard"
-    assert not mirror.fetch(tmp_path / "elsewhere" / "x.tar")
-    with pytest.raises(ResourceError, match=r"labeled-000009\.tar: is not there"):
-        mirror.fetch(there / "labeled/labeled-000009.tar")
+    local = Local(tmp_path / "disk", shard_bytes=12)
+    first = local.fetch(theirs.url_of(shard), "a.tar", 5)
+    assert first.read_bytes() == b"shard"
+    ours.store.remove("artifacts/pack/k/labeled/labeled-000000.tar")
+    assert local.fetch(theirs.url_of(shard), "a.tar", 5) == first  # it is here
+    with pytest.raises(DataError, match=r"labeled-000000\.tar: is not there, though the index has it"):
+        local.fetch(theirs.url_of(shard), "b.tar", 5)
+    for name in ("b", "c"):  # there is room for two: the one that was not used for longest goes
+        ours.store.write(f"artifacts/pack/k/labeled/{name}.tar", b"other")
+        local.fetch(theirs.url_of(shard.with_name(f"{name}.tar")), f"{name}.tar", 5)
+        assert local.fetch(theirs.url_of(shard), "a.tar", 5) == first
+    assert sorted(file.name for file in first.parent.glob("*.tar")) == ["a.tar", "c.tar"]
+    with pytest.raises(DataError, match=r"c\.tar: 5 bytes, but its index says 6"):
+        local.fetch(theirs.url_of(shard.with_name("c.tar")), "d.tar", 6)
+    assert not list(first.parent.glob("*tmp*")) and not list(first.parent.glob("*.lock"))
 
 
 def test_names_in_a_store_do_not_lead_out_of_the_mirror(flaky: str, tmp_path: Path) -> None:
