@@ -28,12 +28,11 @@ def confidence_bin(confidence: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Chunk:
-    """Some rows of one table: float32 confidence, int class, and which rows can be used at all."""
+    """Some rows of one table: float32 confidence and int class."""
 
     number: int
     label: np.ndarray
     confidence: np.ndarray
-    usable: np.ndarray
 
 
 Chunks = Callable[[], Iterator[Chunk]]
@@ -45,7 +44,7 @@ class Decision:
 
     copies: Callable[[Chunk], np.ndarray]
     per_class: int
-    above: np.ndarray  # int64 (classes,): usable images at or above the threshold
+    above: np.ndarray  # int64 (classes,): images at or above the threshold
     thresholds: np.ndarray  # float64 (classes,): the lowest confidence that is used
 
 
@@ -55,7 +54,7 @@ def decide(chunks: Chunks, num_classes: int, config: SelectConfig) -> Decision:
     grid = np.zeros((num_classes, 101), np.int64)
     bins = np.zeros((num_classes, NUM_BINS), np.int64)
     for chunk in chunks():
-        keep = chunk.usable & (chunk.confidence >= config.threshold)
+        keep = chunk.confidence >= config.threshold
         label, confidence = chunk.label[keep], chunk.confidence[keep]
         above += np.bincount(label, minlength=num_classes)
         if config.balance == "code":
@@ -71,7 +70,7 @@ def decide(chunks: Chunks, num_classes: int, config: SelectConfig) -> Decision:
 
 
 def _above(chunk: Chunk, config: SelectConfig) -> np.ndarray:
-    return chunk.usable & (chunk.confidence >= config.threshold)
+    return chunk.confidence >= config.threshold
 
 
 def _flat(num_classes: int, config: SelectConfig) -> np.ndarray:

@@ -9,20 +9,32 @@ from typing import Literal
 from sslscale.config import require
 from sslscale.errors import ConfigError
 
+_MANY, _FEW = 100, 10  # classes of which all are kept, and how many are of more
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """How a teacher scores images. `top_k` classes of each distribution are kept; 0 keeps all."""
+    """How a teacher scores images.
+
+    Of each distribution the `top_k` most probable classes are kept, and the rest of the mass is spread evenly over the
+    others; 0 keeps all classes. null keeps all of up to 100 classes, and 10 of more: of 10 million images with 1,000
+    classes, all would take 40 GB.
+    """
 
     batch_size: int = field(default=500, metadata={"identity": False})
     precision: Literal["fp32", "bf16"] = field(default="fp32", metadata={"new": True})
-    top_k: int = 0
-    on_bad_sample: Literal["error", "skip"] = "error"
+    top_k: int | None = None
     version: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:
         require(self.batch_size > 0, "batch_size", "must be positive")
-        require(self.top_k >= 0, "top_k", "must be 0 (all) or more")
+        require(self.top_k is None or self.top_k >= 0, "top_k", "must be 0 (all) or more")
+
+    def kept(self, num_classes: int) -> int:
+        """How many classes of each distribution are kept."""
+        if self.top_k is None:
+            return num_classes if num_classes <= _MANY else _FEW
+        return min(self.top_k or num_classes, num_classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +73,6 @@ class EvaluateConfig:
     class_map: tuple[tuple[str, str], ...] = ()
     batch_size: int = field(default=500, metadata={"identity": False})
     precision: Literal["fp32", "bf16"] = field(default="fp32", metadata={"new": True})
-    on_bad_sample: Literal["error", "skip"] = "error"
     version: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sslscale.errors import DataError
 from sslscale.graph.artifacts import Checkpoint, Dataset, Scores
 from sslscale.graph.context import RunContext
 from sslscale.settings.pseudo import ScoreConfig
@@ -17,51 +15,30 @@ from sslscale.settings.pseudo import ScoreConfig
 def score(ctx: RunContext, config: ScoreConfig, *, teacher: Checkpoint, data: Dataset) -> Scores:
     """Score every unlabelled image with the teacher in eval mode, without noise or augmentation.
 
-    Writes scores-%06d.parquet: key, status (null, or why the image could not be scored), label (the most probable
-    class), confidence, entropy (nats) and probs. Shards that are scored already are not scored again.
+    Writes scores-%06d.parquet: key, label (the most probable class), confidence, entropy (nats) and probs. Shards that
+    are scored already are not scored again.
     """
     from sslscale.cluster.mappers import Mappers
-    from sslscale.data.images import bad_allowed
     from sslscale.data.index import read_index
 
     index = read_index(data.split("unlabeled"))
-    allowed = bad_allowed(config.on_bad_sample, index.num_samples)
-    total, waiting = Counter[str](), []
-    for number in range(len(index.shards)):
-        counts = _counts(ctx.path / f"scores-{number:06d}.parquet")
-        if counts is None:
-            waiting.append(number)
-        else:
-            total.update({**counts, "shards": 1})
+    waiting = [n for n in range(len(index.shards)) if not (ctx.path / f"scores-{n:06d}.parquet").exists()]
+    shards = len(index.shards) - len(waiting)
+    scored = index.num_samples - sum(index.shards[number].samples for number in waiting)
     make = partial(make_scorer, teacher.dir, data.split("unlabeled"), config)
 
-    def finished(number: int, counts: dict[str, int]) -> None:
-        total.update({**counts, "shards": 1})
-        scored, failed = total["samples"], total["failed"]
-        ctx.log(total["shards"], {"shard": number, "scored": scored, **counts})
+    def finished(number: int, samples: int) -> None:
+        nonlocal shards, scored
+        shards, scored = shards + 1, scored + samples
+        ctx.log(shards, {"shard": number, "scored": scored})
         ctx.progress(scored, index.num_samples)
-        if failed > allowed:
-            raise DataError(f"{ctx.name}: {failed} of {scored:,} images cannot be decoded, over 1 %: see {ctx.path}")
 
     with Mappers(make, ctx, len(waiting)) as mappers:
         mappers.map(waiting, finished=finished)
-    failed = total["failed"]
-    metrics = {"scored": index.num_samples - failed, "failed": failed}
-    return Scores(path=str(ctx.path), num_samples=index.num_samples, num_failed=failed, metrics=metrics)
+    return Scores(path=str(ctx.path), num_samples=index.num_samples, metrics={"scored": index.num_samples})
 
 
-def _counts(file: Path) -> dict[str, int] | None:
-    if not file.exists():
-        return None
-    from sslscale.data import parquet
-
-    status = parquet.read(file, ["status"])["status"]
-    return {"samples": len(status), "failed": len(status) - status.null_count}
-
-
-def make_scorer(
-    teacher: Path, unlabeled: Path, config: ScoreConfig, ctx: RunContext
-) -> Callable[[int], dict[str, int]]:
+def make_scorer(teacher: Path, unlabeled: Path, config: ScoreConfig, ctx: RunContext) -> Callable[[int], int]:
     """Load the teacher once a process; returns the function that scores one shard."""
     import numpy as np
     import torch
@@ -77,8 +54,8 @@ def make_scorer(
     network, info = load_model(teacher)
     index = read_index(unlabeled)
 
-    def score_shard(number: int) -> dict[str, int]:
-        shard, images = open_one(ctx, index, number, info.image, config.on_bad_sample)
+    def score_shard(number: int) -> int:
+        shard, images = open_one(ctx, index, number, info.image)
         rows = np.arange(len(shard))
         logits = network_outputs(
             network,
@@ -91,14 +68,17 @@ def make_scorer(
             precision=config.precision,
         )
         file = ctx.path / f"scores-{number:06d}.parquet"
-        write_scores(file, shard.keys, logits.softmax(-1).numpy(), images.bad[0], config.top_k)
-        return {"samples": len(shard), "failed": len(images.bad[0])}
+        write_scores(file, shard.keys, logits.softmax(-1).numpy(), config.kept(logits.shape[1]))
+        return len(shard)
 
     return score_shard
 
 
-def write_scores(file: Path, keys: list[str], probs: Any, bad: Any, top_k: int) -> None:
-    """Write one table of scores, in one rename. `probs` is float32 (samples, classes)."""
+def write_scores(file: Path, keys: list[str], probs: Any, kept: int) -> None:
+    """Write one table of scores, in one rename. `probs` is float32 (samples, classes).
+
+    If fewer than all classes are `kept`, the most probable ones of each image are, as float16.
+    """
     import numpy as np
     import pyarrow as pa
 
@@ -108,15 +88,14 @@ def write_scores(file: Path, keys: list[str], probs: Any, bad: Any, top_k: int) 
     entropy = -(probs * np.log(np.clip(probs, 1e-30, None))).sum(1)
     columns: dict[str, Any] = {
         "key": pa.array(keys, pa.string()),
-        "status": pa.array([bad.get(row) for row in range(len(keys))], pa.string()),
         "label": pa.array(probs.argmax(1).astype(np.int32)),
         "confidence": pa.array(probs.max(1).astype(np.float32)),
         "entropy": pa.array(entropy.astype(np.float32)),
     }
-    if 0 < top_k < num_classes:
-        order = np.argsort(-probs, axis=1, kind="stable")[:, :top_k].astype(np.int32)
-        columns["classes"] = pa.FixedSizeListArray.from_arrays(pa.array(order.ravel()), top_k)
-        probs = np.take_along_axis(probs, order, axis=1)
-    flat = pa.array(np.ascontiguousarray(probs, np.float32).ravel())
+    if kept < num_classes:
+        order = np.argsort(-probs, axis=1, kind="stable")[:, :kept].astype(np.int32)
+        columns["classes"] = pa.FixedSizeListArray.from_arrays(pa.array(order.ravel()), kept)
+        probs = np.take_along_axis(probs, order, axis=1).astype(np.float16)
+    flat = pa.array(np.ascontiguousarray(probs).ravel())
     columns["probs"] = pa.FixedSizeListArray.from_arrays(flat, probs.shape[1])
     parquet.write(file, pa.table(columns))

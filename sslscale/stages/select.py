@@ -27,25 +27,24 @@ def select(ctx: RunContext, config: SelectConfig, *, scores: Scores, data: Datas
 
     from sslscale.data import parquet
     from sslscale.data.balance import Chunk, decide
+    from sslscale.data.selection import SOURCE, source_of
     from sslscale.report.figures import selection_figures
 
     files = sorted(scores.dir.glob("scores-*.parquet"))
     num_classes = len(data.classes)
-    failures: Counter[str] = Counter()
 
     def read(number: int, table: Any) -> Chunk:
         return Chunk(
             number,
             table["label"].to_numpy().astype(np.int64),
             table["confidence"].to_numpy(),
-            np.asarray(table["status"].is_null()),
         )
 
     def chunks() -> Iterator[Chunk]:
         for number, file in enumerate(files):
             yield read(
                 number,
-                parquet.read(file, ["label", "confidence", "status"]),
+                parquet.read(file, ["label", "confidence"]),
             )
 
     decision = decide(chunks, num_classes, config)
@@ -59,24 +58,22 @@ def select(ctx: RunContext, config: SelectConfig, *, scores: Scores, data: Datas
     before, after = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
     histogram = np.zeros(HISTOGRAM_BINS, np.int64)
     for number, file in enumerate(files):
-        light = parquet.read(file, ["key", "label", "confidence", "status"])
+        light = parquet.read(file, ["label", "confidence"])
         chunk = read(number, light)
         copies = decision.copies(chunk)
-        above = chunk.usable & (chunk.confidence >= config.threshold)
-        reasons = [why for why in light["status"].drop_null().to_pylist()]
-        failures.update("failed: " + why.split(" (")[0] for why in reasons)
+        above = chunk.confidence >= config.threshold
         accounting.update(
             samples=len(copies),
             used=int((copies > 0).sum()),
-            below_threshold=int((chunk.usable & ~above).sum()),
+            below_threshold=int((~above).sum()),
             balanced_out=int((above & (copies == 0)).sum()),
         )
         before += np.bincount(chunk.label[above], minlength=num_classes)
         after += np.bincount(chunk.label, weights=copies, minlength=num_classes).astype(np.int64)
-        histogram += np.histogram(chunk.confidence[chunk.usable], HISTOGRAM_BINS, (0.0, 1.0))[0]
+        histogram += np.histogram(chunk.confidence, HISTOGRAM_BINS, (0.0, 1.0))[0]
         _write(ctx, number, file, copies)
         ctx.progress(number + 1, len(files))
-    counts = {**accounting, **failures}
+    counts = dict(accounting)
     assert counts["samples"] == sum(count for name, count in counts.items() if name != "samples"), counts
     total = int(after.sum())
     if total == 0:
@@ -85,6 +82,7 @@ def select(ctx: RunContext, config: SelectConfig, *, scores: Scores, data: Datas
         ctx.path / "stats.json",
         {
             "accounting": counts,
+            SOURCE: source_of(data.split("unlabeled")),
             "classes": list(data.classes),
             "per_class": decision.per_class,
             "before": before.tolist(),

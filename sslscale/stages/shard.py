@@ -16,14 +16,16 @@ from sslscale.graph.dag import cpu_only
 class ShardConfig:
     """Nothing to set: the selection says all."""
 
-    version: int = field(default=1, init=False)
+    version: int = field(default=2, init=False)
 
 
 @cpu_only
 def shard(ctx: RunContext, config: ShardConfig, *, selection: Selection, data: Dataset) -> ShardSet:
     """Write pseudo-%06d.tar with KEY.jpg|png|webp, KEY.cls and KEY.soft.npy; shards already written are kept."""
+    import numpy as np
+
     from sslscale.cluster.mappers import Mappers
-    from sslscale.data.index import ShardInfo, write_index
+    from sslscale.data.index import shard_info, write_index
     from sslscale.storage import jsonio
 
     count = -(-selection.num_samples // selection.shard_size)
@@ -38,9 +40,10 @@ def shard(ctx: RunContext, config: ShardConfig, *, selection: Selection, data: D
 
     with Mappers(make, ctx, len(waiting)) as mappers:
         mappers.map(waiting, finished=finished)
-    infos = [ShardInfo(**jsonio.read_json(note)) for note in notes]
-    index = write_index(ctx.path, infos, data.classes)
-    metrics = {"images": index.num_samples, "bytes": sum(info.bytes for info in infos)}
+    found = [jsonio.read_json(note) for note in notes]
+    labels = np.concatenate([np.array(one.pop("labels"), np.int64) for one in found])
+    index = write_index(ctx.path, [shard_info(one) for one in found], data.classes, labels, soft=True)
+    metrics = {"images": index.num_samples, "bytes": sum(info.bytes for info in index.shards)}
     return ShardSet(path=str(ctx.path), num_samples=index.num_samples, metrics=metrics)
 
 
@@ -49,24 +52,31 @@ def make_writer(selection: Path, unlabeled: Path, seed: int, shard_size: int, ct
     import numpy as np
 
     from sslscale.data.selection import open_selected
+    from sslscale.data.sources import usable_key
     from sslscale.data.write import Sample, write_shard
     from sslscale.storage import jsonio
 
-    samples = open_selected(selection, unlabeled, seed=seed, shard_size=shard_size)
+    samples = open_selected(selection, unlabeled, seed=seed, shard_size=shard_size, local=ctx.local)
 
     def write(number: int) -> int:
         numbers = np.arange(number * shard_size, min((number + 1) * shard_size, len(samples)))
-        soft = samples.field("soft_label", numbers) if samples.has_soft else None
-        assert soft is not None
+        labels = samples.field("soft_label", numbers).argmax(1)
+        assert samples.soft is not None and samples.entry is not None
+        soft, entry = samples.soft, samples.entry[numbers]
         shard, row = samples.places(numbers)
 
         def sample(position: int) -> Sample:
-            n = int(numbers[position])
             source = samples.shards[int(shard[position])].sample(int(row[position]))
-            return source._replace(key=samples.key(n), label=int(soft[position].argmax()), soft=soft[position])
+            return source._replace(
+                key=usable_key(samples.key(int(numbers[position]))),
+                label=int(labels[position]),
+                soft=soft.stored(int(entry[position])),
+                shape=samples.index.shards[int(shard[position])].shape,
+            )
 
         info = write_shard(ctx.path / f"pseudo-{number:06d}.tar", map(sample, range(len(numbers))))
-        jsonio.write_json(ctx.path / f"pseudo-{number:06d}.json", info._asdict())
+        note = {**info._asdict(), "labels": labels.tolist()}
+        jsonio.write_json(ctx.path / f"pseudo-{number:06d}.json", note)
         return len(numbers)
 
     return write

@@ -15,25 +15,25 @@ from sslscale.settings.pseudo import SelectConfig
 K = 6
 
 
-def rows(seed: int = 0, num: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rows(seed: int = 0, num: int = 4000) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     label = rng.choice(K, num, p=[0.5, 0.2, 0.15, 0.1, 0.04, 0.01]).astype(np.int64)
     confidence = np.clip(1 - rng.exponential(0.3, num), 0.17, 1).astype(np.float32)
     confidence[rng.random(num) < 0.2] = 1.0  # ties, as an overconfident teacher makes them
     confidence[:50] = np.float32(0.3)
-    return label, confidence, rng.random(num) > 0.02
+    return label, confidence
 
 
-def chunked(label: np.ndarray, confidence: np.ndarray, usable: np.ndarray, size: int) -> Any:
+def chunked(label: np.ndarray, confidence: np.ndarray, size: int) -> Any:
     def chunks() -> Iterator[Chunk]:
         for number, start in enumerate(range(0, len(label), size)):
             part = slice(start, start + size)
-            yield Chunk(number, label[part], confidence[part], usable[part])
+            yield Chunk(number, label[part], confidence[part])
 
     return chunks
 
 
-def copies(config: SelectConfig, data: tuple[np.ndarray, np.ndarray, np.ndarray], size: int = 300) -> np.ndarray:
+def copies(config: SelectConfig, data: tuple[np.ndarray, np.ndarray], size: int = 300) -> np.ndarray:
     chunks = chunked(*data, size)
     decision = decide(chunks, K, config)
     return np.concatenate([decision.copies(chunk) for chunk in chunks()])
@@ -42,9 +42,9 @@ def copies(config: SelectConfig, data: tuple[np.ndarray, np.ndarray, np.ndarray]
 @pytest.mark.parametrize("target", [1, 7, 100, 500, 3000])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_papers_rule_is_top_k_with_repeats(target: int, seed: int) -> None:
-    label, confidence, usable = data = rows(seed)
+    label, confidence = data = rows(seed)
     found = copies(SelectConfig(per_class=target, seed=seed), data)
-    above = usable & (confidence >= np.float32(0.3))
+    above = confidence >= np.float32(0.3)
     assert (found[~above] == 0).all()
     for k in range(K):
         mine = np.flatnonzero(above & (label == k))
@@ -55,11 +55,11 @@ def test_the_papers_rule_is_top_k_with_repeats(target: int, seed: int) -> None:
         assert found[mine].max() - found[mine].min() <= 1
 
 
-def literal_code(label: np.ndarray, confidence: np.ndarray, usable: np.ndarray, target: int) -> dict[int, tuple]:
+def literal_code(label: np.ndarray, confidence: np.ndarray, target: int) -> dict[int, tuple]:
     """filter_unlabel.py, get_threshold and get_keep_image_idx, one image at a time: class -> threshold, count."""
     chosen = {}
     for k in range(K):
-        probs = [float(p) for p, c, u in zip(confidence, label, usable, strict=True) if c == k and u]
+        probs = [float(p) for p, c in zip(confidence, label, strict=True) if c == k]
         counts = [0] * 101
         for p in probs:
             for j in reversed(range(101)):
@@ -78,10 +78,10 @@ def literal_code(label: np.ndarray, confidence: np.ndarray, usable: np.ndarray, 
 
 @pytest.mark.parametrize("target", [7, 100, 500, 3000])
 def test_the_codes_rule_is_the_authors_loops(target: int) -> None:
-    label, confidence, usable = data = rows()
+    label, confidence = data = rows()
     found = copies(SelectConfig(balance="code", per_class=target), data)
     for k, (threshold, count) in literal_code(*data, target).items():
-        mine = usable & (label == k)
+        mine = label == k
         kept = mine & (confidence >= threshold - 1e-6)
         assert kept.sum() == count
         assert (found[mine & ~kept] == 0).all()
@@ -92,9 +92,9 @@ def test_the_codes_rule_is_the_authors_loops(target: int) -> None:
 
 
 def test_without_balance_each_confident_image_counts_once() -> None:
-    _, confidence, usable = data = rows()
+    _, confidence = data = rows()
     found = copies(SelectConfig(balance="none", threshold=0.5), data)
-    assert (found == (usable & (confidence >= 0.5))).all()
+    assert (found == (confidence >= 0.5)).all()
 
 
 @pytest.mark.parametrize("balance", ["paper", "code", "none"])
@@ -107,10 +107,10 @@ def test_selection_is_deterministic_by_seed(balance: Any) -> None:
 
 
 def test_the_default_target_is_the_mean_of_the_classes() -> None:
-    label, confidence, usable = data = rows()
+    label, confidence = data = rows()
     decision = decide(chunked(*data, 500), K, SelectConfig())
-    assert decision.per_class == round((usable & (confidence >= np.float32(0.3))).sum() / K)
-    assert decision.above.sum() == (usable & (confidence >= np.float32(0.3))).sum()
+    assert decision.per_class == round((confidence >= np.float32(0.3)).sum() / K)
+    assert decision.above.sum() == (confidence >= np.float32(0.3)).sum()
     assert label.max() < K
 
 
