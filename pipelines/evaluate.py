@@ -42,6 +42,7 @@ _PROBES = ("knn", "linear", "sgd", "retrieval", "clustering")
 class Workers:
     """Resources of the kinds of stage that are heavy."""
 
+    data: Resources = Resources()
     train: Resources = Resources()
     extract: Resources = Resources()
 
@@ -89,7 +90,7 @@ def build(config: Config) -> list[Stage]:
         name="checkpoint",
         content=partial(open_checkpoint.content, origin),
     )
-    data = stage(pack, config.data, name="data", content=partial(content, config.data))
+    data = stage(pack, config.data, name="data", resources=config.resources.data, content=partial(content, config.data))
     reports: dict[str, Any] = {}
     probes = tuple(name for name in config.protocols if name in _PROBES)
     if probes:

@@ -63,6 +63,7 @@ class Round:
 class Workers:
     """Resources of the two kinds of stage that are heavy."""
 
+    data: Resources = Resources()
     train: Resources = Resources()
     score: Resources = Resources()
 
@@ -96,13 +97,6 @@ class Config:
             same = self.pretrain.model.name == self.teacher.model.name
             require(same, "pretrain", f"its model must be the teacher's, {self.teacher.model.name}")
         require(len(self.rounds) > 0, "rounds", "must name at least one student")
-        for name, config in (("teacher", self.teacher), ("student", self.student)):
-            workers = self.resources.train.num_workers
-            require(
-                config.batch_size % workers == 0,
-                name,
-                f"batch_size {config.batch_size} does not divide over resources.train.num_workers={workers}",
-            )
 
 
 def build(config: Config) -> list[Stage]:
@@ -110,7 +104,7 @@ def build(config: Config) -> list[Stage]:
     seed = config.seed
     source = dataclasses.replace(config.data, seed=seed)
     workers = config.resources
-    data = stage(pack, source, name="data", content=partial(content, source))
+    data = stage(pack, source, name="data", resources=workers.data, content=partial(content, source))
 
     def test(name: str, model: Stage) -> Stage:
         return stage(evaluate, config.evaluate, name=f"{name}/evaluate", model=model, data=data)

@@ -38,6 +38,7 @@ from sslscale.stages.train import train
 class Workers:
     """Resources of the stages that are heavy."""
 
+    data: Resources = Resources()
     train: Resources = Resources()
     extract: Resources = Resources()
 
@@ -94,7 +95,7 @@ def build(config: Config) -> list[Stage]:
     source = dataclasses.replace(config.data, seed=seed)
     settings = dataclasses.replace(config.pretrain, seed=seed)
     judged = dataclasses.replace(config.probe, seed=seed)
-    data = stage(pack, source, name="data", content=partial(content, source))
+    data = stage(pack, source, name="data", resources=config.resources.data, content=partial(content, source))
     if config.high_resolution is not None:
         settings = dataclasses.replace(settings, keep_method=True)
     trained = stage(train, settings, name="pretrain", resources=config.resources.train, data=data)

@@ -53,7 +53,7 @@ def build(config: Config) -> list[Stage]:
     """The graph. The last target is the report."""
     seed = config.seed
     source = dataclasses.replace(config.data, seed=seed)
-    data = stage(pack, source, name="data", content=partial(content, source))
+    data = stage(pack, source, name="data", resources=config.resources, content=partial(content, source))
 
     def trained(name: str, settings: TrainConfig, **first: Any) -> Stage:
         settings = dataclasses.replace(settings, seed=seed)

@@ -42,6 +42,7 @@ from sslscale.stages.train import train
 class Workers:
     """Resources of the kinds of stage that are heavy."""
 
+    data: Resources = Resources()
     train: Resources = Resources()
     extract: Resources = Resources()
     kmeans: Resources = Resources()
@@ -97,7 +98,7 @@ def build(config: Config) -> list[Stage]:
     """The graph. The last target is the report."""
     seed, workers = config.seed, config.resources
     source = dataclasses.replace(config.data, seed=seed)
-    data = stage(pack, source, name="data", content=partial(content, source))
+    data = stage(pack, source, name="data", resources=config.resources.data, content=partial(content, source))
 
     def training(settings: TrainConfig, name: str, **inputs: Any) -> Stage:
         settings = dataclasses.replace(settings, seed=seed)

@@ -1,4 +1,4 @@
-"""Images and shards: `data pack`, `data check`, `predict`, `export`."""
+"""Images and shards: `data pack`, `data index`, `data check`, `predict`, `export`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import json
 import os
 import shutil
 import sys
-from pathlib import Path
+from typing import Any
 
-from sslscale.errors import ConfigError, ResourceError
+from sslscale.errors import ConfigError
 from sslscale.settings.model import FILES
 from sslscale.storage import mirror
+
+PREFIX = "webdataset:"
+SPLITS = ("labeled", "unlabeled", "val", "test")
 
 
 def _share(text: str | None) -> float | str | None:
@@ -22,68 +25,70 @@ def _share(text: str | None) -> float | str | None:
 
 
 def pack(options: argparse.Namespace) -> int:
+    return _build(
+        options,
+        source=options.source,
+        labels=options.labels,
+        shard_size=options.shard_size,
+        resize=options.resize,
+    )
+
+
+def index(options: argparse.Namespace) -> int:
+    shards = [shard.removeprefix(PREFIX) for shard in options.shards]
+    source = shards[0] if len(shards) == 1 else "{" + ",".join(shards) + "}"
+    val, test = (share and _webdataset(share) for share in (options.val, options.test))
+    options.val, options.test = val, test
+    return _build(options, source=PREFIX + source, label=options.label, prefix_keys=options.prefix_keys)
+
+
+def _webdataset(share: str) -> str:
+    return share if isinstance(_share(share), float) else PREFIX + share.removeprefix(PREFIX)
+
+
+def _build(options: argparse.Namespace, **settings: Any) -> int:
+    """Pack or index a source into a folder, or a prefix of a store, that appears whole or not at all."""
     from sslscale.settings.data import PackConfig
 
     try:
         config = PackConfig(
-            source=options.source,
-            labels=options.labels,
+            **settings,
             labels_per_class=options.labels_per_class,
             keep_hidden_labels=options.keep_hidden_labels,
             val=_share(options.val),
             test=_share(options.test),
-            shard_size=options.shard_size,
-            resize=options.resize,
             on_bad_sample=options.on_bad_sample,
             seed=options.seed,
         )
     except ValueError as error:
         raise ConfigError("--" + str(error).replace("_", "-")) from None
-    out = mirror.local(options.out, ["labeled/index.json"])
+    out = mirror.local(options.out, [f"{split}/index.json" for split in SPLITS])
     if mirror.is_url(options.out):
-        if (out / "labeled" / "index.json").exists():
+        if any((out / split / "index.json").exists() for split in SPLITS):
             raise ConfigError(f"{options.out}: is there already; choose another address or remove it")
         shutil.rmtree(out)
         out = mirror.local(options.out, [])
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: is there already; choose another folder or remove it")
-    from sslscale.data.pack import pack
+    from sslscale.cli.building import build_beside
 
-    # a folder appears whole or not at all: it is written beside its place, and renamed when all of it is there
-    place = out if mirror.is_url(options.out) else _temporary_folder(out)
-    try:
-        indexes = pack(config, place, threads=os.cpu_count() or 1, say=print)
-        if place != out:
-            os.rename(place, out)
-    except OSError as error:
-        raise ResourceError(f"{error.filename or out}: {error.strerror or error}; is {options.out} writable?") from None
-    finally:
-        if place != out:
-            shutil.rmtree(place, ignore_errors=True)
-    if (store := mirror.of(out.absolute())) is not None and mirror.is_url(options.out):
-        store.push(out)
-    for name, index in indexes.items():
-        print(f"{name:10} {index.num_samples:>10,} images in {len(index.shards):,} shards")
+    if mirror.is_url(options.out):
+        local = out.with_name(f"{out.name}-made")
+        indexes = build_beside(config, local, options.workers)
+        for made in local.iterdir():
+            shutil.move(made, out / made.name)
+        local.rmdir()
+        mirror.at(options.out, out).push(out)
+    else:
+        indexes = build_beside(config, out, options.workers)
+    for name, found in indexes.items():
+        print(f"{name:10} {found.num_samples:>10,} images in {len(found.shards):,} shards")
     classes = next(iter(indexes.values())).classes
     shown = (
         f" ({', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''})" if classes else ": no image has a label"
     )
     print(f"{len(classes)} classes{shown}; wrote {options.out}")
     return 0
-
-
-def _temporary_folder(out: Path) -> Path:
-    """A folder of this process beside `out`; those that processes left which were killed are removed."""
-    for left in out.absolute().parent.glob(f".{out.name}.packing-*"):
-        owner = left.name.rpartition("-")[2]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            shutil.rmtree(left, ignore_errors=True)
-    place = out.absolute().with_name(f".{out.name}.packing-{os.getpid()}")
-    try:
-        place.mkdir(parents=True)
-    except OSError as error:
-        raise ResourceError(f"{out}: cannot be written: {error.strerror}") from None
-    return place
 
 
 def check(options: argparse.Namespace) -> int:

@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     stop.add_argument("job", metavar="JOB", help="its name, as `sslscale jobs` shows it")
     add_address(stop)
 
-    data = named.add_parser("data", help="Pack and check images.").add_subparsers(
+    data = named.add_parser("data", help="Pack, index and check images.").add_subparsers(
         dest="data_command", required=True, metavar="COMMAND", parser_class=_Parser
     )
     pack = add(data, "pack", images.pack, "Write images as shards: labeled, unlabeled, val and test.")
@@ -124,18 +124,30 @@ def parser() -> argparse.ArgumentParser:
     )
     pack.add_argument("out", metavar="OUT", help="a folder that is not there yet, or s3://...")
     pack.add_argument("--labels", help="CSV (path,label) of the few labelled images; all others are unlabelled")
-    pack.add_argument("--labels-per-class", type=int, help="keep so many labels of each class and hide the rest")
-    pack.add_argument(
-        "--keep-hidden-labels",
-        action="store_true",
-        help="keep those that are hidden beside the shards, so that logs tell how often pseudo-labels are right",
+    pack.add_argument("--shard-size", type=_count, default=1000, help="images a shard (1000)")
+    pack.add_argument("--resize", type=_count, help="scale larger images to this short side (re-encodes them)")
+    index = add(data, "index", images.index, "Index shards that others wrote, where they lie: nothing is copied.")
+    index.add_argument("shards", metavar="SHARDS", nargs="+", help="paths or URLs with braces or wildcards")
+    index.add_argument(
+        "--label", help="the member that has a sample's class: cls (if there is one), txt, json:FIELD, none"
     )
-    pack.add_argument("--val", help="a fraction of the labelled images, or a folder of class folders")
-    pack.add_argument("--test", help="a fraction of the labelled images, or a folder of class folders")
-    pack.add_argument("--shard-size", type=int, default=1000, help="images a shard (1000)")
-    pack.add_argument("--resize", type=int, help="scale larger images to this short side (re-encodes them)")
-    pack.add_argument("--on-bad-sample", choices=("error", "skip"), default="error")
-    pack.add_argument("--seed", type=int, default=0, help="which labels --labels-per-class keeps")
+    index.add_argument(
+        "--prefix-keys", action="store_true", help="put a shard's name before its keys, if each counts from 0"
+    )
+    for command in (pack, index):
+        command.add_argument("--labels-per-class", type=_count, help="keep so many labels of each class, hide the rest")
+        command.add_argument(
+            "--keep-hidden-labels",
+            action="store_true",
+            help="keep those that are hidden beside the shards, so that logs tell how often pseudo-labels are right",
+        )
+        kind = "a folder of class folders" if command is pack else "shards"
+        command.add_argument("--val", help=f"a fraction of the labelled images, or {kind}")
+        command.add_argument("--test", help=f"a fraction of the labelled images, or {kind}")
+        command.add_argument("--on-bad-sample", choices=("error", "skip"), default="error")
+        command.add_argument("--seed", type=int, default=0, help="which labels --labels-per-class keeps")
+        command.add_argument("--workers", type=_count, default=1, help="processes, on Ray if more than one (1)")
+    index.add_argument("out", metavar="OUT", help="a folder that is not there yet, or s3://...")
     check = add(data, "check", images.check, "Check shards: counts, checksums, images, class balance, duplicates.")
     check.add_argument("shards", metavar="SHARDS", help="a folder of shards, or of splits")
     check.add_argument("--json", action="store_true", help="end with one JSON line on stdout")

@@ -1,9 +1,10 @@
 """Decoded images on disk: one file a shard, decoded once, read by every process of a node.
 
-A file holds the pixels of all images of a shard, then a table (offset, height, width), then what it is, as JSON with a
-checksum over all before it. Files are named by the shard's own checksum and by how the images were scaled, so a changed
-shard has other files. A finished file is given a time of change that follows from its checksum: as long as it has that
-time nobody has written to it since, and it need not be read to be trusted.
+A file holds the pixels of the images of a shard, then a table (offset, height, width; the offset is -1 for an image
+that is not kept), then what it is, as JSON with a checksum over all before it. Files are named by the shard's own
+checksum and by how the images were scaled, so a changed shard has other files. A finished file is given a time of
+change that follows from its checksum: as long as it has that time nobody has written to it since, and it need not be
+read to be trusted.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from threading import Lock
 import numpy as np
 
 from sslscale.storage import locks
+from sslscale.storage.scratch import room
 
-VERSION = 3  # of what decoding and scaling give; files of another version are not read
+VERSION = 4  # of what decoding and scaling give; files of another version are not read
 PLANES, INTERLEAVED = "planes", "interleaved"
 _END = struct.Struct("<Q8s")
 _MAGIC = b"sslcache"
@@ -42,7 +44,6 @@ class CacheFile:
     layout: str
     shape: tuple[int, int] | None
     table: int  # where the table starts
-    bad: Mapping[int, str]
 
 
 def file_name(checksum: str, spec: str) -> str:
@@ -51,38 +52,39 @@ def file_name(checksum: str, spec: str) -> str:
 
 
 def write(
-    path: Path, shapes: np.ndarray, layout: str, images: Iterable[np.ndarray | str], room: Callable[[int], bool]
+    path: Path,
+    shapes: np.ndarray,
+    kept: np.ndarray,
+    layout: str,
+    images: Iterable[np.ndarray],
+    room: Callable[[int], bool],
 ) -> CacheFile | None:
-    """Write the images of one shard, in order: uint8 of the given shapes (rows, 2), or why one cannot be decoded.
+    """Write the images of one shard in order, uint8 of the given shapes (rows, 2), if they are `kept`, bool (rows,).
 
     Returns None if `room(bytes)` says that there is no room. Raises OSError (a full disk), leaving nothing behind.
     """
-    lengths = 3 * shapes.prod(1)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    if not room(int(offsets[-1])):
+    lengths = 3 * shapes.prod(1) * kept
+    ends = np.cumsum(lengths, dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    if not room(total):
         return None
-    table = np.concatenate([offsets[:-1, None], shapes], 1).astype("<i8").tobytes()
-    bad: dict[int, str] = {}
+    offsets = np.where(kept, ends - lengths, -1)
+    table = np.concatenate([offsets[:, None], shapes], 1).astype("<i8").tobytes()
     temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:8]}")
     crc = 0
     try:
         with open(temporary, "wb") as file:
-            for row, image in enumerate(images):
-                if isinstance(image, str):
-                    bad[row] = image
-                    data = bytes(int(lengths[row]))
-                else:
-                    data = np.ascontiguousarray(image).data.cast("B")
+            for image in images:
+                data = np.ascontiguousarray(image).data.cast("B")
                 crc = zlib.crc32(data, crc)
                 file.write(data)
             crc = zlib.crc32(table, crc)
-            one = len(shapes) > 0 and bool((shapes == shapes[0]).all())
+            one = len(shapes) > 0 and bool((shapes == shapes[0]).all()) and bool(kept.all())
             note = {
                 "rows": len(shapes),
                 "layout": layout,
                 "shape": shapes[0].tolist() if one else None,
-                "table": int(offsets[-1]),
-                "bad": bad,
+                "table": total,
                 "crc32": crc,
             }
             text = json.dumps(note).encode()
@@ -129,8 +131,7 @@ def read(path: Path, rows: int) -> CacheFile | None:
 
 def _described(path: Path, note: Mapping) -> CacheFile:
     shape = tuple(note["shape"]) if note["shape"] else None
-    bad = {int(row): why for row, why in note["bad"].items()}
-    return CacheFile(path, note["rows"], note["layout"], shape, note["table"], bad)
+    return CacheFile(path, note["rows"], note["layout"], shape, note["table"])
 
 
 def _stamp_ns(crc: int) -> int:
@@ -142,21 +143,33 @@ def _stamp(path: Path, crc: int) -> None:
 
 
 class Folder:
-    """A folder of cache files with a limit on their bytes. What a process uses is not removed while it lives."""
+    """A folder of cache files with a limit on their bytes. What a process uses is not removed while it lives.
 
-    def __init__(self, path: Path, limit: int, names: Iterable[str]):
+    Without a limit, half of the disk that would be free without them is theirs.
+    """
+
+    def __init__(self, path: Path, limit: int | None, names: Iterable[str]):
         path.mkdir(parents=True, exist_ok=True)
-        self.path, self._limit, self._names = path, limit, set(names)
+        held = 0 if limit is not None else sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+        self._limit = room(path, held) if limit is None else limit
+        self.path, self._names = path, set(names)
         # the lock ends with this process; its text tells others which files are in use
         self._use: locks.Lock | None = None
         while self._use is None:  # another process may just be looking whether the file is in use
             self._use = locks.try_lock(path / "use" / uuid.uuid4().hex, "\n".join(sorted(self._names)))
-        self._total, self._asked = 0, 0
+        self._total, self._asked, self._guard = 0, 0, Lock()
+
+    @property
+    def limit(self) -> int:
+        """How many bytes the files may have."""
+        return self._limit
 
     def room(self, needed: int) -> bool:
         """Whether so many bytes more fit under the limit, after removing what was not used for longest if need be."""
-        if needed > self._limit:
-            return False
+        with self._guard:
+            return needed <= self._limit and self._make_room(needed)
+
+    def _make_room(self, needed: int) -> bool:
         self._asked += 1
         if self._asked % 64 != 1 and self._total + needed <= self._limit:
             self._total += needed  # other processes' files are counted now and then

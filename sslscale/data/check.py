@@ -111,10 +111,13 @@ class _Split:
 
     def look(self, pool: ThreadPoolExecutor, seen: _Seen) -> None:
         """Read all shards."""
-        for info in self.index.shards:
+        for number, info in enumerate(self.index.shards):
             try:
-                shard = open_shard(self.index.folder, info)
-                labels = shard.labels(len(self.index.classes))
+                shard = open_shard(self.index, number)
+                if self.index.has_labels:
+                    labels = self.index.labels[self.index.starts[number] : self.index.starts[number + 1]]
+                else:
+                    labels = shard.labels(len(self.index.classes))
             except DataError as error:
                 self.problems.append(str(error))
                 continue

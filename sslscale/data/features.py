@@ -1,7 +1,7 @@
 """Features of the images of shards, and what was made of them: one float16 or int32 file beside each shard.
 
-FOLDER/SPLIT/features-%06d.npy is float16 (samples, dim), a row of NaN for an image that cannot be decoded;
-FOLDER/SPLIT/clusters-%06d.npy is int32 (samples,), -1 for such an image.
+FOLDER/SPLIT/features-%06d.npy is float16 (samples, dim), FOLDER/SPLIT/clusters-%06d.npy is int32 (samples,), -1 for an
+image that no cluster has.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Features:
         self.files = [file for split in splits for file in sorted((folder / split).glob("features-*.npy"))]
         if not self.files:
             raise DataError(f"{folder}: has no features of {', '.join(splits)}")
-        self.shapes = [self._map(number).shape for number in range(len(self.files))]
+        self.shapes = [_open(file).shape for file in self.files]  # the contents are checked when they are used
         self.dim = self.shapes[0][1]
         self._cached = lru_cache(_OPEN)(self._map)
 
@@ -41,10 +41,7 @@ class Features:
         self._cached = lru_cache(_OPEN)(self._map)
 
     def _map(self, number: int) -> np.ndarray:
-        try:
-            return np.load(sums.checked(self.files[number]), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.files[number]}: unreadable features ({error})") from None
+        return _open(sums.checked(self.files[number]))
 
     def file(self, number: int) -> np.ndarray:
         """All rows of one file, float16 (samples, dim), mapped, not read."""
@@ -63,9 +60,11 @@ class Features:
         return np.concatenate([np.asarray(self.file(n), np.float32) for n in range(len(self.files))])
 
 
-def usable(rows: np.ndarray) -> np.ndarray:
-    """Which rows belong to an image that could be decoded, bool (n,)."""
-    return ~np.isnan(rows[:, 0])
+def _open(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: unreadable features ({error})") from None
 
 
 def write_array(file: Path, values: np.ndarray) -> None:

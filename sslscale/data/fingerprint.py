@@ -13,10 +13,11 @@ from sslscale.storage import jsonio, mirror
 HASHED_BYTES = 2 << 30  # a larger folder is identified by names, sizes and times instead of its content
 
 
-def fingerprint(source: str, root: Path) -> str:
+def fingerprint(source: str, root: Path | None) -> str:
     """Hash the content of a source. Contents are read once: sizes and times tell whether to read them again.
 
-    A folder over 2 GiB is identified by the names, sizes and times of its files.
+    A folder over 2 GiB is identified by the names, sizes and times of its files, as is any without a root to remember
+    the hash.
     """
     if source == "digits":
         return "digits"
@@ -27,8 +28,11 @@ def fingerprint(source: str, root: Path) -> str:
         files = [file for file in sorted(Path(place).rglob("*")) if file.is_file()]
         return jsonio.digest(["torchvision", name, rest, _content(Path(place), files, root)])
     if source.startswith(webdatasets.PREFIX):
-        shards = webdatasets.expand(source)
-        return _content(shards[0].parent, shards, root)
+        shards = webdatasets.locate(source)
+        if any(mirror.is_url(shard.url) for shard in shards):
+            return jsonio.digest([[shard.url, shard.size, shard.stamp] for shard in shards], 32)
+        files = [Path(shard.url) for shard in shards]
+        return _content(files[0].parent, files, root)
     path = sources.local_path(source)
     if sources.is_packed(source):
         indexes = sorted(path.glob("*/index.json"))
@@ -46,10 +50,10 @@ def fingerprint(source: str, root: Path) -> str:
     return _content(base, files, root)
 
 
-def _content(base: Path, files: list[Path], root: Path) -> str:
+def _content(base: Path, files: list[Path], root: Path | None) -> str:
     stats = [(os.path.relpath(file, base), file.stat()) for file in files]
     signature = jsonio.digest([[name, s.st_size, s.st_mtime_ns] for name, s in stats], 32)
-    if sum(s.st_size for _, s in stats) > HASHED_BYTES:
+    if root is None or sum(s.st_size for _, s in stats) > HASHED_BYTES:
         return signature
     store = root / "cache" / "fingerprints.json"
     try:

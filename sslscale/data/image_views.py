@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class RawViews:
 class ImageViews:
     """Makes the views of images. What happens to an image follows from the seed, its number and the epoch alone.
 
-    This is the interface of every kind of sample: `bad`, `load` on the host, `finish` on the device.
+    This is the interface of every kind of sample: `make` ahead of need, `load` on the host, `finish` on the device.
     """
 
     def __init__(
@@ -42,10 +42,9 @@ class ImageViews:
         *,
         seed: int,
         cache: Path | None,
-        cache_bytes: int,
+        cache_bytes: int | None,
         threads: int,
         device: torch.device,
-        max_bad: int,
         whole_batches: bool | None = None,
     ):
         """`whole_batches` cuts random crops of a whole batch at once, as a GPU does, or of one image after another.
@@ -61,7 +60,6 @@ class ImageViews:
             cache=cache,
             cache_bytes=cache_bytes,
             threads=threads,
-            max_bad=max_bad,
             evaluation_crop=image.crop,
             whole=whole,
             short_side=image.short_side,
@@ -75,10 +73,9 @@ class ImageViews:
             whole_batches = not whole or device.type != "cpu" or (shape is not None and max(shape) <= SMALL)
         self.whole_batches = shape is not None and fits and whole_batches
 
-    @property
-    def bad(self) -> Sequence[Mapping[int, str]]:
-        """For each shard the rows that cannot be decoded, and why."""
-        return self.images.bad
+    def make(self, shards: Sequence[int]) -> None:
+        """Open these shards and decode their images into files, ahead of need."""
+        self.images.make(shards)
 
     def load(self, shard: np.ndarray, row: np.ndarray, index: Tensor, epoch: Tensor) -> RawViews:
         """Read these images, and draw what happens to each. `index` and `epoch`, int64 (batch,), seed the draws."""

@@ -8,7 +8,7 @@ boxes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +16,23 @@ import torch
 from torch import Tensor
 
 from sslscale.data import cache as files
-from sslscale.data import decode, decode_once
+from sslscale.data import decode
 from sslscale.data.cache import CacheFile
+from sslscale.data.decode_once import SMALL, DecodedFiles, decoded
 from sslscale.data.preparation import Preparation, power_of_two
 from sslscale.data.shards import Shards
 from sslscale.data.threads import pool
-from sslscale.errors import DataError
 from sslscale.shapes import Float, UInt8
-
-MAX_BAD_FRACTION = 0.01
 
 log = logging.getLogger(__name__)
 
 
 class Images:
-    """Gives decoded images by shard and row. `bad` says which rows cannot be decoded, and why.
+    """Gives decoded images by shard and row.
 
-    `shape` is (height, width) if all images are known to have one shape, so that `fetch` can give them as one batch.
+    A shard's images are read from a file once `make` has decoded them into it, else each is decoded when it is asked
+    for: the same pixels either way. `shape` is (height, width) if all images are known to have one shape, so that
+    `fetch` can give them as one batch.
     """
 
     def __init__(
@@ -41,68 +41,70 @@ class Images:
         size: int,
         *,
         cache: Path | None,
-        cache_bytes: int,
+        cache_bytes: int | None,
         threads: int,
-        max_bad: int = 0,
         evaluation_crop: float = 1.0,
         whole: bool = False,
         short_side: int | None = None,
         keep: bool = True,
     ):
-        """Decode the images of all shards into `cache` (a folder), as far as `cache_bytes` reaches; without `keep` only
-        what is there is read.
+        """Decoded images are kept in `cache` (a folder), as far as `cache_bytes` reaches (None: by the size of its
+        disk); without `keep` only what is there is read.
 
-        `evaluation_crop` is the share of the short side that the centre square keeps. More than `max_bad` undecodable
-        images are a DataError. If the cache cannot be written, images are decoded each time, with one warning.
+        `evaluation_crop` is the share of the short side that the centre square keeps. If the cache cannot be written,
+        images are decoded each time, with one warning.
         """
-        self._shards, self._max_bad = shards, max_bad
+        self._shards, self._keep = shards, keep
         self._preparation = Preparation(size, evaluation_crop, whole, short_side)
         self._pool = pool("decode", max(threads, 1))
         self._readers = files.Readers()
-        self.bad: list[dict[int, str]] = [{} for _ in shards.index.shards]
-        self._files: list[CacheFile | None] = [None] * len(shards)
-        if cache is not None and cache_bytes > 0:
+        self._decoded: DecodedFiles | None = None
+        if cache is not None and cache_bytes != 0:
             try:
-                self._files, self._folder = decode_once.open_files(
-                    shards, self._preparation, cache / "images", cache_bytes, self._pool, write=keep
-                )
+                self._decoded = DecodedFiles(shards, self._preparation, cache / "images", cache_bytes, self._pool)
             except OSError as error:
                 log.warning("the cache of decoded images cannot be written (%s): decoding each time", error)
-        for number, file in enumerate(self._files):
-            if file is not None:
-                self.bad[number] = dict(file.bad)
-        _require_few_bad(shards, self.bad, max_bad)
-        self.shape = self._one_shape()
+        shape = self._preparation.shape_of_all(info.shape for info in shards.index.shards)
+        self.shape = shape if shape is not None and self._preparation.is_kept(shape) else None
+        self._planes = shape is not None and (not whole or max(shape) <= SMALL)
 
     @property
     def cached(self) -> int:
-        """How many of the shards are read from decoded files."""
-        return sum(file is not None for file in self._files)
+        """How many of the shards are read from decoded files so far."""
+        return 0 if self._decoded is None else self._decoded.count
 
-    def _one_shape(self) -> tuple[int, int] | None:
-        if not self._preparation.whole:
-            return self._preparation.size, self._preparation.size
-        shapes = {file.shape if file is not None else None for file in self._files}
-        shape = shapes.pop() if len(shapes) == 1 else None
-        return shape if shape and not any(self.bad) else None
+    def make(self, numbers: Sequence[int] | None = None) -> None:
+        """Open these shards, or all, and decode their images into files, as far as there is room.
+
+        Raises DataError for a shard that is not what its index says, or an image that cannot be decoded.
+        """
+        numbers = range(len(self._shards)) if numbers is None else numbers
+        if self._decoded is not None and self._keep:
+            self._decoded.make_all(numbers)
+        for number in numbers:
+            if self._file(number) is None:
+                _ = self._shards[number]
+
+    def _file(self, shard: int) -> CacheFile | None:
+        return None if self._decoded is None else self._decoded.get(shard)
 
     def fetch(self, shard: np.ndarray, row: np.ndarray, *, pin: bool = False) -> UInt8[Tensor, "batch 3 h w"]:
         """The images asked for as one batch, if they have one `shape`; in memory that a GPU reads fast with `pin`."""
         assert self.shape is not None, "images of several shapes are read by crops"
         height, width = self.shape
-        planes = all(file is None or file.layout == files.PLANES for file in self._files)
+        planes = self._planes
         shape = (3, height, width) if planes else (height, width, 3)
         out = torch.empty((len(row), *shape), dtype=torch.uint8, pin_memory=pin)
         flat, length = out.numpy().data.cast("B"), 3 * height * width
         missing = []
         for position, (s, r) in enumerate(zip(shard.tolist(), row.tolist(), strict=True)):
-            file = self._files[s]
+            file = self._file(s)
             if file is None:
                 missing.append(position)
             else:
                 self._readers.into(file.path, r * length, flat[position * length : (position + 1) * length])
         if missing:
-            found = self._pool.map(lambda p: self._decoded(int(shard[p]), int(row[p])), missing)
+            found = self._pool.map(lambda p: self._decode(int(shard[p]), int(row[p])), missing)
             for position, image in zip(missing, found, strict=True):
                 out[position] = image if planes else image.permute(1, 2, 0)
         return out if planes else out.permute(0, 3, 1, 2)
@@ -143,7 +145,7 @@ class Images:
 
     def _place(self, shard: int, row: int) -> tuple[int, int, int]:
         """Offset in its file (0 if it has none), height and width of one image."""
-        file = self._files[shard]
+        file = self._file(shard)
         if file is None:
             return 0, *self._preparation.shape(self._shards[shard].encoded(row))
         buffer = bytearray(24)
@@ -153,48 +155,23 @@ class Images:
 
     def _image(self, shard: int, row: int, reduce: int) -> tuple[UInt8[Tensor, "3 height width"], float]:
         """One image, and how many times smaller it is than `sizes` says."""
-        file = self._files[shard]
+        file = self._file(shard)
         if file is None:
-            image = self._decoded(shard, row, reduce)
-            return image, max(self._place(shard, row)[1] / image.shape[-2], 1.0) if reduce > 1 else 1.0
+            height, width = self._place(shard, row)[1:]
+            if self._preparation.is_kept((height, width)):
+                reduce = 1  # as it would be read from a file
+            image = self._decode(shard, row, reduce)
+            return image, max(height / image.shape[-2], 1.0) if reduce > 1 else 1.0
         offset, height, width = self._place(shard, row)
+        if offset < 0:
+            image = self._decode(shard, row, reduce)
+            return image, max(height / image.shape[-2], 1.0) if reduce > 1 else 1.0
         buffer = torch.empty(3 * height * width, dtype=torch.uint8)
         self._readers.into(file.path, offset, buffer.numpy().data)
         if file.layout == files.PLANES:
             return buffer.view(3, height, width), 1.0
         return buffer.view(height, width, 3).permute(2, 0, 1), 1.0
 
-    def _decoded(self, shard: int, row: int, reduce: int = 1) -> UInt8[Tensor, "3 height width"]:
-        encoded = self._shards[shard].encoded(row)
-        try:
-            if self._preparation.full_resolution:
-                return decode.decode(encoded, reduce=reduce)
-            return self._preparation.decode(encoded)
-        except DataError as error:
-            self.bad[shard][row] = str(error)
-            _require_few_bad(self._shards, self.bad, self._max_bad)
-            side = self._preparation.size
-            return torch.full((3, side, side), 128, dtype=torch.uint8)
-
-
-def bad_allowed(on_bad_sample: str, total: int) -> int:
-    """How many of `total` images may be undecodable: none, or with `skip` 1 % of them (at least one)."""
-    return 0 if on_bad_sample == "error" else max(int(MAX_BAD_FRACTION * total), 1)
-
-
-def _require_few_bad(shards: Shards, bad: Sequence[Mapping[int, str]], max_bad: int) -> None:
-    """Stop when more images are bad than may be, naming the first."""
-    found = sum(map(len, bad))
-    if found <= max_bad:
-        return
-    path, key, why = next(describe_bad(shards, bad))
-    if max_bad == 0:
-        raise DataError(f"{path}: {key}: {why}; on_bad_sample: skip leaves such images out")
-    raise DataError(f"{path}: {key}: {why}; over 1 % of the images are like this ({found})")
-
-
-def describe_bad(shards: Shards, bad: Sequence[Mapping[int, str]]) -> Iterator[tuple[Path, str, str]]:
-    """Name each bad image by shard, key and reason."""
-    for number, rows in enumerate(bad):
-        for row, why in list(rows.items()):
-            yield shards[number].path, shards[number].key(row), why
+    def _decode(self, shard: int, row: int, reduce: int = 1) -> UInt8[Tensor, "3 height width"]:
+        full = self._preparation.full_resolution
+        return decoded(self._shards[shard], row, self._preparation, reduce if full else None)

@@ -50,6 +50,8 @@ class Loader:
                 yield batch
         finally:
             made.close()
+            for stream in self._streams.values():
+                stream.close()
 
     def _loaded(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         return {name: self._streams[name].load(*where) for name, where in chosen.items()}
@@ -65,7 +67,7 @@ class Loader:
         try:
             while step < self._num_steps or waiting:
                 while step < self._num_steps and len(waiting) < self._threads + self._depth:
-                    chosen = {n: (*s.choose(step), s.global_numbers(step)) for n, s in self._streams.items()}
+                    chosen = {name: stream.choose(step) for name, stream in self._streams.items()}
                     waiting.append(readers.submit(make, chosen))
                     step += 1
                 yield waiting.popleft().result()

@@ -13,20 +13,21 @@ from sslscale.errors import DataError
 from sslscale.graph.artifacts import Artifact, Clusters, Embeddings, Selection
 from sslscale.settings.streams import StreamSpec
 from sslscale.settings.train import TrainConfig
+from sslscale.storage.scratch import Local
 
 Inputs = Mapping[str, Artifact]  # a stage's inputs by name; `data` is always there
 
 
-def open_stream(spec: StreamSpec, inputs: Inputs, config: TrainConfig, tables: Path | None = None) -> Samples:
+def open_stream(spec: StreamSpec, inputs: Inputs, config: TrainConfig, local: Local | None = None) -> Samples:
     """The samples that a stream's specification names; raises DataError if there are none.
 
-    `tables` is a folder that remembers which shards were checked (see data.samples.open_samples).
+    `local` is a folder on this machine that remembers which shards were checked (see data.samples.open_samples).
     """
     data = inputs["data"].dir
     if spec.source == "pseudo":
-        return _pseudo(inputs, data, tables)
+        return _pseudo(inputs, data, local)
     if spec.source == "labeled":
-        labeled = _labeled(spec, inputs, data, tables)
+        labeled = _labeled(spec, inputs, data, local)
         _require_every_class(labeled, data / "labeled")
         return labeled.share(config.label_fraction, config.seed)
     if spec.source == "unlabeled":
@@ -35,32 +36,32 @@ def open_stream(spec: StreamSpec, inputs: Inputs, config: TrainConfig, tables: P
                 f"{data}: has no unlabelled images, which {config.method.name} learns from; hide labels with "
                 "data.labels_per_class, or name the labelled ones alone (splits: [labeled])"
             )
-        return open_unlabeled(data, config.splits, tables=tables)
+        return open_unlabeled(data, config.splits, local=local)
     if "features" not in spec.fields:
-        return open_images(data, config.splits, labels="label" in spec.fields, tables=tables)
+        return open_images(data, config.splits, labels="label" in spec.fields, local=local)
     features = inputs["features"]
     assert isinstance(features, Embeddings)
     described = tuple(split for split in config.splits if split in features.num_samples)
-    return open_described(data, features.dir, described, tables=tables)
+    return open_described(data, features.dir, described, local=local)
 
 
-def _labeled(spec: StreamSpec, inputs: Inputs, data: Path, tables: Path | None) -> Samples:
+def _labeled(spec: StreamSpec, inputs: Inputs, data: Path, local: Local | None) -> Samples:
     clusters = inputs.get("clusters")
     if isinstance(clusters, Clusters):
-        return open_clustered(data, clusters.dir, clusters.splits, tables=tables)
+        return open_clustered(data, clusters.dir, clusters.splits, local=local)
     if "teacher_logits" in spec.fields and "features" in inputs:
-        return open_described(data, inputs["features"].dir, ("labeled",), labels=True, tables=tables)
-    return open_samples(data / "labeled", tables=tables)
+        return open_described(data, inputs["features"].dir, ("labeled",), labels=True, local=local)
+    return open_samples(data / "labeled", local=local)
 
 
-def _pseudo(inputs: Inputs, data: Path, tables: Path | None) -> Samples:
+def _pseudo(inputs: Inputs, data: Path, local: Local | None) -> Samples:
     selection = inputs.get("selection")
     if isinstance(selection, Selection):
         unlabeled = data / "unlabeled"
         return open_selected(
-            selection.dir, unlabeled, seed=selection.seed, shard_size=selection.shard_size, tables=tables
+            selection.dir, unlabeled, seed=selection.seed, shard_size=selection.shard_size, local=local
         )
-    return open_samples(inputs["pseudo"].dir, tables=tables)
+    return open_samples(inputs["pseudo"].dir, local=local)
 
 
 def _require_every_class(samples: Samples, folder: Path) -> None:

@@ -3,107 +3,168 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
 from sslscale.data import decode, shards, sources
-from sslscale.data.images import bad_allowed
-from sslscale.data.index import Index
+from sslscale.data.index import Index, shard_info, write_index
+from sslscale.data.limits import SKIPPED, require_few_bad
 from sslscale.data.sources import HIDDEN, Item
-from sslscale.data.split import split
-from sslscale.data.write import Sample, write_shards
+from sslscale.data.split import Split, split
+from sslscale.data.threads import pool
+from sslscale.data.write import Sample, write_shard
 from sslscale.errors import DataError
 from sslscale.settings.data import PackConfig
+from sslscale.storage import jsonio
 
-_LISTED = 200  # bad images that an error names
+
+class Task(NamedTuple):
+    """One shard to write, and the images that go into it."""
+
+    split: str
+    number: int
+    items: list[Item]
+
+    def note(self, folder: Path) -> Path:
+        """What is kept of it until the index is written: that it is done, its labels, its unusable images."""
+        return folder / self.split / f"{self.split}-{self.number:06d}.json"
+
+
+Write = Callable[[Task], int]
+Run = Callable[
+    [Callable[[int], Write], Sequence[Task]], None
+]  # calls what the first makes, given threads, for each task
 
 
 def pack(
-    config: PackConfig, folder: Path, *, threads: int = 1, say: Callable[[str], None] = lambda line: None
+    config: PackConfig,
+    folder: Path,
+    *,
+    threads: int = 1,
+    say: Callable[[str], None] = lambda line: None,
+    run: Run | None = None,
+    done: Split | None = None,
 ) -> dict[str, Index]:
     """Pack `config.source` into folder/labeled, unlabeled, val and test; returns the index of each.
 
     Images keep their encoded bytes unless `resize` is set or their format is none of jpg, png and webp. Every image is
     decoded once, so that all bad ones are named by their files: as an error, or with `on_bad_sample: skip` in
-    folder/skipped.txt. `say` is told what became of the rows of a labels file and what was passed over.
+    folder/skipped.txt. `say` is told what became of the rows of a labels file and what was passed over. `run` writes
+    the shards, by default in this process; the same bytes whoever writes which. Shards that an interrupted packing of
+    the same source into this folder wrote are kept. `done` are the images by split, if they are not to be listed.
     """
-    done = split(config, sources.list_source(config.source))
+    done = done or split(config, sources.list_source(config.source))
     for note in done.notes:
         say(note)
+    every = [Task(name, n, items) for name, mine in done.parts.items() for n, items in _parts(mine, config.shard_size)]
+    waiting = [task for task in every if not task.note(folder).exists()]
+    for name in done.parts:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    make = partial(make_writer, config, done.classes, folder)
+    if run is not None:
+        run(make, waiting)
+    else:
+        write = make(threads)
+        for task in waiting:
+            write(task)
+    return _finish(config, folder, done, every, say)
+
+
+def _parts(items: list[Item], size: int) -> Iterator[tuple[int, list[Item]]]:
+    return ((start // size, items[start : start + size]) for start in range(0, len(items), size))
+
+
+def make_writer(config: PackConfig, classes: tuple[str, ...], folder: Path, threads: int) -> Write:
+    """The function that writes one shard, with `threads` threads, and returns how many images it holds."""
+    label_of = {name: number for number, name in enumerate(classes)}
+    workers = pool("pack", max(threads, 1))
+
+    def write(task: Task) -> int:
+        labels, bad = [], []
+        hide = task.split == "unlabeled"
+
+        def samples() -> Iterator[Sample]:
+            for item, result in zip(task.items, _encoded(workers, task.items, config.resize), strict=True):
+                if isinstance(result, str):
+                    bad.append(f"{item.where}: {result}")
+                    continue
+                data, extension, shape = result
+                label = label_of.get(item.label or "", -1)
+                labels.append(label)
+                yield Sample(item.key, data, extension, -1 if hide else label, shape=shape)
+
+        file = task.note(folder).with_suffix(".tar")
+        info = write_shard(file, samples())
+        if not info.samples:
+            file.unlink()
+        jsonio.write_json(task.note(folder), {"info": info._asdict(), "labels": labels, "bad": bad})
+        return info.samples
+
+    return write
+
+
+def _encoded(
+    workers: ThreadPoolExecutor, items: Sequence[Item], resize: int | None
+) -> Iterator[tuple[bytes, str, tuple[int, int]] | str]:
+    """What goes into the shard for each item, in order, with few of them waiting in memory."""
+    for start in range(0, len(items), _AHEAD):
+        yield from workers.map(lambda item: _encode(item, resize), items[start : start + _AHEAD])
+
+
+_AHEAD = 64
+
+
+def _finish(
+    config: PackConfig, folder: Path, done: Split, every: Sequence[Task], say: Callable[[str], None]
+) -> dict[str, Index]:
+    """Write the indexes of what was written."""
+    notes = [(task.split, jsonio.read_json(task.note(folder))) for task in every]
+    bad = [line for _, note in notes for line in note["bad"]]
+    total = sum(len(task.items) for task in every)
+    require_few_bad(config.on_bad_sample, bad, total)
     indexes = {}
-    bad: list[str] = []
-    total = sum(len(items) for items in done.parts.values())
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        for name, items in done.parts.items():
-            hidden: list[int] | None = [] if name == "unlabeled" else None
-            samples = _samples(config, items, done.classes, pool, bad, hidden)
-            indexes[name] = write_shards(folder / name, name, samples, done.classes, config.shard_size)
-            if hidden is not None and config.keep_hidden_labels:
-                np.save(folder / name / HIDDEN, np.array(hidden, np.int32))
-    if len(bad) > bad_allowed(config.on_bad_sample, total):
-        raise DataError(_unusable_images_error(config, bad, total))
+    for name in done.parts:
+        mine = [note for split_name, note in notes if split_name == name]
+        infos = [shard_info(note["info"]) for note in mine if note["info"]["samples"]]
+        known = np.array([label for note in mine for label in note["labels"]], np.int64)
+        hide = name == "unlabeled"
+        if hide and config.keep_hidden_labels:
+            np.save(folder / name / HIDDEN, known.astype(np.int32))
+        indexes[name] = write_index(folder / name, infos, done.classes, np.full(len(known), -1) if hide else known)
     if bad:
-        (folder / "skipped.txt").write_text("\n".join(bad) + "\n", "utf-8")
-        say(f"{len(bad):,} of {total:,} images left out, as skipped.txt lists them; the first: {bad[0]}")
+        (folder / SKIPPED).write_text("\n".join(bad) + "\n", "utf-8")
+        say(f"{len(bad):,} of {total:,} images left out, as {SKIPPED} lists them; the first: {bad[0]}")
+    for task in every:
+        task.note(folder).unlink()
     return indexes
 
 
-def _unusable_images_error(config: PackConfig, bad: list[str], total: int) -> str:
-    """All bad images, and what to do."""
-    lines = "\n".join(f"  {line}" for line in bad[:_LISTED])
-    more = f"\n  ... and {len(bad) - _LISTED:,} more" if len(bad) > _LISTED else ""
-    if config.on_bad_sample == "error":
-        advice = "mend or remove them, or leave them out by --on-bad-sample skip (data.on_bad_sample: skip)"
-    else:
-        advice = "on_bad_sample: skip leaves out 1 % at most"
-    return f"{len(bad):,} of {total:,} images cannot be used; {advice}:\n{lines}{more}"
-
-
-def _samples(
-    config: PackConfig,
-    items: list[Item],
-    classes: tuple[str, ...],
-    pool: ThreadPoolExecutor,
-    bad: list[str],
-    hidden: list[int] | None,
-) -> Iterator[Sample]:
-    """The images with their labels; with `hidden` these go there instead, in the order of the images."""
-    label_of = {name: number for number, name in enumerate(classes)}
-    for start in range(0, len(items), 512):
-        chunk = items[start : start + 512]
-        for item, result in zip(chunk, pool.map(lambda i: _encode(i, config.resize), chunk), strict=True):
-            if isinstance(result, DataError):
-                bad.append(f"{item.where}: {result}")
-                continue
-            data, extension = result
-            label = label_of.get(item.label or "", -1)
-            if hidden is not None:
-                hidden.append(label)
-            yield Sample(item.key, data, extension, -1 if hidden is not None else label)
-
-
-def _encode(item: Item, resize: int | None) -> tuple[bytes, str] | DataError:
+def _encode(item: Item, resize: int | None) -> tuple[bytes, str, tuple[int, int]] | str:
+    """The image's bytes for the shard, their format, height and width; or why it cannot be used."""
     try:
         data = item.read()
         image = decode.decode(data)
     except OSError as error:
-        return DataError(f"cannot be read: {error.strerror}")
+        return f"cannot be read: {error.strerror}"
     except DataError as error:
-        return error
+        return str(error)
     extension = item.suffix.lstrip(".")
-    if resize is not None and min(image.shape[-2:]) > resize:
-        height, width = image.shape[-2:]
+    height, width = image.shape[-2:]
+    if resize is not None and min(height, width) > resize:
         scale = resize / min(height, width)
-        image = decode.resize(image, (round(height * scale), round(width * scale)))
+        height, width = round(height * scale), round(width * scale)
+        image = decode.resize(image, (height, width))
     elif extension in shards.IMAGE_TYPES:
-        return data, extension
+        return data, extension, (height, width)
     buffer = io.BytesIO()
     lossy = extension in ("jpg", "jpeg", "webp")
     pixels = image.permute(1, 2, 0).contiguous().to(torch.uint8).numpy()
     Image.fromarray(pixels).save(buffer, "JPEG" if lossy else "PNG", **({"quality": 95} if lossy else {}))
-    return buffer.getvalue(), "jpg" if lossy else "png"
+    return buffer.getvalue(), "jpg" if lossy else "png", (height, width)

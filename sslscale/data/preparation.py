@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -9,6 +10,8 @@ from torch import Tensor
 from sslscale.data import decode
 from sslscale.errors import DataError
 from sslscale.shapes import UInt8
+
+_LARGE = 512  # pixels of the short side
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,22 @@ class Preparation:
     def name(self) -> str:
         """What tells files of differently prepared images apart."""
         return f"whole-{self.short_side or 'full'}" if self.whole else f"fit-{self.size}-{self.crop:g}"
+
+    def shape_of_all(self, shapes: Iterable[tuple[int, int] | None]) -> tuple[int, int] | None:
+        """Height and width of all prepared images, if they have one shape, known from the index."""
+        if not self.whole:
+            return self.size, self.size
+        found = set(shapes)
+        shape = found.pop() if len(found) == 1 else None
+        return None if shape is None else self._shrunk(shape)
+
+    def is_kept(self, shape: tuple[int, int]) -> bool:
+        """Whether a prepared image of this shape is kept decoded.
+
+        At full resolution large ones are not: they take ten times the room of their JPEG, and decoding one no larger
+        than a crop needs is about as fast as reading it.
+        """
+        return not self.full_resolution or min(shape) < _LARGE
 
     @property
     def full_resolution(self) -> bool:

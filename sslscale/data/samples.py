@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sslscale.data.features import Features, read_clusters, usable
-from sslscale.data.index import INDEX, Index, read_index
+from sslscale.data.features import Features, read_clusters
+from sslscale.data.index import INDEX, Index, joined, label_type, read_index
 from sslscale.data.shards import Shards
+from sslscale.data.soft_labels import SoftLabels, read_stored
 from sslscale.data.sources import HIDDEN
 from sslscale.errors import DataError
 from sslscale.storage import sums
+from sslscale.storage.scratch import Local
 
 if TYPE_CHECKING:
     from sslscale.settings.streams import Field
@@ -35,9 +36,10 @@ class Samples:
     labels: np.ndarray  # int8, int16 or int32 (n,), as the classes need
     block_sizes: Sequence[int]
     order: tuple[np.ndarray, np.ndarray] | None = None  # shard and row of each sample, int32 (n,); None: as they lie
-    table: np.ndarray | None = None  # float32 (n, classes): pseudo-labels joined at read time
+    soft: SoftLabels | None = None  # pseudo-labels joined at read time
+    entry: np.ndarray | None = None  # int32 (n,): the row of `soft` of each sample
     stored: bool = False  # pseudo-labels stand in the shards
-    copies: np.ndarray | None = None  # int32 (n,): which repeat of its image a sample is
+    copies: np.ndarray | None = None  # int (n,): which repeat of its image a sample is
     features: Features | None = None  # what a network made of each image of the shards
     hidden: np.ndarray | None = None  # int32 (n,), -1: unknown; the truth, for the log alone: no batch has it
 
@@ -50,17 +52,21 @@ class Samples:
             numbers = np.arange(len(self))
         if self.order is not None:
             return self.order[0][numbers].astype(np.int64), self.order[1][numbers].astype(np.int64)
-        shard = np.searchsorted(self._starts, numbers, side="right") - 1
-        return shard, numbers - self._starts[shard]
+        shard = np.searchsorted(self.index.starts, numbers, side="right") - 1
+        return shard, numbers - self.index.starts[shard]
 
-    @cached_property
-    def _starts(self) -> np.ndarray:
-        return np.cumsum([0, *(info.samples for info in self.index.shards)])
+    def shards_of(self, blocks: np.ndarray) -> np.ndarray:
+        """The shards, int64 and sorted, that the samples of these blocks lie in."""
+        if self.order is None:
+            return np.sort(blocks)
+        ends = np.cumsum([0, *self.block_sizes])
+        runs = [np.unique(self.order[0][ends[block] : ends[block + 1]]) for block in blocks.tolist()]
+        return np.unique(np.concatenate(runs)).astype(np.int64)
 
     @property
     def has_soft(self) -> bool:
         """Whether each sample has a pseudo-label."""
-        return self.stored or self.table is not None
+        return self.stored or self.soft is not None
 
     def has(self, name: Field) -> bool:
         """Whether the samples have this field."""
@@ -72,12 +78,13 @@ class Samples:
         """A field of these samples: labels int64 (n,), soft labels float32 (n, classes), features float32 (n, dim)."""
         if name == "label":
             return self.labels[numbers].astype(np.int64)
-        if name == "soft_label" and self.table is not None:
-            return self.table[numbers]
+        if name == "soft_label" and self.soft is not None:
+            assert self.entry is not None
+            return self.soft.take(self.entry[numbers])
         shard, row = self.places(numbers)
         if name == "soft_label":
             found = [self.shards[s].soft(r) for s, r in zip(shard.tolist(), row.tolist(), strict=True)]
-            return np.stack([np.asarray(x, np.float32) for x in found])
+            return read_stored(found, len(self.index.classes))
         assert self.features is not None
         return self.features.take(shard, row)
 
@@ -87,16 +94,6 @@ class Samples:
         key = self.shards[int(shard[0])].key(int(row[0]))
         copy = 0 if self.copies is None else int(self.copies[number])
         return f"{key}-copy{copy}" if copy else key
-
-    def without(self, bad: Sequence[Mapping[int, str]]) -> Samples:
-        """The same samples less those whose image cannot be decoded."""
-        if not any(bad):
-            return self
-        shard, row = self.places()
-        keep = np.ones(len(self), bool)
-        for number, rows in enumerate(bad):
-            keep &= ~((shard == number) & np.isin(row, list(rows)))
-        return self.keep(keep)
 
     def keep(self, chosen: np.ndarray) -> Samples:
         """The same samples less those not chosen; `chosen` is bool (n,)."""
@@ -110,7 +107,7 @@ class Samples:
             order=(shard[chosen].astype(np.int32), row[chosen].astype(np.int32)),
             labels=self.labels[chosen],
             block_sizes=sizes,
-            table=None if self.table is None else self.table[chosen],
+            entry=None if self.entry is None else self.entry[chosen],
             copies=None if self.copies is None else self.copies[chosen],
             hidden=None if self.hidden is None else self.hidden[chosen],
         )
@@ -127,16 +124,16 @@ class Samples:
         return self.keep(chosen)
 
 
-def open_samples(folder: Path, *, labels: bool = True, tables: Path | None = None) -> Samples:
-    """All samples of a folder of shards, in order. Checks every shard against the index.
+def open_samples(folder: Path, *, labels: bool = True, local: Local | None = None) -> Samples:
+    """All samples of a folder of shards, in order. No shard is opened, unless its index was written without labels.
 
-    With `labels` every sample must have one, from KEY.soft.npy or KEY.cls; raises DataError naming shard and key.
-    `tables` is a folder that remembers which shards were checked, and where their samples lie (see open_shard).
+    With `labels` every sample must have one, a class or a pseudo-label; raises DataError naming shard and key.
+    `local` is a folder that remembers which shards were checked, and where their samples lie (see open_shard).
     """
-    return _open(read_index(folder), labels, tables)
+    return _open(read_index(folder), labels, local)
 
 
-def open_images(folder: Path, splits: Sequence[str], *, labels: bool = False, tables: Path | None = None) -> Samples:
+def open_images(folder: Path, splits: Sequence[str], *, labels: bool = False, local: Local | None = None) -> Samples:
     """The samples of several splits of one data set, one after another; absent splits are none.
 
     With `labels` those that are known, else none. Raises DataError if none is there, or if a key stands in two of them.
@@ -144,14 +141,13 @@ def open_images(folder: Path, splits: Sequence[str], *, labels: bool = False, ta
     indexes = [read_index(folder / split) for split in splits if (folder / split / INDEX).is_file()]
     if not indexes:
         raise DataError(f"{folder}: has none of the splits {', '.join(splits)}")
-    infos = [info._replace(file=f"{index.folder.name}/{info.file}") for index in indexes for info in index.shards]
-    samples = _open(Index(folder, tuple(infos), indexes[0].classes), False, tables)
+    samples = _open(joined(folder, indexes), False, local)
     return samples if labels else dataclasses.replace(samples, labels=np.full(len(samples), -1, np.int8))
 
 
-def open_unlabeled(folder: Path, splits: Sequence[str], *, tables: Path | None = None) -> Samples:
+def open_unlabeled(folder: Path, splits: Sequence[str], *, local: Local | None = None) -> Samples:
     """As `open_images` without labels; `hidden` is the truth as far as it is labelled, or was kept when packing."""
-    samples = open_images(folder, splits, labels=True, tables=tables)
+    samples = open_images(folder, splits, labels=True, local=local)
     known = samples.labels.astype(np.int32)
     start = 0
     for split in splits:
@@ -168,28 +164,35 @@ def open_unlabeled(folder: Path, splits: Sequence[str], *, tables: Path | None =
     return dataclasses.replace(samples, labels=blank, hidden=known if (known >= 0).any() else None)
 
 
-def _open(index: Index, labels: bool, tables: Path | None) -> Samples:
-    shards = Shards(index, tables)
-    every = np.empty(index.num_samples, np.min_scalar_type(-max(len(index.classes), 2)))
-    digests = np.empty(index.num_samples, np.uint64)
+def _open(index: Index, labels: bool, local: Local | None) -> Samples:
+    shards = Shards(index, local)
+    every, stored = (index.labels, index.soft) if index.has_labels else _read_all(shards)
+    if labels and not stored and len(every) and every.min() < 0:
+        number = int(np.flatnonzero(every < 0)[0])
+        shard = int(np.searchsorted(index.starts, number, side="right")) - 1
+        opened = shards[shard]
+        raise DataError(f"{opened.path}: {opened.key(number - int(index.starts[shard]))}: has no label")
     sizes = [info.samples for info in index.shards]
-    stored, start = False, 0
-    for number, shard in enumerate(shards):
-        has_soft = shard.has_soft
-        if number == 0:
-            stored = bool(has_soft.any())
-        found = shard.labels(len(index.classes))
-        missing = np.flatnonzero(~has_soft if stored else found < 0)
-        if labels and len(missing):
-            raise DataError(f"{shard.path}: {shard.key(int(missing[0]))}: has no label")
-        stop = start + len(shard)
-        every[start:stop], digests[start:stop] = found, shard.rows["digest"]
-        start = stop
-    _require_unique(shards, digests)
     return Samples(index, shards, every, sizes, stored=stored and labels)
 
 
-def _require_unique(shards: Shards, digests: np.ndarray) -> None:
+def _read_all(shards: Shards) -> tuple[np.ndarray, bool]:
+    """The labels of shards whose index has none, and whether all have pseudo-labels; opens every shard."""
+    index = shards.index
+    every = np.empty(index.num_samples, label_type(len(index.classes)))
+    digests = np.empty(index.num_samples, np.uint64)
+    soft, start = True, 0
+    for shard in shards:
+        stop = start + len(shard)
+        every[start:stop], digests[start:stop] = shard.labels(len(index.classes)), shard.rows["digest"]
+        soft &= bool(shard.has_soft.all())
+        start = stop
+    require_unique(shards, digests)
+    return every, soft and start > 0
+
+
+def require_unique(shards: Shards, digests: np.ndarray) -> None:
+    """Raise DataError if a key stands in two shards; `digests` are those of all keys, which this sorts."""
     digests.sort()
     twice = digests[1:][digests[1:] == digests[:-1]]
     if not len(twice):
@@ -203,9 +206,9 @@ def _require_unique(shards: Shards, digests: np.ndarray) -> None:
         seen.update(keys)
 
 
-def open_clustered(folder: Path, clusters: Path, splits: Sequence[str], *, tables: Path | None = None) -> Samples:
+def open_clustered(folder: Path, clusters: Path, splits: Sequence[str], *, local: Local | None = None) -> Samples:
     """The images of these splits with their cluster as the label; images that no cluster has are left out."""
-    samples = open_images(folder, splits, tables=tables)
+    samples = open_images(folder, splits, local=local)
     labels = read_clusters(clusters, splits)
     if len(labels) != len(samples):
         raise DataError(f"{clusters}: has {len(labels):,} clustered images, {folder} has {len(samples):,}")
@@ -215,12 +218,11 @@ def open_clustered(folder: Path, clusters: Path, splits: Sequence[str], *, table
 
 
 def open_described(
-    folder: Path, features: Path, splits: Sequence[str], *, labels: bool = False, tables: Path | None = None
+    folder: Path, features: Path, splits: Sequence[str], *, labels: bool = False, local: Local | None = None
 ) -> Samples:
     """The images of these splits with the features that a network made of them, and the labels that are known."""
-    samples, found = open_images(folder, splits, labels=labels, tables=tables), Features(features, splits)
+    samples, found = open_images(folder, splits, labels=labels, local=local), Features(features, splits)
     sizes = [info.samples for info in samples.index.shards]
     if sizes != [rows for rows, _ in found.shapes]:
         raise DataError(f"{features}: its features are not those of the images of {folder}")
-    chosen = np.concatenate([usable(found.file(number)) for number in range(len(found.files))])
-    return dataclasses.replace(samples, features=found).keep(chosen)
+    return dataclasses.replace(samples, features=found)

@@ -15,10 +15,10 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sslscale.data import tables
 from sslscale.errors import DataError
@@ -27,7 +27,7 @@ from sslscale.storage import mirror
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SPLITS = ("labeled", "unlabeled", "val", "test")
 HIDDEN = "hidden_labels.npy"
-PACKED = ("index.json", HIDDEN)  # what a split has beside its shards
+PACKED = ("index.json", "labels.npy", "rows.npy", HIDDEN)  # what a split has beside its shards
 _HEIF = (".heic", ".heif", ".avif", ".jxl", ".jp2")
 _RAW = (".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f")
 
@@ -63,17 +63,13 @@ class Listing(NamedTuple):
 
 
 def list_source(source: str) -> Listing:
-    """List `digits`, `torchvision:NAME:ROOT[:SPLIT]`, `webdataset:SHARDS`, a .csv or a folder; raises DataError."""
+    """List `digits`, `torchvision:NAME:ROOT[:SPLIT]`, a .csv or a folder; raises DataError."""
     if mirror.is_url(source):
         raise DataError(f"{source}: no packed images there; pack them where they lie: sslscale data pack SRC {source}")
     if source == "digits":
         return digits()
     if source.startswith("torchvision:"):
         return torchvision_set(source)
-    if source.startswith("webdataset:"):
-        from sslscale.data.webdatasets import list_webdataset
-
-        return list_webdataset(source)
     path = Path(source)
     if path.suffix == ".csv":
         return manifest(path)
@@ -174,30 +170,49 @@ def manifest_rows(path: Path) -> tuple[list[tuple[int, Path, str]], str]:
 
 def digits() -> Listing:
     """The 1,797 real handwritten digits, 8x8 gray, that scikit-learn carries in its package."""
+    items = []
+    for number, label in enumerate(_digits()[:, 64].tolist()):
+        key = f"digits/{number:04d}"
+        items.append(Item(key, key, ".png", str(label), partial(_digit, number)))
+    return Listing(items, tuple(str(digit) for digit in range(10)))
+
+
+@lru_cache(maxsize=1)
+def _digits() -> Any:
+    """Pixels and label of each digit, int64 (1797, 65)."""
     import numpy as np
 
     found = importlib.util.find_spec("sklearn")  # located, not imported: a plan must not wait for it
     assert found is not None and found.origin is not None
     with gzip.open(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
-        table = np.loadtxt(file, delimiter=",", dtype=np.int64)
+        return np.loadtxt(file, delimiter=",", dtype=np.int64)
 
-    def encode(row: int) -> bytes:
-        from PIL import Image
 
-        buffer = io.BytesIO()
-        image = table[row, :64].reshape(8, 8) * (255 / 16)
-        Image.fromarray(image.round().astype("uint8")).save(buffer, "PNG")
-        return buffer.getvalue()
+def _digit(row: int) -> bytes:
+    from PIL import Image
 
-    items = []
-    for number, label in enumerate(table[:, 64].tolist()):
-        key = f"digits/{number:04d}"
-        items.append(Item(key, key, ".png", str(label), partial(encode, number)))
-    return Listing(items, tuple(str(digit) for digit in range(10)))
+    buffer = io.BytesIO()
+    image = _digits()[row, :64].reshape(8, 8) * (255 / 16)
+    Image.fromarray(image.round().astype("uint8")).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def torchvision_set(source: str) -> Listing:
     """`torchvision:CIFAR10:ROOT` or `torchvision:SVHN:ROOT:test`; never downloads."""
+    data, name, split = _torchvision(source)
+    classes = tuple(str(c).replace("/", "_") for c in getattr(data, "classes", ()))
+    labels = [int(data[i][1]) for i in range(len(data))]
+    classes = classes or tuple(str(label) for label in range(max(labels) + 1))
+    items = []
+    for i, label in enumerate(labels):
+        key = f"{name}/{split}/{i:07d}"
+        items.append(Item(key, key, ".png", classes[label], partial(_torchvision_image, source, i)))
+    return Listing(items, classes)
+
+
+@lru_cache(maxsize=2)
+def _torchvision(source: str) -> tuple[Any, str, str]:
+    """The data set, once a process, with its name and split."""
     import torchvision.datasets
 
     _, name, root, *rest = [*source.split(":"), ""]
@@ -207,25 +222,17 @@ def torchvision_set(source: str) -> Listing:
     split = rest[0] or "train"
     try:
         try:
-            data = cls(root, train=split == "train", download=False)
+            return cls(root, train=split == "train", download=False), name, split
         except TypeError:
-            data = cls(root, split=split, download=False)
+            return cls(root, split=split, download=False), name, split
     except (RuntimeError, OSError, TypeError, ValueError) as error:
         raise DataError(f"{source}: {str(error).splitlines()[0]}") from None
-    classes = tuple(str(c).replace("/", "_") for c in getattr(data, "classes", ()))
-    labels = [int(data[i][1]) for i in range(len(data))]
-    classes = classes or tuple(str(label) for label in range(max(labels) + 1))
 
-    def encode(index: int) -> bytes:
-        buffer = io.BytesIO()
-        data[index][0].save(buffer, "PNG")
-        return buffer.getvalue()
 
-    items = []
-    for i, label in enumerate(labels):
-        key = f"{name}/{split}/{i:07d}"
-        items.append(Item(key, key, ".png", classes[label], partial(encode, i)))
-    return Listing(items, classes)
+def _torchvision_image(source: str, number: int) -> bytes:
+    buffer = io.BytesIO()
+    _torchvision(source)[0][number][0].save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def image_files(root: Path, skip_file: Callable[[str, Path], None] = lambda kind, path: None) -> Iterator[Path]:
@@ -264,7 +271,12 @@ def _kind(name: str) -> str:
 
 def _file_item(path: Path, relative: Path, label: str | None) -> Item:
     key = usable_key(relative.with_suffix("").as_posix())
-    return Item(key, str(path), path.suffix.lower(), label, path.read_bytes)
+    return Item(key, str(path), path.suffix.lower(), label, partial(_read, str(path)))
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def usable_key(name: str) -> str:

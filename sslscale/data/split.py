@@ -106,7 +106,7 @@ def is_labeled(config: PackConfig) -> bool:
     if config.labels is not None or config.source == "digits" or config.source.startswith("torchvision:"):
         return True
     if config.source.startswith(webdatasets.PREFIX):
-        return webdatasets.has_labels(config.source)
+        return webdatasets.has_labels(config.source, config.label)
     if not sources.is_packed(config.source):
         path = Path(config.source)
         if path.suffix != ".csv":

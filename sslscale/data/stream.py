@@ -14,8 +14,8 @@ from sslscale import distributed
 from sslscale.data import rng
 from sslscale.data.batch import Batch
 from sslscale.data.image_views import ImageViews, RawViews
-from sslscale.data.images import bad_allowed
-from sslscale.data.order import Order
+from sslscale.data.order import Order, Window
+from sslscale.data.prefetch import Prefetch
 from sslscale.data.samples import Samples
 from sslscale.data.transfer import to_device
 from sslscale.errors import ConfigError
@@ -45,7 +45,8 @@ class Stream:
     """Batches of one list of samples, forever. Batch `step` is the same on every run and every number of workers.
 
     Epoch follows epoch without a seam: where the batch does not divide the samples, a batch ends one epoch and begins
-    the next, so that no sample is left out or seen twice in an epoch. Each worker has an equal part of every batch.
+    the next, so that no sample is left out or seen twice in an epoch. Each worker has a part of every batch, which
+    differ by one sample at most. No shard is read before it is needed, or will be soon.
     """
 
     def __init__(
@@ -59,18 +60,23 @@ class Stream:
         views: Sequence[AugmentConfig],
         fields: Sequence[Field] = ("label",),
         cache: Path | None,
-        cache_bytes: int,
+        cache_bytes: int | None,
         threads: int,
         device: torch.device = CPU,
-        on_bad_sample: str = "error",
         whole_batches: bool | None = None,
+        unit: int = 1,
     ):
-        """Raises ConfigError if the workers cannot divide the batch, or if it is larger than the samples."""
-        world = distributed.world_size()
-        if batch_size % world:
+        """`unit` is how many samples of a batch go to a worker together.
+
+        Raises ConfigError if a worker has no part of the batch, or if it is larger than the samples."""
+        if batch_size > len(samples):
             raise ConfigError(
-                f"the global batch of {batch_size} {name} images does not divide over {world} workers; "
-                f"use a multiple of {world}, or change num_workers"
+                f"the global batch of {batch_size} {name} images is larger than the {len(samples)} there are"
+            )
+        if batch_size // unit < distributed.world_size():
+            raise ConfigError(
+                f"the global batch of {batch_size} {name} images has no part for each of {distributed.world_size()} "
+                "workers; raise batch_size, or lower num_workers"
             )
         self._seed = rng.stream_seed(seed, name)
         self._reader = ImageViews(
@@ -82,16 +88,13 @@ class Stream:
             cache_bytes=cache_bytes,
             threads=threads,
             device=device,
-            max_bad=bad_allowed(on_bad_sample, samples.index.num_samples),
             whole_batches=whole_batches,
         )
-        self.name, self.samples, self.device = name, samples.without(self._reader.bad), device
-        if batch_size > len(self.samples):
-            raise ConfigError(
-                f"the global batch of {batch_size} {name} images is larger than the {len(self.samples)} there are"
-            )
-        self.batch_size, self._share, self._fields = batch_size, batch_size // world, fields
-        self._order = Order(self.samples.block_sizes, self._seed)
+        self.name, self.samples, self.device = name, samples, device
+        self.batch_size, self._fields, self._unit = batch_size, fields, unit
+        self._order = Order(samples.block_sizes, self._seed)
+        self._prefetch = Prefetch(self._reader.make, at_once=max(threads, 1))
+        self._ahead: Window | None = None  # the window whose shards were asked for last
 
     @classmethod
     def of(
@@ -101,7 +104,7 @@ class Stream:
         config: TrainConfig,
         *,
         cache: Path | None,
-        cache_bytes: int,
+        cache_bytes: int | None,
         threads: int,
         device: torch.device = CPU,
     ) -> Stream:
@@ -121,15 +124,44 @@ class Stream:
             cache_bytes=cache_bytes,
             threads=threads,
             device=device,
-            on_bad_sample=config.on_bad_sample,
+            unit=distributed.unit_of(config.batch_sizes[spec.name], config.batch_sizes.values()),
         )
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def choose(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sample numbers and epochs, int64, of this worker's part of batch `step`."""
-        return self._order.take(step * self.batch_size + distributed.rank() * self._share, self._share)
+    def choose(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sample numbers and epochs, int64, of this worker's part of batch `step`, and the numbers of the whole batch.
+
+        Has the shards of the steps to come made ready.
+        """
+        self._look_ahead(step)
+        numbers, epochs = self._order.take(step * self.batch_size, self.batch_size)
+        part = distributed.part(self.batch_size, self._unit)
+        return numbers[part], epochs[part], numbers
+
+    def _look_ahead(self, step: int) -> None:
+        window = self._order.window(step * self.batch_size)
+        if self._ahead is not None and window[:2] == self._ahead[:2]:
+            return
+        self._ahead = window
+        shards = self._shards_of(window)
+        if self._order.windowed:
+            shards = np.concatenate([shards, self._shards_of(self._order.after(window))])
+        # workers that share all shards begin with different ones
+        shift = 0 if self._order.windowed else len(shards) * distributed.rank() // distributed.world_size()
+        self._prefetch.want(np.roll(shards, -shift))
+
+    def _shards_of(self, window: Window) -> np.ndarray:
+        """The shards that this worker reads in a window."""
+        blocks = window.blocks
+        if self._order.windowed:
+            blocks = self._order.part(window, distributed.rank(), distributed.world_size())
+        return self.samples.shards_of(blocks)
+
+    def close(self) -> None:
+        """Make no more shards ready."""
+        self._prefetch.close()
 
     def global_numbers(self, step: int) -> np.ndarray:
         """Sample numbers, int64, of all workers' parts of batch `step`, in the workers' order."""

@@ -1,104 +1,138 @@
-"""Others' WebDatasets as a source of images: `webdataset:PATHS`, with braces and wildcards, labels in KEY.cls."""
+"""Others' WebDatasets as a source of images: `webdataset:SHARDS`, paths or URLs with braces and wildcards."""
 
 from __future__ import annotations
 
+import fnmatch
 import glob
-import mmap
+import json
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from sslscale.data import tar
-from sslscale.data.sources import SUFFIXES, Item, Listing, unique, usable_key
+from sslscale.data.shards import split_name
 from sslscale.errors import DataError
+from sslscale.storage import mirror
+from sslscale.storage.store import Store
 
 PREFIX = "webdataset:"
-_LABEL = "cls"
+_HEAD = 4 << 20  # bytes of the first shard that a plan looks at
 
 
-def expand(source: str) -> list[Path]:
-    """The shards of a source such as `webdataset:/data/train-{0000..0146}.tar` or `webdataset:/data/*.tar`.
+class Located(NamedTuple):
+    """One shard of a source: its path or URL, its bytes, what changes with its content, and whether img2dataset's
+    statistics lie beside it."""
 
-    Raises DataError if one that is named is not there, or none is found.
+    url: str
+    size: int
+    stamp: str
+    has_stats: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its file name."""
+        return self.url.rpartition("/")[2]
+
+
+def locate(source: str) -> list[Located]:
+    """The shards of a source such as `webdataset:s3://bucket/train-{0000..0146}.tar` or `webdataset:/data/*.tar`.
+
+    Raises DataError if one that is named is not there or stands there twice, or none is found; ResourceError if a
+    store does not answer.
     """
     from braceexpand import braceexpand  # as webdataset expands its URLs
 
-    found: list[Path] = []
     try:
         names = list(braceexpand(source.removeprefix(PREFIX)))
     except ValueError as error:
         raise DataError(f"{source}: its braces cannot be expanded: {error}") from None
+    names = [name.removeprefix("file://") for name in names]
+    folders: dict[str, list[str]] = {}  # of URLs: what is asked of each folder, in one call
     for name in names:
-        matches = sorted(map(Path, glob.glob(name))) if glob.has_magic(name) else [Path(name)]
-        missing = [path for path in matches if not path.is_file()]
-        if missing or not matches:
-            raise DataError(f"{source}: there is no shard {missing[0] if missing else name}")
-        found += matches
+        if mirror.is_url(name):
+            folder, _, last = name.rpartition("/")
+            folders.setdefault(folder, []).append(last)
+    listed = {folder: _listed(folder, lasts) for folder, lasts in folders.items()}
+    found: list[Located] = []
+    for name in names:
+        folder, _, last = name.rpartition("/")
+        here = _in_store(folder, last, listed[folder]) if mirror.is_url(name) else _on_disk(name)
+        if not here:
+            raise DataError(f"{source}: there is no shard {name}")
+        found += here
+    twice = [url for url, count in Counter(shard.url for shard in found).items() if count > 1]
+    if twice:
+        raise DataError(f"{source}: names the shard {twice[0]} twice")
     return found
 
 
-def list_webdataset(source: str) -> Listing:
-    """All images of the shards with their labels, numbers or names; raises DataError for a damaged shard.
+def _listed(folder: str, names: list[str]) -> dict[str, tuple[int, str]]:
+    if any(glob.has_magic(name) for name in names):
+        if folder.startswith("http"):
+            raise DataError(f"{folder}/{names[0]}: a web server lists no files: name the shards by braces")
+        if glob.has_magic(folder):
+            raise DataError(f"{folder}/{names[0]}: wildcards of URLs stand in the last part alone")
+        return Store(folder).stamps()
+    return Store(folder).stamps([*names, *map(_stats_name, names)])
 
-    Samples are grouped as webdataset does: by the name up to the first dot of its last part. Other members, such as
-    captions and JSON, are counted as skipped.
+
+def _in_store(folder: str, name: str, there: dict[str, tuple[int, str]]) -> list[Located]:
+    names = sorted(fnmatch.filter(there, name)) if glob.has_magic(name) else [name] if name in there else []
+    return [Located(f"{folder}/{one}", *there[one], _stats_name(one) in there) for one in names]
+
+
+def _on_disk(name: str) -> list[Located]:
+    found = []
+    for file in map(Path, sorted(glob.glob(name)) if glob.has_magic(name) else [name]):
+        if not file.is_file():
+            return []
+        stat = file.stat()
+        stats = file.with_name(_stats_name(file.name)).is_file()
+        found.append(Located(str(file.absolute()), stat.st_size, str(stat.st_mtime_ns), stats))
+    return found
+
+
+def _stats_name(name: str) -> str:
+    return f"{name.removesuffix('.tar')}_stats.json"
+
+
+def read_stats(shard: Located) -> dict[str, int]:
+    """What img2dataset counted for a shard: `count`, `successes`, `failed_to_download`, `failed_to_resize`.
+
+    Raises DataError if it cannot be read.
     """
-    items: list[Item] = []
-    skipped: Counter[str] = Counter()
-    example: dict[str, str] = {}
-    seen: dict[str, Path] = {}
-    for path in expand(source):
-        for key, members in _samples(path):
-            images = [name for name in members if f".{name.rpartition('.')[2].lower()}" in SUFFIXES]
-            for name in members:
-                if name not in images[:1] and not (images and name == _LABEL):
-                    skipped[f".{name}"] += 1
-                    example.setdefault(f".{name}", f"{path}: {key}.{name}")
-            if not images:
-                continue
-            if key in seen:
-                raise DataError(f"{path}: the key {key!r} stands in {seen[key]} too")
-            seen[key] = path
-            member = members[images[0]]
-            label = _read(path, members[_LABEL]).decode("utf-8", "replace").strip() if _LABEL in members else None
-            suffix = f".{images[0].rpartition('.')[2].lower()}"
-            read = partial(_read, path, member)
-            items.append(Item(usable_key(key), f"{path}: {key}{suffix}", suffix, label or None, read))
-    if not items:
-        raise DataError(f"{source}: its shards hold no images ({', '.join(SUFFIXES)})")
-    labels = {item.label for item in items if item.label}
-    numbers = all(label.isdigit() for label in labels)
-    return Listing(unique(items), tuple(sorted(labels, key=int if numbers else str)), skipped, example)
+    place = f"{shard.url.removesuffix('.tar')}_stats.json"
+    try:
+        if mirror.is_url(place):
+            folder, _, name = place.rpartition("/")
+            text: bytes | str = Store(folder).head(name, 1 << 20)
+        else:
+            text = Path(place).read_bytes()
+        found = json.loads(text)
+        names = ("count", "successes", "failed_to_download", "failed_to_resize")
+        return {name: int(found[name]) for name in names if name in found}
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{place}: unreadable statistics ({error})") from None
 
 
-def has_labels(source: str) -> bool:
-    """Whether the first shard has labels."""
-    return any(_LABEL in members for _, members in _samples(expand(source)[0]))
+def has_labels(source: str, label: str | None) -> bool:
+    """Whether the first shard has labels, as far as its beginning tells."""
+    if label == "none":
+        return False
+    first = locate(source)[0]
+    if mirror.is_url(first.url):
+        folder, _, name = first.url.rpartition("/")
+        data = Store(folder).head(name, _HEAD)
+    else:
+        with open(first.url, "rb") as file:
+            data = file.read(_HEAD)
+    wanted = (label or "cls").partition(":")[0]
+    return any(split_name(member.name)[1] == wanted for member in _first_members(data))
 
 
-def _samples(path: Path) -> Iterator[tuple[str, dict[str, tar.Member]]]:
-    """Each sample's key and its members by extension, in the order of the shard."""
-    if not path.stat().st_size:
-        raise DataError(f"{path}: an empty file")
-    with (
-        open(path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        memoryview(data) as view,
-    ):
-        found = list(tar.members(view, str(path)))
-    samples: dict[str, dict[str, tar.Member]] = {}
-    for member in found:
-        folder, slash, base = member.name.removeprefix("./").rpartition("/")
-        stem, _, extension = base.partition(".")
-        members = samples.setdefault(folder + slash + stem, {})
-        if extension.lower() in members:
-            raise DataError(f"{path}: {member.name!r} comes twice")
-        members[extension.lower()] = member
-    yield from samples.items()
-
-
-def _read(path: Path, member: tar.Member) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(member.offset)
-        return file.read(member.size)
+def _first_members(data: bytes) -> Iterator[tar.Member]:
+    try:
+        yield from tar.members(data, "")
+    except DataError:  # only its beginning was read
+        return

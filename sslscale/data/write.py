@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +20,17 @@ KEY = re.compile(r"[A-Za-z0-9_\-/]{1,200}")
 
 
 class Sample(NamedTuple):
-    """One encoded sample. `label` is -1 where there is none; `soft` are class probabilities, float32 (classes,)."""
+    """One encoded sample. `label` is -1 where there is none; `soft` is a pseudo-label (see SoftLabels.stored).
+
+    `shape` is the image's height and width, where they are known.
+    """
 
     key: str
     image: bytes | memoryview
     extension: str
     label: int = -1
     soft: np.ndarray | None = None
+    shape: tuple[int, int] | None = None
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> ShardInfo:
@@ -36,37 +41,48 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> ShardInfo:
     # no time and no owner, so that equal samples make equal shards; GNU's format takes names of any length
     options: dict[str, Any] = {"user": "", "group": "", "mode": 0o644, "mtime": 0, "format": "GNU_FORMAT"}
     writer, count = TarWriter(buffer, encoder=False, **options), 0
+    shapes = set()
     for sample in samples:
         if not KEY.fullmatch(sample.key) or ".." in sample.key or sample.key.startswith("/"):
             raise DataError(f"{path.name}: {sample.key!r} is not a usable key (letters, digits, _, - and / only)")
         writer.write({"__key__": sample.key, **_members(sample)})
         count += 1
+        shapes.add(sample.shape)
     writer.close()
     data = buffer.getvalue()
     try:
         jsonio.write_bytes(path, data)
     except OSError as error:
         raise ResourceError(f"{path}: cannot write {len(data):,} bytes: {error.strerror}") from error
-    return ShardInfo(path.name, count, len(data), hashlib.sha256(data).hexdigest())
+    shape = shapes.pop() if len(shapes) == 1 else None
+    return ShardInfo(path.name, count, len(data), hashlib.sha256(data).hexdigest(), shape)
 
 
 def write_shards(folder: Path, name: str, samples: Iterable[Sample], classes: Iterable[str], shard_size: int) -> Index:
     """Write samples into NAME-%06d.tar of `shard_size` samples each, and their index."""
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[ShardInfo] = []
-    batch: list[Sample] = []
-    seen: dict[str, None] = {}
-    for sample in samples:
-        if sample.key in seen:
-            raise DataError(f"{folder.name}: the key {sample.key!r} comes twice")
-        seen[sample.key] = None
-        batch.append(sample)
-        if len(batch) == shard_size:
-            shards.append(write_shard(folder / f"{name}-{len(shards):06d}.tar", batch))
-            batch = []
-    if batch:
+    labels: list[int] = []
+    seen: set[str] = set()
+    soft: set[bool] = set()
+    for batch in batched(samples, shard_size):
+        for sample in batch:
+            if sample.key in seen:
+                raise DataError(f"{folder.name}: the key {sample.key!r} comes twice")
+            seen.add(sample.key)
+            labels.append(sample.label)
+            soft.add(sample.soft is not None)
         shards.append(write_shard(folder / f"{name}-{len(shards):06d}.tar", batch))
-    return write_index(folder, shards, classes)
+    if len(soft) > 1:
+        raise DataError(f"{folder.name}: some samples have pseudo-labels and others do not")
+    return write_index(folder, shards, classes, np.array(labels, np.int64), soft=soft == {True})
+
+
+def batched(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    """The samples in lists of `size`; the last one may be shorter."""
+    every = iter(samples)
+    while batch := list(islice(every, size)):
+        yield batch
 
 
 def _members(sample: Sample) -> dict[str, bytes | memoryview]:

@@ -16,8 +16,12 @@ class PackConfig:
     """Which images to use, which of them are labelled, and how they are split.
 
     `source` is a folder of class folders, a folder that `sslscale data pack` wrote, a CSV manifest (path,label),
-    `torchvision:NAME:ROOT[:SPLIT]`, `webdataset:SHARDS` (braces and wildcards), or `digits`. Results are identified by
-    the content of the source, not by its location.
+    `torchvision:NAME:ROOT[:SPLIT]`, `webdataset:SHARDS` (paths or URLs with braces and wildcards), or `digits`. Results
+    are identified by the content of the source, not by its location.
+
+    The shards of a WebDataset are indexed and read where they lie; with `resize` they are packed anew. `label` names
+    the member that has a sample's class: cls, txt, json:FIELD, or none; null is cls, where there is one.
+    `prefix_keys` puts the name of its shard before every key, for sets that count in each shard from 0.
     """
 
     source: str = field(metadata={"identity": False})
@@ -31,7 +35,9 @@ class PackConfig:
     keep_hidden_labels: bool = False
     shard_size: int = 1000
     resize: int | None = None  # short side, for images larger than that; the only case of re-encoding
-    on_bad_sample: Literal["error", "skip"] = "error"
+    on_bad_sample: Literal["error", "skip"] = "error"  # skip leaves out 1 % at most, and lists them in skipped.txt
+    label: str | None = None
+    prefix_keys: bool = False
     seed: int = field(default=0, metadata={"hidden": True})
     version: int = field(default=1, init=False)
 
@@ -41,6 +47,8 @@ class PackConfig:
             require(not isinstance(share, float) or 0 < share < 1, name, "must lie between 0 and 1")
         require(self.labels_per_class is None or self.labels_per_class > 0, "labels_per_class", "must be positive")
         require(self.shard_size > 0, "shard_size", "must be positive")
+        known = self.label is None or self.label in ("cls", "txt", "none") or self.label.startswith("json:")
+        require(known, "label", f"cls, txt, json:FIELD or none, not {self.label!r}")
         require(self.resize is None or self.resize > 0, "resize", "must be positive")
 
 

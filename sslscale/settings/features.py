@@ -26,7 +26,6 @@ class ExtractConfig:
     patch_size: int | None = None  # None: the network's image size
     batch_size: int = field(default=500, metadata={"identity": False})
     precision: Literal["fp32", "bf16"] = field(default="fp32", metadata={"new": True})
-    on_bad_sample: Literal["error", "skip"] = "error"
     version: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:

@@ -44,7 +44,6 @@ class LayerwiseConfig:
     max_images: int = 50_000
     split: str = "test"
     batch_size: int = field(default=500, metadata={"identity": False})
-    on_bad_sample: Literal["error", "skip"] = "error"
     seed: int = field(default=0, metadata={"hidden": True})
     version: int = field(default=1, init=False)
 

@@ -26,7 +26,6 @@ class RobustnessConfig:
     frost_images: str | None = None
     split: str = "test"
     batch_size: int = 250
-    on_bad_sample: Literal["error", "skip"] = "error"
     seed: int = field(default=0, metadata={"hidden": True})
     version: int = field(default=1, init=False)
 

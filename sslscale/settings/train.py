@@ -104,7 +104,6 @@ class TrainConfig:
     )  # read by `images`, `mixed` and `unlabeled`
     continues: str | None = None  # TUNE_FOLDER/states/KEY@STEP below the root: a state that this training takes up
     label_fraction: float = 1.0  # share of each class's labelled images that is used, one at least; drawn by the seed
-    on_bad_sample: Literal["error", "skip"] = "error"
     # steps whose gradients are not finite and that may be passed over; one more stops the training
     max_skipped_steps: int = field(default=0, metadata={"identity": False})
     seed: int = field(default=0, metadata={"hidden": True})

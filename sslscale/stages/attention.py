@@ -26,7 +26,7 @@ def attention(ctx: RunContext, config: AttentionConfig, *, model: Checkpoint, da
     backbone, info = load_backbone(model.dir)
     if not isinstance(backbone, VisionTransformer):
         raise DataError(f"{ctx.name}: {info.model.name} has no attention to draw: it is not a vit_SIZE_PATCH")
-    samples, images = open_split(ctx, data.split(config.split), info.image, "skip")
+    samples, images = open_split(ctx, data.split(config.split), info.image)
     numbers = np.linspace(0, len(samples) - 1, min(config.images, len(samples))).round().astype(np.int64)
     pixels = images.fetch(*samples.places(numbers))
     weights = backbone.attention(normalize(pixels, info.image.mean, info.image.std))

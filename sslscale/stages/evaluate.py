@@ -24,7 +24,7 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
         raise DataError(f"there is no split {config.split!r} to evaluate on; splits: {', '.join(data.num_samples)}")
     torch.set_num_threads(ctx.threads)
     network, info = load_model(model.dir)
-    samples, images = open_split(ctx, data.split(config.split), info.image, config.on_bad_sample)
+    samples, images = open_split(ctx, data.split(config.split), info.image)
     classes = samples.index.classes
     names = {**{name: name for name in classes}, **dict(config.class_map)}
     unknown = [name for name in classes if names[name] not in info.classes]
@@ -46,7 +46,7 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
     if classes != info.classes:
         logits = logits[:, [info.classes.index(names[name]) for name in classes]]
     result = measure(logits.softmax(-1), torch.from_numpy(samples.labels).long(), classes)
-    write_json(ctx.path / "report.json", {"split": config.split, "failed": sum(map(len, images.bad)), **result})
+    write_json(ctx.path / "report.json", {"split": config.split, **result})
     confusion_figure(ctx.path, result["confusion"], classes)
     named = {f"{config.split}_{name}": result[name] for name in ("accuracy", "top5_accuracy", "ece", "samples")}
     return Report(path=str(ctx.path), metrics=named)

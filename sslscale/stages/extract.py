@@ -15,13 +15,10 @@ from sslscale.settings.features import ExtractConfig
 def extract(ctx: RunContext, config: ExtractConfig, *, model: Checkpoint, data: Dataset) -> Embeddings:
     """Write SPLIT/features-%06d.npy, float16 (samples, dim); shards that have their file already are not read again.
 
-    An image that cannot be decoded has a row of NaN. Raises DataError for one whose features are not finite.
+    Raises DataError for an image whose features are not finite.
     """
-    import numpy as np
-
     from sslscale.cluster.mappers import Mappers
     from sslscale.data.features import Features
-    from sslscale.data.images import bad_allowed
     from sslscale.data.index import read_index
 
     splits = tuple(split for split in config.splits if split in data.num_samples)
@@ -38,11 +35,8 @@ def extract(ctx: RunContext, config: ExtractConfig, *, model: Checkpoint, data: 
     with Mappers(partial(make_extractor, model.dir, data.dir, config), ctx, len(waiting)) as mappers:
         mappers.map(waiting, finished=finished)
     features = Features(ctx.path, splits)
-    bad = sum(int(np.isnan(features.file(n)[:, 0]).sum()) for n in range(len(features.files)))
-    if bad > bad_allowed(config.on_bad_sample, len(features)):
-        raise DataError(f"{ctx.name}: {bad:,} of {len(features):,} images cannot be decoded")
     counts = {split: data.num_samples[split] for split in splits}
-    metrics = {"images": len(features), "failed": bad, "dim": features.dim}
+    metrics = {"images": len(features), "dim": features.dim}
     return Embeddings(path=str(ctx.path), num_samples=counts, dim=features.dim, metrics=metrics)
 
 
@@ -68,7 +62,7 @@ def make_extractor(model: Path, data: Path, config: ExtractConfig, ctx: RunConte
     def extract_shard(item: tuple[str, int]) -> int:
         split, number = item
         index = read_index(data / split)
-        shard, images = open_one(ctx, index, number, info.image, config.on_bad_sample)
+        shard, images = open_one(ctx, index, number, info.image)
         rows = np.arange(len(shard))
         found = network_outputs(
             backbone,
@@ -82,8 +76,7 @@ def make_extractor(model: Path, data: Path, config: ExtractConfig, ctx: RunConte
         )
         with np.errstate(over="ignore"):  # told below, with the key
             features = found.numpy().astype(np.float16)
-        features[list(images.bad[0])] = np.nan
-        wrong = np.flatnonzero(~np.isfinite(features).all(1) & ~np.isin(rows, list(images.bad[0])))
+        wrong = np.flatnonzero(~np.isfinite(features).all(1))
         if len(wrong):
             raise DataError(
                 f"{ctx.name}: {shard.path}: {shard.key(int(wrong[0]))}: its features are not finite as float16 (65,504 "

@@ -37,7 +37,7 @@ def layerwise(ctx: RunContext, config: LayerwiseConfig, *, model: Checkpoint, da
     network = LayerFeatures(backbone, max_features=config.max_features)
 
     def features(folder: Path, most: int | None) -> tuple[Any, torch.Tensor]:
-        samples, images = open_split(ctx, folder, info.image, config.on_bad_sample)
+        samples, images = open_split(ctx, folder, info.image)
         if most is not None and most < len(samples):
             chosen = np.zeros(len(samples), bool)
             chosen[np.random.default_rng([config.seed, 0x1A7E]).permutation(len(samples))[:most]] = True

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sslscale.data import fingerprint, sources, split
 from sslscale.errors import DataError
@@ -16,10 +19,16 @@ from sslscale.settings.data import PackConfig
 from sslscale.storage import mirror
 from sslscale.storage.jsonio import digest
 
+if TYPE_CHECKING:
+    from sslscale.data.examine import Facts
+    from sslscale.data.index import Index
+    from sslscale.data.pack import Task, Write
+    from sslscale.data.webdatasets import Located
+
 log = logging.getLogger(__name__)
 
 
-def content(config: PackConfig, root: Path) -> str:
+def content(config: PackConfig, root: Path | None) -> str:
     """Identity of everything outside the root that packing reads."""
     parts: dict[str, str | float | None] = {"source": fingerprint.fingerprint(config.source, root)}
     if config.labels is not None:
@@ -39,37 +48,97 @@ def is_labeled(config: PackConfig) -> bool:
 
 @cpu_only
 def pack(ctx: RunContext, config: PackConfig) -> Dataset:
-    """Write the shards of every split; shards that exist already are taken as they are, without a copy."""
-    from sslscale.data import pack as packing
-    from sslscale.data.index import read_index
+    """Write the shards of every split, or the index of those that others wrote.
 
-    for name in sources.SPLITS:  # of an attempt that was stopped
-        old = ctx.path / name
-        old.unlink() if old.is_symlink() else shutil.rmtree(old, ignore_errors=True)
+    What `sslscale data pack` or `data index` wrote is taken as it is, without a copy. After an interruption, goes on at
+    the next shard.
+    """
+    from sslscale.data import build
+    from sslscale.data.limits import SKIPPED
+
     if sources.is_packed(config.source):
-        if config.labels or config.labels_per_class or config.val or config.test or config.resize:
-            raise DataError(f"{config.source}: is packed already; set labels and splits when packing")
-        source = sources.local_path(config.source).absolute()
-        indexes = {
-            name: read_index(source / name) for name in sources.SPLITS if (source / name / "index.json").exists()
-        }
-        for name in indexes:
-            if mirror.is_url(config.source):
-                _write_reference(f"{config.source}/{name}", source / name, ctx.path / name)
-            else:
-                os.symlink(source / name, ctx.path / name)
+        indexes = _take_packed(ctx, config)
     else:
-        indexes = packing.pack(config, ctx.path, threads=ctx.threads, say=lambda line: log.warning("%s", line))
+        parts = (ctx.local.folder if ctx.store else ctx.root / "cache") / "examined"
+        indexes = build.build(
+            config,
+            ctx.path,
+            parts,
+            threads=ctx.threads,
+            say=lambda line: log.warning("%s", line),
+            run=partial(run_tasks, ctx),
+            examine=partial(examine_shards, ctx, config),
+        )
     classes = {index.classes for index in indexes.values()}
     if len(classes) > 1:
         raise DataError(f"{config.source}: its splits do not have the same classes")
     counts = {name: index.num_samples for name, index in indexes.items()}
-    return Dataset(
-        path=str(ctx.path),
-        num_samples=counts,
-        classes=next(iter(classes)),
-        metrics={f"{name}_images": count for name, count in counts.items()},
-    )
+    metrics = {f"{name}_images": count for name, count in counts.items()}
+    if (ctx.path / SKIPPED).is_file():
+        metrics["skipped_images"] = len((ctx.path / SKIPPED).read_text("utf-8").splitlines())
+    return Dataset(path=str(ctx.path), num_samples=counts, classes=next(iter(classes)), metrics=metrics)
+
+
+def run_tasks(ctx: RunContext, make: Callable[[int], Write], tasks: Sequence[Task]) -> None:
+    """Write shards in the processes of a stage."""
+    from sslscale.cluster.mappers import Mappers
+
+    done = [0]
+
+    def finished(task: Task, images: int) -> None:
+        del task, images
+        done[0] += 1
+        ctx.progress(done[0], len(tasks))
+
+    with Mappers(partial(_with_threads, make), ctx, len(tasks)) as mappers:
+        mappers.map(tasks, finished=finished)
+
+
+def _with_threads(make: Callable[[int], Write], ctx: RunContext) -> Write:
+    return make(ctx.threads)
+
+
+def examine_shards(
+    ctx: RunContext, config: PackConfig, shards: Sequence[Located], done: Callable[[Located, Facts], None]
+) -> None:
+    """Examine shards in the processes of a stage."""
+    from sslscale.cluster.mappers import Mappers
+
+    count = [0]
+
+    def finished(shard: Located, facts: Facts) -> None:
+        done(shard, facts)
+        count[0] += 1
+        ctx.progress(count[0], len(shards))
+
+    with Mappers(partial(_examiner, config.label), ctx, len(shards)) as mappers:
+        mappers.map(shards, finished=finished, keep=False)
+
+
+def _examiner(label: str | None, ctx: RunContext) -> Callable[[Located], Facts]:
+    from sslscale.data.examine import examine
+    from sslscale.data.threads import pool
+
+    return lambda shard: examine(shard, label, ctx.local, pool("examine", ctx.threads))
+
+
+def _take_packed(ctx: RunContext, config: PackConfig) -> dict[str, Index]:
+    """Refer to the shards of a folder that was packed or indexed before."""
+    from sslscale.data.build import read_indexes
+
+    if config.labels or config.labels_per_class or config.val or config.test or config.resize:
+        raise DataError(f"{config.source}: is packed already; set labels and splits when packing")
+    source = sources.local_path(config.source).absolute()
+    indexes = read_indexes(source)
+    for name in sources.SPLITS:  # of an attempt that was stopped
+        old = ctx.path / name
+        old.unlink() if old.is_symlink() else shutil.rmtree(old, ignore_errors=True)
+    for name in indexes:
+        if mirror.is_url(config.source):
+            _write_reference(f"{config.source}/{name}", source / name, ctx.path / name)
+        else:
+            os.symlink(source / name, ctx.path / name)
+    return indexes
 
 
 def _write_reference(url: str, source: Path, folder: Path) -> None:

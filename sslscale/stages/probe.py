@@ -19,7 +19,7 @@ def probe(ctx: RunContext, config: ProbeConfig, *, features: Embeddings, data: D
     """
     import torch
 
-    from sslscale.data.features import Features, usable
+    from sslscale.data.features import Features
     from sslscale.data.samples import open_samples
     from sslscale.evaluate.classify import measure
     from sslscale.evaluate.clustering import cluster_agreement
@@ -38,8 +38,8 @@ def probe(ctx: RunContext, config: ProbeConfig, *, features: Embeddings, data: D
 
     def read(split: str) -> tuple[Any, torch.Tensor, torch.Tensor]:
         rows = Features(features.dir, (split,)).read()
-        samples = open_samples(data.split(split), tables=ctx.root / "cache" / "shards").keep(usable(rows))
-        rows = torch.from_numpy(rows[usable(rows)]).to(device)
+        samples = open_samples(data.split(split), local=ctx.local)
+        rows = torch.from_numpy(rows).to(device)
         return samples, rows, torch.from_numpy(samples.labels).long().to(device)
 
     _, bank, labels = read("labeled")

@@ -42,7 +42,7 @@ def robustness(
     device = best_device(ctx.resources)
     network, info = load_model(model.dir)
     network = network.to(device).requires_grad_(False)
-    samples, images = open_split(ctx, data.split(config.split), info.image, config.on_bad_sample)
+    samples, images = open_split(ctx, data.split(config.split), info.image)
     if samples.index.classes != info.classes:
         raise DataError(f"{model.path} knows other classes than {data.split(config.split)}")
     if config.max_images and config.max_images < len(samples):

@@ -87,7 +87,7 @@ def _monitor(ctx: RunContext, config: TrainConfig, inputs: Inputs, device: Any) 
     labeled = inputs["data"].dir / "labeled"
     if not (config.monitor_every and distributed.is_main() and labeled.is_dir()):
         return None
-    samples, images = open_split(ctx, labeled, config.image, "skip")
+    samples, images = open_split(ctx, labeled, config.image)
     return KnnMonitor(samples, images, config.image, device, num_images=config.monitor_images, seed=config.seed)
 
 

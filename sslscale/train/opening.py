@@ -45,14 +45,14 @@ def open_training(ctx: RunContext, config: TrainConfig, inputs: Inputs) -> Train
     if wrong is not None:
         raise ConfigError(f"{ctx.name}: {wrong}")
     torch.set_num_threads(ctx.threads)
-    cache, device = ctx.root / "cache", best_device(ctx.resources)
+    local, device = ctx.local, best_device(ctx.resources)
     set_up(device, deterministic=config.deterministic)
     streams = {
         spec.name: Stream.of(
             spec,
-            open_stream(spec, inputs, config, cache / "shards"),
+            open_stream(spec, inputs, config, local),
             config,
-            cache=cache,
+            cache=local.folder,
             cache_bytes=ctx.resources.cache_bytes,
             threads=ctx.threads,
             device=device,
