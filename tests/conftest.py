@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,9 @@ from jaxtyping import install_import_hook
 import tests.checker  # noqa: F401  which the hook names
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+if "SSLSCALE_SCRATCH" not in os.environ:  # what this machine keeps for runs must not outlive the tests
+    os.environ["SSLSCALE_SCRATCH"] = tempfile.mkdtemp(prefix="sslscale-tests-")
+    atexit.register(shutil.rmtree, os.environ["SSLSCALE_SCRATCH"], ignore_errors=True)
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # shapes and types of annotated tensors are checked at every call in this process, but for numba's functions
 PACKAGE = Path(__file__).parent.parent / "sslscale"

@@ -39,6 +39,7 @@ from sslscale.settings.augment import AugmentConfig, RandAugmentConfig
 from sslscale.settings.data import PackConfig
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.train import OptimConfig, TrainConfig
+from sslscale.storage.scratch import Local
 from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
 from tests.configurations import Rows
@@ -70,8 +71,8 @@ def config(options: argparse.Namespace) -> TrainConfig:
 def ours(settings: TrainConfig, shards: Path, cache: Path, threads: int) -> float:
     """Steps a second, without the first."""
     samples = {
-        "labeled": open_samples(shards / "labeled", tables=cache / "shards"),
-        "unlabeled": open_images(shards, ("labeled", "unlabeled"), tables=cache / "shards"),
+        "labeled": open_samples(shards / "labeled", local=Local(cache)),
+        "unlabeled": open_images(shards, ("labeled", "unlabeled"), local=Local(cache)),
     }
     options: dict[str, Any] = {"cache": cache, "cache_bytes": 8 << 30, "threads": threads}
     streams = {spec.name: Stream.of(spec, samples[spec.name], settings, **options) for spec in settings.method.streams}

@@ -40,6 +40,7 @@ from sslscale.data.stream import Stream
 from sslscale.settings.augment import AugmentConfig, BlurConfig, JitterConfig
 from sslscale.settings.data import PackConfig
 from sslscale.settings.model import ImageConfig
+from sslscale.storage.scratch import Local
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -102,7 +103,7 @@ def forever(loader: Any, size: Any) -> Iterator[int]:
 def stream(shards: Path, px: int, batch: int, workers: int, cache: Path | None) -> Stream:
     return Stream(
         "train",
-        open_samples(shards, labels=False, tables=None if cache is None else cache / "shards"),
+        open_samples(shards, labels=False, local=None if cache is None else Local(cache)),
         batch_size=batch,
         seed=0,
         image=ImageConfig(size=px, short_side=256 if px > 32 else None, mean=MEAN, std=STD),

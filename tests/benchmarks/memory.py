@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from sslscale.data.write import Sample, write_shards
+from sslscale.storage.scratch import Local
 
 
 def synthetic(count: int) -> Iterator[Sample]:
@@ -48,7 +49,7 @@ def read(folder: Path, cache: Path, steps: int) -> None:
     started = time.perf_counter()
     stream = Stream(
         "unlabeled",
-        open_samples(folder, labels=False, tables=cache / "shards"),
+        open_samples(folder, labels=False, local=Local(cache)),
         batch_size=256,
         seed=0,
         image=ImageConfig(size=8),

@@ -27,6 +27,7 @@ from sslscale.settings.augment import AugmentConfig, JitterConfig
 from sslscale.settings.data import PackConfig
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.train import TrainConfig
+from sslscale.storage.scratch import Local
 from sslscale.train.engine import Engine
 
 
@@ -44,7 +45,7 @@ def worker(rank: int, world: int, work: str, model: str, batch_size: int, steps:
     )
     stream = Stream(
         "images",
-        open_samples(Path(work) / "shards" / "labeled", labels=False, tables=Path(work) / "cache" / "shards"),
+        open_samples(Path(work) / "shards" / "labeled", labels=False, local=Local(Path(work) / "cache")),
         batch_size=config.batch_size,
         seed=0,
         image=config.image,

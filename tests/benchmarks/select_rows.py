@@ -72,7 +72,7 @@ def main() -> None:
     made = select(
         ctx,
         SelectConfig(balance=options.balance),
-        scores=Scores(path=str(scores), num_samples=options.rows, num_failed=0),
+        scores=Scores(path=str(scores), num_samples=options.rows),
         data=data,
     )
     result = {

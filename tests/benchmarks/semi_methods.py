@@ -35,6 +35,7 @@ from sslscale.methods.method import build_method
 from sslscale.methods.noisy_student import NoisyStudent
 from sslscale.settings.data import PackConfig
 from sslscale.settings.train import TrainConfig
+from sslscale.storage.scratch import Local
 from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
 from tests.configurations import Rows
@@ -88,12 +89,12 @@ class Bench:
 
     def __init__(self, shards: Path, cache: Path, threads: int):
         self.shards, self.cache, self.threads = shards, cache, threads
-        self.tables = cache / "shards"
+        self.local = Local(cache)
 
     def samples(self, name: str) -> Samples:
         if name == "labeled":
-            return open_samples(self.shards / "labeled", tables=self.tables)
-        return open_unlabeled(self.shards, TRAINING, tables=self.tables)
+            return open_samples(self.shards / "labeled", local=self.local)
+        return open_unlabeled(self.shards, TRAINING, local=self.local)
 
     def train(self, own: TrainConfig, soft: torch.Tensor | None = None) -> tuple[torch.nn.Module, float, dict]:
         """The network that is kept, images a second without the first tenth of the steps, and the last log."""
@@ -125,13 +126,12 @@ class Bench:
             cache=self.cache,
             cache_bytes=CACHE_BYTES,
             threads=self.threads,
-            max_bad=0,
             evaluation_crop=own.image.crop,
         )
         return network_outputs(network, own.image, images, *samples.places(), batch_size=500, device=CPU).float()
 
     def accuracy(self, network: torch.nn.Module, own: TrainConfig) -> float:
-        samples = open_samples(self.shards / "test", tables=self.tables)
+        samples = open_samples(self.shards / "test", local=self.local)
         truth = torch.from_numpy(samples.labels).long()
         return (self.outputs(network, own, samples).argmax(1) == truth).float().mean().item()
 

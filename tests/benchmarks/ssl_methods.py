@@ -41,6 +41,7 @@ from sslscale.settings.augment import AugmentConfig
 from sslscale.settings.data import PackConfig
 from sslscale.settings.features import ExtractConfig
 from sslscale.settings.train import OptimConfig, TrainConfig
+from sslscale.storage.scratch import Local
 from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
 from tests.configurations import Rows
@@ -70,12 +71,12 @@ def train(
     """The network that is kept, and images a second without the first tenth of the steps."""
     (spec,) = own.method.streams
     name = spec.name
-    tables = cache / "shards"
-    samples = open_images(shards, ("labeled",), labels=name == "mixed", tables=tables)
+    local = Local(cache)
+    samples = open_images(shards, ("labeled",), labels=name == "mixed", local=local)
     if name == "labeled":
-        samples = open_samples(shards / "labeled", tables=tables)
+        samples = open_samples(shards / "labeled", local=local)
     if per_class is not None:
-        chosen = open_images(shards, ("labeled",), labels=True, tables=tables).share(
+        chosen = open_images(shards, ("labeled",), labels=True, local=local).share(
             per_class * len(samples.index.classes) / len(samples), own.seed
         )
         samples = dataclasses.replace(chosen, labels=np.full(len(chosen), -1, np.int8))
@@ -97,9 +98,7 @@ class Judge:
 
     def __init__(self, shards: Path, cache: Path, threads: int):
         self.cache, self.threads = cache, threads
-        self.sets: list[Samples] = [
-            open_samples(shards / split, tables=cache / "shards") for split in ("labeled", "test")
-        ]
+        self.sets: list[Samples] = [open_samples(shards / split, local=Local(cache)) for split in ("labeled", "test")]
 
     def __call__(self, network: torch.nn.Module, own: TrainConfig, extract: ExtractConfig) -> tuple[float, float]:
         backbone = getattr(network, "backbone", network)  # of a classifier
@@ -113,7 +112,6 @@ class Judge:
                 cache=self.cache,
                 cache_bytes=8 << 30,
                 threads=self.threads,
-                max_bad=0,
                 evaluation_crop=own.image.crop,
             )
             features = network_outputs(backbone, own.image, images, *samples.places(), batch_size=500, device=CPU)

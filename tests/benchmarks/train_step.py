@@ -35,6 +35,7 @@ from sslscale.settings.augment import AugmentConfig, JitterConfig
 from sslscale.settings.data import PackConfig
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.train import OptimConfig, TrainConfig
+from sslscale.storage.scratch import Local
 from sslscale.train.engine import Engine
 from sslscale.train.fit import fit
 from tests.configurations import Rows
@@ -74,7 +75,7 @@ def bare(settings: TrainConfig) -> float:
 def ours(settings: TrainConfig, shards: Path, cache: Path, threads: int) -> float:
     stream = Stream(
         "images",
-        open_samples(shards, labels=False, tables=cache / "shards"),
+        open_samples(shards, labels=False, local=Local(cache)),
         batch_size=settings.batch_size,
         seed=0,
         image=settings.image,

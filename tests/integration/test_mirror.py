@@ -19,9 +19,13 @@ import yaml
 
 from sslscale import experiment
 from sslscale.cli.main import main
+from sslscale.data.samples import open_samples
+from sslscale.errors import DataError
 from sslscale.graph import collect, dag, execution
 from sslscale.storage import mirror
+from sslscale.storage.scratch import Local, scratch
 from tests import runs
+from tests.unit.test_webdatasets import write as write_webdataset
 
 pytest.importorskip("s3fs")
 
@@ -167,9 +171,35 @@ def test_data_and_checkpoints_in_a_store(
         loaded = experiment.of_values("eval", values | {"protocols": ["knn"]}, [])
         metrics.append(experiment.metrics(execution.run(dag.plan(loaded.targets, root), root, execution.Inline())))
     assert metrics[0] == metrics[1] and len(metrics[0]) > 0
-    assert len(list((tmp_path / "of-store").rglob("*.tar"))) == 14 + 5  # fetched to where they are read
+    assert not list((tmp_path / "of-store").rglob("*.tar"))  # fetched to this machine's disk, not into the root
+    fetched = list(scratch().rglob("shards/*.tar"))
+    assert len(fetched) == 14 + 5
     image = next(iter((tmp_path / "digits").rglob("*.tar")))
-    assert image.read_bytes() in [file.read_bytes() for file in (tmp_path / "of-store").rglob(image.name)]
+    assert image.read_bytes() in [file.read_bytes() for file in fetched]
+
+
+def test_anothers_shards_in_a_store_are_indexed_and_read_there(
+    s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SSLSCALE_SCRATCH", str(tmp_path / "scratch"))
+    folder = write_webdataset(tmp_path / "theirs")
+    theirs = mirror.at("s3://lab/theirs", folder)
+    theirs.push(folder)
+    for shards in ("s3://lab/theirs/{00000..00002}.tar", "s3://lab/theirs/*.tar"):
+        out = tmp_path / shards.replace("/", "_")
+        assert main(["data", "index", shards, str(out), "--test", "0.2"]) == 0
+        samples = open_samples(out / "labeled", local=Local(tmp_path / "disk"))
+        assert samples.index.shards[0].url == "s3://lab/theirs/00000.tar"
+        found = {samples.key(n) for n in range(len(samples))}
+        assert len(found) == len(samples) >= 45
+    assert len(list((tmp_path / "disk").rglob("*.tar"))) == 3
+    capsys.readouterr()
+    assert main(["data", "index", "s3://lab/theirs/{00000..00009}.tar", str(tmp_path / "no")]) == 3
+    assert "there is no shard s3://lab/theirs/00003.tar" in capsys.readouterr().err
+    theirs.store.remove("00001.tar")  # in mid-run
+    samples = open_samples(out / "labeled", local=Local(tmp_path / "fresh"))
+    with pytest.raises(DataError, match=r"s3://lab/theirs/00001\.tar: is not there, though the index has it"):
+        list(samples.shards)
 
 
 def test_errors_of_a_store_are_one_line(server: dict[str, str], tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_the_loader_makes_views_without_a_wait(
         whole_batches=whole,
         device=DEVICE,
     )
-    raw = stream.load(*stream.choose(0), stream.global_numbers(0))
+    raw = stream.load(*stream.choose(0))
     with Device():
         batch = stream.finish(raw)
         assert batch.views[0].device == DEVICE and batch.views[0].shape == (32, 3, 8, 8)

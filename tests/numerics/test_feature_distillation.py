@@ -81,30 +81,3 @@ def test_a_network_that_diverged_is_named(digits: Path, context: Callable[..., R
     data = Dataset(path=str(digits), num_samples={"labeled": 100}, classes=tuple("0123456789"))
     with pytest.raises(DataError, match=r"its features are not finite as float16 .* has the training of .* diverged"):
         extract(context("features"), ExtractConfig(), model=model, data=data)
-
-
-def test_images_that_cannot_be_decoded_have_no_features(tmp_path: Path, context: Callable[..., RunContext]) -> None:
-    import dataclasses
-
-    from sslscale.data.features import Features, usable
-    from sslscale.data.samples import open_samples
-    from sslscale.data.sources import digits as real
-    from sslscale.data.write import Sample, write_shards
-
-    items = real().items[:300]
-    samples = (
-        Sample(f"k{n:03d}", b"broken" if n == 17 else item.read(), "png", n % 10) for n, item in enumerate(items)
-    )
-    write_shards(tmp_path / "data" / "labeled", "labeled", samples, tuple("0123456789"), 100)
-    model = save(context("model"), tuple("0123456789"))
-    data = Dataset(path=str(tmp_path / "data"), num_samples={"labeled": 300}, classes=tuple("0123456789"))
-    config = ExtractConfig(splits=("labeled",))
-    with pytest.raises(DataError, match="k017"):
-        extract(context("strict"), config, model=model, data=data)
-    found = extract(context("skip"), dataclasses.replace(config, on_bad_sample="skip"), model=model, data=data)
-    assert found.metrics["failed"] == 1
-    rows = Features(found.dir, ("labeled",)).read()
-    assert np.flatnonzero(~usable(rows)).tolist() == [17]
-    described = open_described(tmp_path / "data", found.dir, ("labeled",))
-    assert len(described) == 299 and described.key(17) == "k018"
-    assert len(open_samples(tmp_path / "data" / "labeled")) == 300

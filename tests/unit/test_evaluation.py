@@ -200,11 +200,17 @@ def test_outputs_in_bf16_are_near_those_in_fp32(digits: Path) -> None:
 
 @pytest.mark.parametrize(("size", "kept"), [(8, 1), (80, 0)])
 def test_a_stage_that_looks_once_keeps_small_images_alone(
-    size: int, kept: int, digits: Path, context: Callable[..., RunContext]
+    size: int,
+    kept: int,
+    digits: Path,
+    context: Callable[..., RunContext],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("SSLSCALE_SCRATCH", str(tmp_path / "scratch"))
     ctx = context("score")
-    open_one(ctx, read_index(digits / "unlabeled"), 0, ImageConfig(size=size), "error")
-    assert len(list(ctx.root.glob("cache/images/*-fit-*"))) == kept
+    open_one(ctx, read_index(digits / "unlabeled"), 0, ImageConfig(size=size))
+    assert len(list(ctx.local.folder.glob("images/*-fit-*"))) == kept
 
 
 def test_shares_of_the_labels_are_balanced_nested_and_drawn_by_the_seed(digits: Path) -> None:
