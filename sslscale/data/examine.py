@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sslscale.data import decode, tar
-from sslscale.data.shards import Shard, map_file, scan, shard_name, split_name
+from sslscale.data.shards import Shard, map_file, scan, shard_name
 from sslscale.data.webdatasets import Located, read_stats
 from sslscale.errors import DataError
 from sslscale.storage import jsonio, mirror
@@ -142,7 +142,7 @@ def _labels(shard: Shard, data: memoryview, label: str | None) -> tuple[list[str
     wanted, _, field = (label or "cls").partition(":")
     members: dict[str, tar.Member] = {}
     for member in tar.members(data, str(shard.path)):
-        key, extension = split_name(member.name)
+        key, extension = tar.split_name(member.name)
         if extension == wanted:
             members[key] = member
     passed = Counter(shard.ignored)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sslscale.errors import DataError, ResourceError
 from sslscale.storage import jsonio, sums
+
+T = TypeVar("T")
 
 
 def write(file: Path, table: Any) -> None:
@@ -28,20 +30,25 @@ def write(file: Path, table: Any) -> None:
 
 def read(file: Path, columns: Sequence[str] | None = None) -> Any:
     """Read a table, or some of its columns; raises DataError if it has changed since it was written."""
-    import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    try:
-        return parquet.read_table(
-            sums.checked(file), columns=None if columns is None else list(columns), page_checksum_verification=True
-        )
-    except (OSError, pa.ArrowException) as error:
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{file}: an unreadable table ({text}); remove it and run again to make it anew") from None
+    wanted = None if columns is None else list(columns)
+    return _checked(file, lambda: parquet.read_table(file, columns=wanted, page_checksum_verification=True))
 
 
 def names(file: Path) -> list[str]:
-    """The columns of a table."""
+    """The columns of a table; raises DataError if it has changed since it was written."""
     import pyarrow.parquet as parquet
 
-    return parquet.read_schema(file).names
+    return _checked(file, lambda: parquet.read_schema(file).names)
+
+
+def _checked(file: Path, read: Callable[[], T]) -> T:
+    import pyarrow as pa
+
+    try:
+        sums.checked(file)
+        return read()
+    except (OSError, pa.ArrowException) as error:
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{file}: an unreadable table ({text}); remove it and run again to make it anew") from None

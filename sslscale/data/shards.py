@@ -196,7 +196,7 @@ def scan(path: Path, data: memoryview, *, lenient: bool = False) -> Shard:
     ignored: dict[str, int] = {}
     others: dict[str, tuple[tar.Member, int]] = {}  # images with a longer extension
     for member in tar.members(data, str(path)):
-        key, extension = split_name(member.name)
+        key, extension = tar.split_name(member.name)
         if not lenient and (not KEY.fullmatch(key) or ".." in key or key.startswith("/")):
             raise DataError(f"{path}: {member.name!r} is not a usable key")
         kind = _IMAGE if extension in IMAGE_TYPES else _OTHERS.get(extension)
@@ -219,7 +219,7 @@ def scan(path: Path, data: memoryview, *, lenient: bool = False) -> Shard:
             types[key] = IMAGE_TYPES.index(extension)
     for key, (member, kind) in others.items():
         if key in types:
-            extension = split_name(member.name)[1]
+            extension = tar.split_name(member.name)[1]
             ignored[extension] = ignored.get(extension, 0) + 1
         else:
             found[_IMAGE][key], types[key] = member, kind
@@ -232,13 +232,6 @@ def scan(path: Path, data: memoryview, *, lenient: bool = False) -> Shard:
     if orphans:
         ignored["label without an image"] = len(orphans)
     return Shard(path, data, _table(data, found, types), ignored)
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Key and extension, in small letters, of a member: the name up to the first dot of its last part, and the rest."""
-    folder, slash, base = name.removeprefix("./").rpartition("/")
-    stem, _, extension = base.partition(".")
-    return folder + slash + stem, extension.lower()
 
 
 def _table(data: memoryview, found: tuple[dict[str, tar.Member], ...], types: Mapping[str, int]) -> np.ndarray:

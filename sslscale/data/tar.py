@@ -62,6 +62,13 @@ def members(data: memoryview | bytes, source: str) -> Iterator[Member]:
         offset = start + -(-size // BLOCK) * BLOCK
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """Key and extension, in small letters, of a member: the name up to the first dot of its last part, and the rest."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    stem, _, extension = base.partition(".")
+    return folder + slash + stem, extension.lower()
+
+
 def _number(field: bytes) -> int:
     if field[0] & 0x80:  # GNU's binary form for large sizes
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")

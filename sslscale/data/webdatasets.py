@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sslscale.data import tar
-from sslscale.data.shards import split_name
 from sslscale.errors import DataError
 from sslscale.storage import mirror
 from sslscale.storage.store import Store
@@ -128,7 +127,7 @@ def has_labels(source: str, label: str | None) -> bool:
         with open(first.url, "rb") as file:
             data = file.read(_HEAD)
     wanted = (label or "cls").partition(":")[0]
-    return any(split_name(member.name)[1] == wanted for member in _first_members(data))
+    return any(tar.split_name(member.name)[1] == wanted for member in _first_members(data))
 
 
 def _first_members(data: bytes) -> Iterator[tar.Member]:

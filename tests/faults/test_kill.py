@@ -132,7 +132,7 @@ def test_one_of_two_scoring_workers_killed(finished: Finished) -> None:
         assert whole["label"].equals(top["label"])
         kept = np.asarray(top["probs"].combine_chunks().flatten()).reshape(-1, 3)
         every = np.asarray(whole["probs"].combine_chunks().flatten()).reshape(-1, 10)
-        assert np.allclose(kept, np.sort(every, 1)[:, :-4:-1], atol=1e-5)
+        assert np.allclose(kept, np.sort(every, 1)[:, :-4:-1], rtol=1e-3)  # float16
 
 
 @pytest.mark.slow

@@ -223,7 +223,7 @@ def test_pack_and_check_by_the_command(image_folder: Path, tmp_path: Path) -> No
     out, _ = runs.sslscale("data", "check", tmp_path / "s", code=3)
     assert file.name in out and "\n1 problem\n" in out
     _, err = runs.sslscale("data", "pack", tmp_path / "none", tmp_path / "t", code=3)
-    assert "there is no such folder" in err and "Traceback" not in err
+    assert "there is no such file or folder" in err and "Traceback" not in err
 
 
 def test_library_output_goes_to_the_log_files(finished: Finished) -> None:
