@@ -159,6 +159,10 @@ class Stream:
             blocks = self._order.part(window, distributed.rank(), distributed.world_size())
         return self.samples.shards_of(blocks)
 
+    def make_ready(self) -> None:
+        """Open all shards and decode their images now, for measurements that are to begin with that done."""
+        self._reader.make(range(len(self.samples.shards)))
+
     def close(self) -> None:
         """Make no more shards ready."""
         self._prefetch.close()

@@ -76,6 +76,8 @@ def ours(settings: TrainConfig, shards: Path, cache: Path, threads: int) -> floa
     }
     options: dict[str, Any] = {"cache": cache, "cache_bytes": 8 << 30, "threads": threads}
     streams = {spec.name: Stream.of(spec, samples[spec.name], settings, **options) for spec in settings.method.streams}
+    for stream in streams.values():
+        stream.make_ready()
     assert settings.num_steps is not None
     method = build_method(settings.method, settings.model, 10)
     method.prepare({name: len(stream) for name, stream in streams.items()}, settings)

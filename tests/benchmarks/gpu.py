@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from sslscale.data.batch import Batch
-from sslscale.data.decode import decode
+from sslscale.data.decode import decode, dimensions
 from sslscale.data.index import ShardInfo, write_index
 from sslscale.data.loader import Loader
 from sslscale.data.samples import open_images, open_samples
@@ -209,18 +209,20 @@ def synthetic(count: int, height: int, width: int) -> Iterator[Sample]:
 def write_tar(folder: Path, samples: Iterator[Sample]) -> None:
     """One labelled shard, by the standard library: such a machine has no webdataset."""
     folder.mkdir(parents=True)
-    count, buffer = 0, io.BytesIO()
+    labels, shapes, buffer = [], set(), io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as file:
         for sample in samples:
             for name, data in ((f"{sample.key}.jpg", sample.image), (f"{sample.key}.cls", b"%d" % sample.label)):
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 file.addfile(info, io.BytesIO(data))
-            count += 1
+            labels.append(sample.label)
+            shapes.add(dimensions(bytes(sample.image)))
     data = buffer.getvalue()
     (folder / "x-000000.tar").write_bytes(data)
-    info = ShardInfo("x-000000.tar", count, len(data), hashlib.sha256(data).hexdigest())
-    write_index(folder, [info], [str(n) for n in range(10)])
+    shape = shapes.pop() if len(shapes) == 1 else None
+    info = ShardInfo("x-000000.tar", len(labels), len(data), hashlib.sha256(data).hexdigest(), shape)
+    write_index(folder, [info], [str(n) for n in range(10)], np.array(labels))
 
 
 def peak(device: torch.device) -> float:
@@ -241,7 +243,10 @@ def streams_of(config: TrainConfig, shards: Path, cache: Path, device: torch.dev
     every = {"labeled": open_samples(shards / "labeled"), "images": open_images(shards, ("labeled",))}
     every["unlabeled"] = every["images"]
     options: dict[str, Any] = {"cache": cache, "cache_bytes": 32 << 30, "threads": threads, "device": device}
-    return {spec.name: Stream.of(spec, every[spec.name], config, **options) for spec in config.method.streams}
+    streams = {spec.name: Stream.of(spec, every[spec.name], config, **options) for spec in config.method.streams}
+    for stream in streams.values():
+        stream.make_ready()
+    return streams
 
 
 def measure(

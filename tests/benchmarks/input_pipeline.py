@@ -101,7 +101,7 @@ def forever(loader: Any, size: Any) -> Iterator[int]:
 
 
 def stream(shards: Path, px: int, batch: int, workers: int, cache: Path | None) -> Stream:
-    return Stream(
+    made = Stream(
         "train",
         open_samples(shards, labels=False, local=None if cache is None else Local(cache)),
         batch_size=batch,
@@ -112,6 +112,9 @@ def stream(shards: Path, px: int, batch: int, workers: int, cache: Path | None) 
         cache_bytes=8 << 30,
         threads=workers,
     )
+    if cache is not None:
+        made.make_ready()
+    return made
 
 
 def ours(shards: Path, px: int, batch: int, workers: int, cache: Path | None) -> Iterator[int]:

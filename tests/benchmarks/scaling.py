@@ -54,6 +54,7 @@ def worker(rank: int, world: int, work: str, model: str, batch_size: int, steps:
         cache_bytes=8 << 30,
         threads=1,
     )
+    stream.make_ready()
     engine = Engine(build_method(config.method, config.model, 10), config, steps + 5, torch.device("cpu"))
     rates = {}
     for name, trains in (("loader", False), ("training", True)):

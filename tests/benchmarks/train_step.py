@@ -84,6 +84,7 @@ def ours(settings: TrainConfig, shards: Path, cache: Path, threads: int) -> floa
         cache_bytes=8 << 30,
         threads=threads,
     )
+    stream.make_ready()
     assert settings.num_steps is not None
     engine = Engine(
         build_method(settings.method, settings.model, 10), settings, settings.num_steps, torch.device("cpu")
