@@ -37,6 +37,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_packing_is_resumed_by_the_shard_and_the_same_in_two_processes(photographs: Path, tmp_path: Path) -> None:
     words = ("data", "pack", photographs, tmp_path / "out", "--shard-size", "50", "--test", "0.2")
     process = runs.start(*words)
@@ -57,6 +58,7 @@ def test_packing_is_resumed_by_the_shard_and_the_same_in_two_processes(photograp
     runs.sslscale("data", "check", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_indexing_in_two_processes_gives_the_same_index(tmp_path: Path) -> None:
     folder = write(tmp_path / "theirs")
     for name, workers in (("one", "1"), ("two", "2")):
