@@ -143,6 +143,8 @@ def _finish(
         say(f"{len(bad):,} of {total:,} images left out, as {SKIPPED} lists them; the first: {bad[0]}")
     for task in every:
         task.note(folder).unlink()
+    for left in folder.glob("*/*.tmp-*"):  # by a process that was killed
+        left.unlink(missing_ok=True)
     return indexes
 
 

@@ -159,7 +159,7 @@ def compare(folder: Path, digits: Path, strategy: Strategy, name: str) -> None:
     rows, state = result
     assert state.keys() == one.keys()
     for key, value in one.items():
-        torch.testing.assert_close(state[key], value, rtol=2e-4, atol=2e-5, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(state[key], value, rtol=2e-4, atol=5e-5, msg=lambda m, k=key: f"{k}: {m}")
     assert len(rows) == len(one_rows)
     for mine, theirs in zip(rows, one_rows, strict=True):
         assert mine == pytest.approx(theirs, rel=3e-4, abs=1e-5)

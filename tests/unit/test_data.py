@@ -153,7 +153,7 @@ def test_a_batch_that_cannot_be_is_an_error(digits: Path, monkeypatch: pytest.Mo
     with pytest.raises(ConfigError, match="global batch of 101 labeled images is larger than the 100 there are"):
         stream(digits / "labeled", None, batch_size=101)
     monkeypatch.setattr("sslscale.distributed.world_size", lambda: 3)
-    with pytest.raises(ConfigError, match="global batch of 2 labeled images is smaller than the 3 workers"):
+    with pytest.raises(ConfigError, match="global batch of 2 labeled images has no part for each of 3 workers"):
         stream(digits / "labeled", None, batch_size=2)
 
 
