@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from sslscale.data import sources
 from sslscale.data.index import Index, read_index
-from sslscale.data.indexing import Examine, bad_images, index_webdataset
+from sslscale.data.indexing import Examine, index_webdataset
 from sslscale.data.limits import SKIPPED
 from sslscale.data.pack import Run, pack
 from sslscale.data.samples import Samples, open_samples
@@ -41,13 +42,12 @@ def build(
         return pack(config, folder, threads=threads, say=say, run=run)
     place = folder if config.resize is None else folder / ".indexed"
     indexes = index_webdataset(dataclasses.replace(config, resize=None), place, parts, examine, say)
-    left_out = bad_images(parts, config)
     if config.resize is not None:
         label = indexes["labeled" if "labeled" in indexes else "unlabeled"].classes
         items = {name: _items(place / name, label) for name in indexes}
         indexes = pack(config, folder, threads=threads, say=say, run=run, done=Split(items, label, ()))
-    if left_out:
-        (folder / SKIPPED).write_text("\n".join(left_out) + "\n", "utf-8")
+        if (place / SKIPPED).is_file():
+            shutil.copyfile(place / SKIPPED, folder / SKIPPED)
     return indexes
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from sslscale.data import webdatasets
 from sslscale.data.examine import Facts, examine, facts_name
 from sslscale.data.index import Index, ShardInfo, label_type, write_index
-from sslscale.data.limits import require_few_bad
+from sslscale.data.limits import SKIPPED, require_few_bad
 from sslscale.data.shards import key_digest, map_file, scan
 from sslscale.data.sources import HIDDEN
 from sslscale.data.webdatasets import Located, locate
@@ -39,6 +39,7 @@ class Found(NamedTuple):
     label: np.ndarray  # int (samples,)
     digest: np.ndarray  # uint64 (samples,)
     usable: np.ndarray  # bool (samples,)
+    bad: list[str]  # a line for each image that is not
 
     @property
     def starts(self) -> np.ndarray:
@@ -51,7 +52,8 @@ def index_webdataset(config: PackConfig, folder: Path, parts: Path, run: Examine
 
     `run` examines shards, in processes of its choice; `parts` keeps what was found in each. The samples of a split are
     those that `data pack` would choose by the same rules: fractions of each class, the same ones whatever the seed.
-    Raises DataError for a damaged shard, a key that stands in two, or images that cannot be used.
+    Images that are left out are listed in folder/skipped.txt. Raises DataError for a damaged shard, a key that stands
+    in two, or images that cannot be used.
     """
     if config.labels is not None:
         raise DataError(f"{config.source}: labels: the labels of a WebDataset lie in its shards; say where by label:")
@@ -82,6 +84,9 @@ def index_webdataset(config: PackConfig, folder: Path, parts: Path, run: Examine
                 np.save(folder / name / HIDDEN, source.label[mask].astype(np.int32))
     if not indexes:
         raise DataError(f"{config.source}: its shards hold no images")
+    bad = dict.fromkeys(line for source, _ in chosen.values() for line in source.bad)
+    if bad:
+        (folder / SKIPPED).write_text("\n".join(bad) + "\n", "utf-8")
     return indexes
 
 
@@ -126,14 +131,7 @@ def _find(config: PackConfig, source: str, parts: Path, run: Examine, say: Say) 
     require_few_bad(config.on_bad_sample, bad, len(label))
     if bad:
         say(f"{len(bad):,} of {len(label):,} images left out; the first: {bad[0]}")
-    return Found(shards, every, classes, label, np.concatenate([one.digests for one in every]), usable)
-
-
-def bad_images(parts: Path, config: PackConfig) -> list[str]:
-    """A line for each image of the source that was left out."""
-    shards = locate(config.source)
-    found = [(shard, Facts.load(parts / facts_name(shard, config.label))) for shard in shards]
-    return [f"{shard.url}: {why}" for shard, one in found if one is not None for why in one.bad.values()]
+    return Found(shards, every, classes, label, np.concatenate([one.digests for one in every]), usable, bad)
 
 
 def _tell(source: str, every: Sequence[Facts], say: Say) -> None:
