@@ -14,7 +14,8 @@ import numpy as np
 
 from sslscale.data import decode
 from sslscale.data.index import INDEX, Index, read_index
-from sslscale.data.shards import Shard, open_shard
+from sslscale.data.shard import Shard
+from sslscale.data.shards import open_shard
 from sslscale.errors import DataError
 
 LABELED = ("labeled", "val", "test")  # splits whose images must all have a label

@@ -16,7 +16,8 @@ from sslscale.data import decode
 from sslscale.data.cache import CacheFile
 from sslscale.data.index import Index
 from sslscale.data.preparation import Preparation
-from sslscale.data.shards import Shard, Shards
+from sslscale.data.shard import Shard
+from sslscale.data.shards import Shards
 from sslscale.errors import DataError
 from sslscale.shapes import UInt8
 from sslscale.storage import locks

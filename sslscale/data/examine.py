@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from sslscale.data import decode, tar
-from sslscale.data.shards import Shard, map_file, scan, shard_name
+from sslscale.data.shard import Shard, map_file, scan
+from sslscale.data.shards import shard_name
 from sslscale.data.webdatasets import Located, read_stats
 from sslscale.errors import DataError
 from sslscale.storage import jsonio, mirror

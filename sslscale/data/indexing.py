@@ -18,7 +18,7 @@ from sslscale.data import webdatasets
 from sslscale.data.examine import Facts, examine, facts_name
 from sslscale.data.index import Index, ShardInfo, label_type, write_index
 from sslscale.data.limits import SKIPPED, require_few_bad
-from sslscale.data.shards import key_digest, map_file, scan
+from sslscale.data.shard import key_digest, map_file, scan
 from sslscale.data.sources import HIDDEN
 from sslscale.data.webdatasets import Located, locate
 from sslscale.errors import DataError

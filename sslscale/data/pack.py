@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sslscale.data import decode, shards, sources
+from sslscale.data import decode, shard, sources
 from sslscale.data.index import Index, shard_info, write_index
 from sslscale.data.limits import SKIPPED, require_few_bad
 from sslscale.data.sources import HIDDEN, Item
@@ -163,7 +163,7 @@ def _encode(item: Item, resize: int | None) -> tuple[bytes, str, tuple[int, int]
         scale = resize / min(height, width)
         height, width = round(height * scale), round(width * scale)
         image = decode.resize(image, (height, width))
-    elif extension in shards.IMAGE_TYPES:
+    elif extension in shard.IMAGE_TYPES:
         return data, extension, (height, width)
     buffer = io.BytesIO()
     lossy = extension in ("jpg", "jpeg", "webp")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sslscale.data import check, shards, sources, tar
+from sslscale.data import check, shard, shards, sources, tar
 from sslscale.data.index import Index, ShardInfo, read_index, write_index
 from sslscale.data.samples import open_samples
 from sslscale.data.write import Sample, write_shard, write_shards
@@ -68,7 +68,7 @@ def test_what_webdataset_and_tarfile_write_is_read(tmp_path: Path) -> None:
                     info = tarfile.TarInfo(f"{long}{i}.png")
                     info.size = len(image)
                     file.addfile(info, io.BytesIO(image))
-        found = shards.scan(tmp_path / name, memoryview((tmp_path / name).read_bytes()))
+        found = shard.scan(tmp_path / name, memoryview((tmp_path / name).read_bytes()))
         assert found.keys == [f"{long}{i}" for i in range(6)]
         assert [bytes(found.encoded(i)) for i in range(6)] == IMAGES
 
@@ -197,7 +197,7 @@ def test_links_and_pickles_in_a_shard_stay_bytes(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(IMAGES[0])
             file.addfile(info, io.BytesIO(IMAGES[0]))
-    found = shards.scan(tmp_path / "x.tar", memoryview((tmp_path / "x.tar").read_bytes()))
+    found = shard.scan(tmp_path / "x.tar", memoryview((tmp_path / "x.tar").read_bytes()))
     assert found.keys == ["k"]
     assert found.ignored == {"pyd": 1, "pkl": 1, "pth": 1}
 
