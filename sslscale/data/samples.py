@@ -207,14 +207,14 @@ def require_unique(shards: Shards, digests: np.ndarray) -> None:
 
 
 def open_clustered(folder: Path, clusters: Path, splits: Sequence[str], *, local: Local | None = None) -> Samples:
-    """The images of these splits with their cluster as the label; images that no cluster has are left out."""
+    """The images of these splits with their cluster as the label."""
     samples = open_images(folder, splits, local=local)
     labels = read_clusters(clusters, splits)
     if len(labels) != len(samples):
         raise DataError(f"{clusters}: has {len(labels):,} clustered images, {folder} has {len(samples):,}")
     classes = tuple(f"cluster {number}" for number in range(int(labels.max()) + 1))
     index = dataclasses.replace(samples.index, classes=classes)
-    return dataclasses.replace(samples, index=index, labels=labels).keep(labels >= 0)
+    return dataclasses.replace(samples, index=index, labels=labels)
 
 
 def open_described(

@@ -70,10 +70,10 @@ def kmeans(ctx: RunContext, config: KMeansConfig, *, features: Embeddings) -> Cl
         counts = np.sum(mappers.map([("assign", part) for part in range(len(parts))], state["centroids"]), axis=0)
     centroids, used = state["centroids"], np.flatnonzero(counts)
     if len(used) < config.k:  # numbers without gaps
-        numbers = np.full(config.k + 1, -1, np.int32)
+        numbers = np.zeros(config.k, np.int32)
         numbers[used] = np.arange(len(used), dtype=np.int32)
         for file in (file for split in splits for file in sorted((ctx.path / split).glob("clusters-*.npy"))):
-            write_array(file, numbers[np.load(file, allow_pickle=False)])  # -1 finds the last entry, which is -1
+            write_array(file, numbers[np.load(file, allow_pickle=False)])
         centroids, counts = centroids[used], counts[used]
     write_array(ctx.path / "centroids.npy", centroids)
     cluster_sizes(ctx.path, counts.tolist())

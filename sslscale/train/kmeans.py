@@ -56,26 +56,20 @@ class Centroids:
 
 def rows_of(
     features: Float[np.ndarray, "_ dim"], *, normalize: bool, device: torch.device
-) -> Iterator[tuple[torch.Tensor | None, Float[torch.Tensor, "m dim"], float]]:
-    """The rows in chunks: which of a chunk are usable (None: all), these as float32, and their sum of squares.
+) -> Iterator[tuple[Float[torch.Tensor, "m dim"], float]]:
+    """The rows in chunks, as float32, each chunk with its sum of squares.
 
-    Scales them to length 1 if asked. Raises DataError for a row that holds a value that is not finite, unless it is NaN
-    as a whole (an image that could not be decoded).
+    Scales rows to length 1 if asked. Raises DataError for a row that holds a value that is not finite.
     """
     for start in range(0, len(features), CHUNK):
         rows = torch.from_numpy(np.array(features[start : start + CHUNK])).to(device).float()
         length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-        there = None
         if not bool(torch.isfinite(length).all()):
-            there = ~rows.isnan().all(1)
-            rows, length = rows[there], length[there]
-            wrong = torch.nonzero(~torch.isfinite(length[:, 0]))
-            if len(wrong):
-                row = start + int(torch.nonzero(there)[wrong[0]])
-                raise DataError(f"row {row}: a feature is not a finite number")
+            row = start + int(torch.nonzero(~torch.isfinite(length[:, 0]))[0])
+            raise DataError(f"row {row}: a feature is not a finite number")
         if normalize:
             rows, length = rows.div_(length.clamp_(min=1e-12)), torch.ones(())
-        yield there, rows, float(length.square().sum()) if not normalize else float(len(rows))
+        yield rows, float(length.square().sum()) if not normalize else float(len(rows))
 
 
 @torch.inference_mode()
@@ -86,14 +80,14 @@ def partial(
     normalize: bool,
     device: torch.device,
 ) -> Partial:
-    """One part's share of an iteration. Images without features count nowhere."""
+    """One part's share of an iteration."""
     ready = Centroids(centroids, device)
     sums = torch.zeros(ready.k, centroids.shape[1], dtype=torch.float64, device=device)
     counts = torch.zeros(ready.k, dtype=torch.int64, device=device)
     inertia = torch.zeros((), dtype=torch.float64, device=device)
     for features in files:
         chunked = torch.zeros(ready.k, centroids.shape[1], device=device)
-        for _, rows, squares in rows_of(features, normalize=normalize, device=device):
+        for rows, squares in rows_of(features, normalize=normalize, device=device):
             nearest, half = ready.nearest(rows)
             chunked.index_add_(0, nearest, rows)
             counts += torch.bincount(nearest, minlength=ready.k)
@@ -110,12 +104,11 @@ def assign(
     normalize: bool,
     device: torch.device,
 ) -> Int[np.ndarray, " n"]:
-    """The nearest centroid of every row, int32; -1 for an image without features."""
+    """The nearest centroid of every row, int32."""
     ready = Centroids(centroids, device)
-    found = np.full(len(features), -1, np.int32)
-    for number, (there, rows, _) in enumerate(rows_of(features, normalize=normalize, device=device)):
-        part = found[number * CHUNK : (number + 1) * CHUNK]
-        part[slice(None) if there is None else there.cpu().numpy()] = ready.nearest(rows)[0].cpu().numpy()
+    found = np.empty(len(features), np.int32)
+    for number, (rows, _) in enumerate(rows_of(features, normalize=normalize, device=device)):
+        found[number * CHUNK : (number + 1) * CHUNK] = ready.nearest(rows)[0].cpu().numpy()
     return found
 
 
