@@ -23,6 +23,7 @@ from sslscale.storage.jsonio import canonical, digest
 from sslscale.storage.mirror import RECORD
 
 DESCRIPTION = "stage.json"
+_COMPARED = 100  # earlier results that a stage to run is compared with, to say why it runs
 F = TypeVar("F", bound=Callable[..., Artifact])
 
 
@@ -92,10 +93,11 @@ def topological(targets: Sequence[Stage]) -> list[Stage]:
 
     for target in targets:
         visit(target)
-    names = [node.name for node in order]
+    names: set[str] = set()
     for node in order:
-        if names.count(node.name) > 1:
+        if node.name in names:
             raise ValueError(f"two stages are named {node.name!r}")
+        names.add(node.name)
     return order
 
 
@@ -140,16 +142,19 @@ def plan(targets: Sequence[Stage], root: str | Path) -> list[Planned]:
         else:
             state = "run"
             if node.kind not in known:
-                known[node.kind] = earlier(root, node.kind)
+                known[node.kind] = earlier(root, node.kind, most=_COMPARED)
             why = _why(identity, path, known[node.kind])
         planned.append(Planned(stage=node, key=key, path=path, state=state, why=why, input_keys=input_keys))
     return planned
 
 
-def earlier(root: Path, kind: str) -> list[dict[str, Any]]:
-    """The records of all finished stages of a kind; unreadable ones are passed over."""
+def earlier(root: Path, kind: str, most: int | None = None) -> list[dict[str, Any]]:
+    """The records of all finished stages of a kind, or of the `most` recent; unreadable ones are passed over."""
     found = []
-    for file in sorted((root / "artifacts" / kind).glob(f"*/{RECORD}")):
+    folders = [folder for folder in (root / "artifacts" / kind).glob("*") if (folder / RECORD).exists()]
+    if most is not None and len(folders) > most:
+        folders = sorted(folders, key=lambda folder: (folder / RECORD).stat().st_mtime_ns)[-most:]
+    for file in sorted(folder / RECORD for folder in folders):
         try:
             found.append(sums.read_record(file))
         except (OSError, ValueError):

@@ -153,7 +153,11 @@ def run(
     git = git_commit()
     store = mirror.of(root)
     records: dict[str, dict[str, Any]] = {}
+    paths = {p.key: str(p.path.absolute()) for p in planned}
     waiting = {p.key: p for p in planned}
+    named: dict[str, list[Planned]] = {}  # stages that are the same one
+    for p in planned:
+        named.setdefault(p.key, []).append(p)
     running: dict[str, tuple[Planned, locks.Lock]] = {}
     blocked: set[str] = set()
     failure: tuple[Planned, BaseException] | None = None
@@ -163,7 +167,7 @@ def run(
             observer.changed(entry, state, record)
 
     def finish(entry: Planned, state: str, record: dict[str, Any]) -> None:
-        for twin in [p for p in planned if p.key == entry.key]:
+        for twin in named[entry.key]:
             records[twin.stage.name] = {**record, "state": state}
             tell(twin, state, record)
 
@@ -190,7 +194,7 @@ def run(
                 del waiting[entry.key]
                 running[entry.key] = (entry, lock)
                 tell(entry, "running")
-                runner.start(_job(entry, planned, root, git))
+                runner.start(_job(entry, paths, root, git))
             for job, result in runner.poll(0.2) if running else []:
                 entry, lock = running.pop(job.key)
                 lock.release()
@@ -213,8 +217,7 @@ def run(
     return records
 
 
-def _job(entry: Planned, planned: Sequence[Planned], root: Path, git: str) -> Job:
-    paths = {p.key: str(p.path.absolute()) for p in planned}
+def _job(entry: Planned, paths: Mapping[str, str], root: Path, git: str) -> Job:
     store = mirror.of(root)
     content = entry.stage.content(root) if entry.stage.content else None
     return Job(

@@ -181,7 +181,8 @@ def test_a_second_run_waits_for_the_first_ones_stage(tmp_path: Path) -> None:
     assert ("a", "waiting") in states and "sum" not in CALLS
     other = dag.plan([stage(constant, Number(value=1), name="other")], tmp_path)
     Inline_ = Inline()
-    Inline_.start(execution._job(other[0], other, tmp_path, ""))
+    paths = {p.key: str(p.path) for p in other}
+    Inline_.start(execution._job(other[0], paths, tmp_path, ""))
     Inline_.poll(0)  # the other run finishes the stage
     lock.release()
     thread.join(20)
