@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,45 @@ from sslscale.errors import UserError
 from sslscale.graph.context import RunContext
 from sslscale.graph.stage_warnings import collect_warnings
 
+Make = Callable[[RunContext], "Callable[..., Any] | Pipelined"]
 _AHEAD = 2  # one item that a process works on, and one that waits there, so that it need not wait for the driver
 
 Finished = Callable[[Any, Any], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipelined:
+    """A function in two parts: `fetch(item)` gets what `work(item, fetched)` needs.
+
+    While a process works on an item, it fetches the next one in another thread.
+    """
+
+    fetch: Callable[[Any], Any]
+    work: Callable[[Any, Any], Any]
+
+
+class _Calls:
+    """Calls a function with one item after another, having fetched ahead what it was told of."""
+
+    def __init__(self, function: Callable[..., Any] | Pipelined):
+        self._function = function
+        self._fetched: dict[Any, Future] = {}
+        self._begun: Any = None
+        self._lock, self._thread = threading.Lock(), ThreadPoolExecutor(1, "fetch")
+
+    def prepare(self, item: Any) -> None:
+        """Begin to fetch an item that will be asked for next."""
+        if isinstance(self._function, Pipelined):
+            with self._lock:
+                if item != self._begun and item not in self._fetched:
+                    self._fetched[item] = self._thread.submit(self._function.fetch, item)
+
+    def __call__(self, item: Any, *shared: Any) -> Any:
+        if not isinstance(self._function, Pipelined):
+            return self._function(item, *shared)
+        with self._lock:
+            self._begun, fetched = item, self._fetched.pop(item, None)
+        return self._function.work(item, self._function.fetch(item) if fetched is None else fetched.result())
 
 
 class Mappers:
@@ -25,10 +63,10 @@ class Mappers:
     dies goes to another, up to `max_failures` times; ray.util.ActorPool would lose it.
     """
 
-    def __init__(self, make: Callable[[RunContext], Callable[..., Any]], ctx: RunContext, most: int):
+    def __init__(self, make: Make, ctx: RunContext, most: int):
         self._make, self._ctx = make, ctx
         self._num_workers = min(ctx.resources.num_workers, most)
-        self._function: Callable[..., Any] | None = None
+        self._calls: _Calls | None = None
         self.actors: list[Any] = []
         self._started = 0
 
@@ -59,9 +97,11 @@ class Mappers:
         if self._num_workers > 1:
             self._map_on_actors(items, shared, results, finished, keep)
             return results
-        self._function = self._function or self._make(self._ctx)
+        self._calls = self._calls or _Calls(self._make(self._ctx))
         for place, item in enumerate(items):
-            result = self._function(item, *shared)
+            if place + 1 < len(items):
+                self._calls.prepare(items[place + 1])
+            result = self._calls(item, *shared)
             self._ctx.push()
             finished(item, result)
             results[place] = result if keep else None
@@ -94,6 +134,7 @@ class Mappers:
         actor: Any = ray.remote(_Mapper).options(
             num_cpus=resources.cpus_per_worker or 1,
             num_gpus=gpus_per_worker(resources.gpus_per_worker, int(ray.cluster_resources().get("GPU", 0))),
+            concurrency_groups={"prepare": 1},
         )
         self._started += 1
         log = self._ctx.root / "logs" / f"{self._ctx.path.name}-mapper{self._started - 1}.log"
@@ -122,6 +163,8 @@ class _Dispatcher:
             for actor in [one for one, count in self._load.items() if count == depth]:
                 if self._waiting and (not depth or len(self._waiting) > len(self._load)):
                     place = self._waiting.pop()
+                    if depth:
+                        actor.prepare.options(concurrency_group="prepare").remote(self._items[place])
                     self._running[actor.call.remote(self._items[place], *self._shared)] = (actor, place)
                     self._load[actor] += 1
 
@@ -158,18 +201,22 @@ class _Dispatcher:
 class _Mapper:
     """A process that keeps what `make` loaded and is called with one item at a time."""
 
-    def __init__(self, make: Callable[[RunContext], Callable[..., Any]], ctx: RunContext, log: str):
+    def __init__(self, make: Make, ctx: RunContext, log: str):
         threads = threads_per_worker(ctx.resources.cpus_per_worker, workers_here(ctx.resources.num_workers))
         self._log, self._ctx = Path(log), ctx
         with redirect_output(self._log), collect_warnings(ctx.path):
             ctx.pull_inputs()
-            self._function = make(dataclasses.replace(ctx, threads=threads))
+            self._calls = _Calls(make(dataclasses.replace(ctx, threads=threads)))
 
     def ready(self) -> None:
         """Answered once `make` is done."""
 
+    def prepare(self, item: Any) -> None:
+        """Fetch what the next call needs; runs beside the current one."""
+        self._calls.prepare(item)
+
     def call(self, item: Any, *shared: Any) -> Any:
         with redirect_output(self._log), collect_warnings(self._ctx.path):
-            result = self._function(item, *shared)
+            result = self._calls(item, *shared)
             self._ctx.push()
             return result

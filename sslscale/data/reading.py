@@ -8,7 +8,8 @@ from sslscale.data.decode_once import SMALL
 from sslscale.data.images import Images
 from sslscale.data.index import Index
 from sslscale.data.samples import Samples, open_samples
-from sslscale.data.shards import Shard, Shards
+from sslscale.data.shard import Shard
+from sslscale.data.shards import Shards
 from sslscale.graph.context import RunContext
 from sslscale.settings.model import ImageConfig
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Checkpoint, Dataset, Embeddings
 from sslscale.graph.context import RunContext
 from sslscale.settings.features import ExtractConfig
+
+if TYPE_CHECKING:
+    from sslscale.cluster.mappers import Pipelined
 
 
 def extract(ctx: RunContext, config: ExtractConfig, *, model: Checkpoint, data: Dataset) -> Embeddings:
@@ -40,14 +43,17 @@ def extract(ctx: RunContext, config: ExtractConfig, *, model: Checkpoint, data: 
     return Embeddings(path=str(ctx.path), num_samples=counts, dim=features.dim, metrics=metrics)
 
 
-def make_extractor(model: Path, data: Path, config: ExtractConfig, ctx: RunContext) -> Callable[[tuple[str, int]], int]:
-    """Load the network once a process; returns the function that does one shard."""
+def make_extractor(model: Path, data: Path, config: ExtractConfig, ctx: RunContext) -> Pipelined:
+    """Load the network once a process; returns what reads one shard and what computes its features."""
     import numpy as np
     import torch
 
+    from sslscale.cluster.mappers import Pipelined
     from sslscale.data.features import write_array
+    from sslscale.data.images import Images
     from sslscale.data.index import read_index
     from sslscale.data.reading import open_one
+    from sslscale.data.shard import Shard
     from sslscale.evaluate.outputs import network_outputs
     from sslscale.evaluate.patches import PatchMean
     from sslscale.train.checkpoint import load_backbone, load_model
@@ -59,10 +65,15 @@ def make_extractor(model: Path, data: Path, config: ExtractConfig, ctx: RunConte
     if config.patches:
         backbone = PatchMean(backbone, config.patches, config.patch_area, config.patch_size or info.image.size)
 
-    def extract_shard(item: tuple[str, int]) -> int:
+    indexes = {split: read_index(data / split) for split in config.splits if (data / split).is_dir()}
+
+    def fetch(item: tuple[str, int]) -> tuple[Shard, Images]:
         split, number = item
-        index = read_index(data / split)
-        shard, images = open_one(ctx, index, number, info.image)
+        return open_one(ctx, indexes[split], number, info.image)
+
+    def extract_shard(item: tuple[str, int], fetched: tuple[Shard, Images]) -> int:
+        split, number = item
+        shard, images = fetched
         rows = np.arange(len(shard))
         found = network_outputs(
             backbone,
@@ -85,4 +96,4 @@ def make_extractor(model: Path, data: Path, config: ExtractConfig, ctx: RunConte
         write_array(ctx.path / split / f"features-{number:06d}.npy", features)
         return len(shard)
 
-    return extract_shard
+    return Pipelined(fetch, extract_shard)

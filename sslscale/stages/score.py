@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sslscale.graph.artifacts import Checkpoint, Dataset, Scores
 from sslscale.graph.context import RunContext
 from sslscale.settings.pseudo import ScoreConfig
+
+if TYPE_CHECKING:
+    from sslscale.cluster.mappers import Pipelined
 
 
 def score(ctx: RunContext, config: ScoreConfig, *, teacher: Checkpoint, data: Dataset) -> Scores:
@@ -38,13 +40,16 @@ def score(ctx: RunContext, config: ScoreConfig, *, teacher: Checkpoint, data: Da
     return Scores(path=str(ctx.path), num_samples=index.num_samples, metrics={"scored": index.num_samples})
 
 
-def make_scorer(teacher: Path, unlabeled: Path, config: ScoreConfig, ctx: RunContext) -> Callable[[int], int]:
-    """Load the teacher once a process; returns the function that scores one shard."""
+def make_scorer(teacher: Path, unlabeled: Path, config: ScoreConfig, ctx: RunContext) -> Pipelined:
+    """Load the teacher once a process; returns what reads one shard and what scores it."""
     import numpy as np
     import torch
 
+    from sslscale.cluster.mappers import Pipelined
+    from sslscale.data.images import Images
     from sslscale.data.index import read_index
     from sslscale.data.reading import open_one
+    from sslscale.data.shard import Shard
     from sslscale.evaluate.outputs import network_outputs
     from sslscale.train.checkpoint import load_model
     from sslscale.train.engine import best_device
@@ -54,8 +59,11 @@ def make_scorer(teacher: Path, unlabeled: Path, config: ScoreConfig, ctx: RunCon
     network, info = load_model(teacher)
     index = read_index(unlabeled)
 
-    def score_shard(number: int) -> int:
-        shard, images = open_one(ctx, index, number, info.image)
+    def fetch(number: int) -> tuple[Shard, Images]:
+        return open_one(ctx, index, number, info.image)
+
+    def score_shard(number: int, fetched: tuple[Shard, Images]) -> int:
+        shard, images = fetched
         rows = np.arange(len(shard))
         logits = network_outputs(
             network,
@@ -71,7 +79,7 @@ def make_scorer(teacher: Path, unlabeled: Path, config: ScoreConfig, ctx: RunCon
         write_scores(file, shard.keys, logits.softmax(-1).numpy(), config.kept(logits.shape[1]))
         return len(shard)
 
-    return score_shard
+    return Pipelined(fetch, score_shard)
 
 
 def write_scores(file: Path, keys: list[str], probs: Any, kept: int) -> None:
