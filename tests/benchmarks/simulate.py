@@ -1,15 +1,17 @@
-"""Noisy Student at sizes that no one has at hand: time, cost, shards, memory and requests, from measured rates.
+"""Noisy Student at sizes that no one has at hand: time, cost, shards, memory and requests, and what breaks first.
 
     python tests/benchmarks/simulate.py [--images 130e6,300e6] [--gpus 8,64,512] [--train-rate 1400] [--score-rate 5500]
                                         [--price 2.5] [--check CIFAR_FOLDER] [--json]
 
-Rates are images a second of one GPU, from tests/benchmarks/gpu.py there. --check measures one and two workers of this
-machine (as scaling.py does) and sets what the same model says of two beside what they did.
+Rates are images a second of one GPU, from tests/benchmarks/gpu.py there. What the program itself costs (`Costs`) was
+measured on 2 CPU cores by ten_million.py and driver.py. --check measures one and two workers of this machine (as
+scaling.py does) and sets what the same model says of two beside what they did.
 
 The model. A training step on N workers takes its compute, plus what the ring all-reduce of the gradients
 (2 (N - 1) / N * bytes / bandwidth) takes longer than the backward pass it hides behind (two thirds of the step), plus
 `latency` for each doubling of N. Scoring is a list of S equal shards on N workers: ceil(S / N) rounds; within a share w
-of linear if S >= N / w. The driver keeps `entry` bytes for each shard; a shard is one request to read.
+of linear if S >= N / w. A shard is one request to read, and one call of the driver. Each process of a student keeps the
+pseudo-labels of all images that it learns from; each of a pre-training, an entry for every image.
 """
 
 from __future__ import annotations
@@ -43,6 +45,42 @@ class Run:
     batch: int  # of a worker
 
 
+@dataclass(frozen=True)
+class Costs:
+    """What sslscale costs: bytes of each process, and calls of the driver."""
+
+    selected: float = 62.6  # bytes a pseudo-labelled sample, 1,000 classes of which 10 are kept (ten_million.py)
+    listed: float = 20.7  # bytes an image of a data set (ten_million.py)
+    calls: float = 1900  # shards a second that the driver gives to processes (driver.py)
+    item: float = 150  # bytes of the driver a shard of a stage (driver.py)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster."""
+
+    memory: float = 1e12  # bytes
+    gpus: int = 8
+
+
+def limits(machine: Machine, run: Run, workers: int, costs: Costs, node: Node) -> dict[str, tuple[float, str]]:
+    """For each thing that may break, the share of its limit that is used, and the size at which it breaks.
+
+    Memory breaks when the processes of a node need half of it; the driver, when giving out shards takes a tenth of the
+    time that scoring them does.
+    """
+    a_shard = run.images / max(shards_for(workers), math.ceil(run.images / 10_000))
+    processes = min(node.gpus, workers)
+    student = processes * costs.selected * run.images * run.kept / (node.memory / 2)
+    listed = processes * costs.listed * run.images / (node.memory / 2)
+    calls = workers * machine.score_rate / a_shard / (costs.calls / 10)
+    return {
+        "memory of a student's nodes": (student, f"{run.images / student / 1e6:,.0f}M images"),
+        "memory of a pre-training's nodes": (listed, f"{run.images / listed / 1e6:,.0f}M images"),
+        "calls of the driver when scoring": (calls, f"{workers / calls:,.0f} GPUs"),
+    }
+
+
 def step_seconds(machine: Machine, run: Run, workers: int) -> float:
     """One training step of the global batch workers * run.batch."""
     compute = run.batch / machine.train_rate
@@ -57,7 +95,7 @@ def shards_for(workers: int, within: float = 0.1) -> int:
     return math.ceil(workers / within)
 
 
-def simulate(machine: Machine, run: Run, workers: int, entry: int = 600) -> dict[str, float]:
+def simulate(machine: Machine, run: Run, workers: int, costs: Costs = Costs()) -> dict[str, float]:
     """Hours, cost and the rest of one round on so many workers."""
     seen = run.images * run.kept * run.epochs
     step = step_seconds(machine, run, workers)
@@ -73,7 +111,8 @@ def simulate(machine: Machine, run: Run, workers: int, entry: int = 600) -> dict
         "score_efficiency": run.images / machine.score_rate / workers / score,
         "shards": shards,
         "images_a_shard": run.images / shards,
-        "driver_mib": shards * entry / 2**20,
+        "driver_mib": (shards * costs.item + run.images * costs.listed) / 2**20,
+        "student_mib": run.images * run.kept * costs.selected / 2**20,
         "requests_per_s": workers * machine.score_rate / (run.images / shards),
     }
 
@@ -116,6 +155,8 @@ def main() -> None:
     parser.add_argument("--bandwidth", type=float, default=25e9, help="bytes/s between nodes (25e9)")
     parser.add_argument("--latency", type=float, default=3e-4, help="s a step and doubling (3e-4)")
     parser.add_argument("--price", type=float, default=2.5, help="of a GPU's hour (2.5)")
+    parser.add_argument("--node-memory", type=float, default=1e12, help="bytes (1e12)")
+    parser.add_argument("--node-gpus", type=int, default=8)
     parser.add_argument("--check", type=Path, metavar="CIFAR_FOLDER")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -129,17 +170,24 @@ def main() -> None:
             print(json.dumps(found))
         return
     machine = Machine(options.train_rate, options.score_rate, options.bandwidth, options.latency, options.price)
-    rows = {}
-    print("images  GPUs   train h   score h      cost  efficiency  shards  images/shard  driver MiB  requests/s")
+    rows, node = {}, Node(options.node_memory, options.node_gpus)
+    print(
+        "images  GPUs   train h   score h      cost  efficiency  shards  images/shard  driver MiB  student MiB"
+        "  requests/s  breaks first"
+    )
     for images in map(float, options.images.split(",")):
         for gpus in map(int, options.gpus.split(",")):
             run = Run(images, options.kept, options.epochs, options.weights, options.batch)
             r = rows[f"{images:.0f}/{gpus}"] = simulate(machine, run, gpus)
+            found = limits(machine, run, gpus, Costs(), node)
+            first = max(found, key=lambda name: found[name][0])
             print(
                 f"{images / 1e6:5.0f}M {gpus:5d} {r['train_h']:9.1f} {r['score_h']:9.2f} {r['cost']:9,.0f} "
                 f"{r['train_efficiency']:6.2f}/{r['score_efficiency']:.2f} {r['shards']:7,d} "
-                f"{r['images_a_shard']:13,.0f} {r['driver_mib']:11.1f} {r['requests_per_s']:11.1f}"
+                f"{r['images_a_shard']:13,.0f} {r['driver_mib']:11.1f} {r['student_mib']:12,.0f} "
+                f"{r['requests_per_s']:11.1f}  {first}, at {found[first][1]}"
             )
+            r |= {f"used: {name}": share for name, (share, _) in found.items()}
     if options.json:
         print(json.dumps(rows))
 
