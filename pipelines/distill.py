@@ -31,7 +31,7 @@ from sslscale.stages.comparison import ComparisonConfig, comparison
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.extract import extract
 from sslscale.stages.pack import content, pack
-from sslscale.stages.train import train
+from sslscale.stages.train import training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def build(config: Config) -> list[Stage]:
 
     def trained(name: str, settings: TrainConfig, **inputs: Any) -> Stage:
         settings = dataclasses.replace(settings, seed=seed)
-        return stage(train, settings, name=name, resources=config.resources, data=data, **inputs)
+        return training(settings, name=name, resources=config.resources, data=data, **inputs)
 
     def taught(name: str, settings: TrainConfig, teacher: Stage) -> Stage:
         if not config.offline:

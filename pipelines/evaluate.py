@@ -32,7 +32,7 @@ from sslscale.stages.layerwise import layerwise
 from sslscale.stages.pack import content, pack
 from sslscale.stages.probe import probe
 from sslscale.stages.robustness import robustness
-from sslscale.stages.train import train
+from sslscale.stages.train import training
 
 Protocol = Literal["knn", "linear", "sgd", "retrieval", "clustering", "layerwise", "finetune", "classify", "robustness"]
 _PROBES = ("knn", "linear", "sgd", "retrieval", "clustering")
@@ -136,7 +136,7 @@ def _finetunings(config: Config, model: Stage, data: Stage) -> dict[str, Stage]:
             for start, first in (("finetune", {"init": model}), ("scratch", {})):
                 name = f"{start}_{100 * share:g}pct" + (f"_seed{number}" if config.seeds > 1 else "")
                 inputs: dict[str, Any] = first
-                tuned = stage(train, settings, name=name, resources=config.resources.train, data=data, **inputs)
+                tuned = training(settings, name=name, resources=config.resources.train, data=data, **inputs)
                 judged = dataclasses.replace(config.evaluate, split=config.split)
                 reports[name] = stage(evaluate, judged, name=f"{name}/evaluate", model=tuned, data=data)
     return reports

@@ -31,7 +31,7 @@ from sslscale.stages.score import score
 from sslscale.stages.select import select
 from sslscale.stages.shard import ShardConfig, shard
 from sslscale.stages.summary import SummaryConfig, summary
-from sslscale.stages.train import train
+from sslscale.stages.train import training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +112,8 @@ def build(config: Config) -> list[Stage]:
     first_weights: dict[str, Any] = {}
     if config.pretrain is not None:
         settings = dataclasses.replace(config.pretrain, seed=seed)
-        first_weights["init"] = stage(train, settings, name="pretrain", resources=workers.train, data=data)
-    teacher = stage(
-        train,
+        first_weights["init"] = training(settings, name="pretrain", resources=workers.train, data=data)
+    teacher = training(
         dataclasses.replace(config.teacher, seed=seed),
         name="teacher",
         resources=workers.train,
@@ -138,8 +137,7 @@ def build(config: Config) -> list[Stage]:
             pseudo = {"selection": chosen}
         if config.warm_start if own.warm_start is None else own.warm_start:
             pseudo["init"] = teacher
-        student = stage(
-            train,
+        student = training(
             student_config(config.student, own, 1000 * seed + number),
             name=name,
             resources=workers.train,
@@ -148,8 +146,7 @@ def build(config: Config) -> list[Stage]:
             **pseudo,
         )
         if own.high_resolution is not None:
-            student = stage(
-                train,
+            student = training(
                 high_resolution_config(student.config, own.high_resolution),
                 name=f"{name}/high_resolution",
                 resources=workers.train,
@@ -206,4 +203,6 @@ def high_resolution_config(student: TrainConfig, high: HighResolution) -> TrainC
         num_steps=None,
         epochs=high.epochs,
         trainable="last_stage",
+        init=None,
+        freeze_backbone_steps=0,
     )

@@ -2,7 +2,7 @@
 
 1. Pre-train a network on every training image, labels unread; go on at a higher resolution, if the file says so.
 2. Freeze it; fit kNN and a linear classifier to the labelled images' features; measure both on the test split.
-3. The same for the network before training: what is above it was learned.
+3. The same for the network before training, and for public weights that it began with: what is above them was learned.
 4. Fine-tune the whole network on the labels, if the file says so.
 5. Draw where a vision transformer looks.
 
@@ -31,7 +31,7 @@ from sslscale.stages.extract import extract
 from sslscale.stages.initialize import initialize
 from sslscale.stages.pack import content, is_labeled, pack
 from sslscale.stages.probe import probe
-from sslscale.stages.train import train
+from sslscale.stages.train import training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +98,9 @@ def build(config: Config) -> list[Stage]:
     data = stage(pack, source, name="data", resources=config.resources.data, content=partial(content, source))
     if config.high_resolution is not None:
         settings = dataclasses.replace(settings, keep_method=True)
-    trained = stage(train, settings, name="pretrain", resources=config.resources.train, data=data)
+    first = trained = training(settings, name="pretrain", resources=config.resources.train, data=data)
     if config.high_resolution is not None:
-        trained = stage(
-            train,
+        trained = training(
             high_resolution_config(settings, config.high_resolution),
             name="pretrain/high_resolution",
             resources=config.resources.train,
@@ -114,7 +113,10 @@ def build(config: Config) -> list[Stage]:
     if config.pretrain.model.name.startswith("vit_"):
         targets.append(stage(attention, config.attention, name="pretrain/attention", model=trained, data=data))
     random = stage(initialize, dataclasses.replace(config.pretrain, seed=seed), name="random", data=data)
-    for name, model in (("random", random), ("pretrain", trained)):
+    models = {"random": random, "pretrain": trained}
+    if config.pretrain.init is not None:
+        models = {"pretrain/init": first.inputs["init"], **models}
+    for name, model in models.items():
         features = stage(
             extract,
             config.extract,
@@ -125,8 +127,7 @@ def build(config: Config) -> list[Stage]:
         )
         targets.append(stage(probe, judged, name=f"{name}/probe", features=features, data=data))
     if config.finetune is not None:
-        tuned = stage(
-            train,
+        tuned = training(
             dataclasses.replace(config.finetune, seed=seed),
             name="finetune",
             resources=config.resources.train,
@@ -157,4 +158,6 @@ def high_resolution_config(first: TrainConfig, high: HighResolution) -> TrainCon
         num_steps=None,
         epochs=high.epochs,
         keep_method=False,
+        init=None,
+        freeze_backbone_steps=0,
     )

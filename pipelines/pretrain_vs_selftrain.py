@@ -28,7 +28,7 @@ from sslscale.stages.grid import GridConfig, grid
 from sslscale.stages.pack import content, pack
 from sslscale.stages.score import score
 from sslscale.stages.select import select
-from sslscale.stages.train import train
+from sslscale.stages.train import training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def build(config: Config) -> list[Stage]:
 
     def trained(name: str, settings: TrainConfig, **inputs: Any) -> Stage:
         settings = dataclasses.replace(settings, seed=seed)
-        return stage(train, settings, name=name, resources=config.resources, data=data, **inputs)
+        return training(settings, name=name, resources=config.resources, data=data, **inputs)
 
     def labelled(name: str, teacher: Stage) -> Stage:
         scores = stage(

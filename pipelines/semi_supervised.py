@@ -24,7 +24,7 @@ from sslscale.settings.train import TrainConfig
 from sslscale.stages.comparison import ComparisonConfig, comparison
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.pack import content, pack
-from sslscale.stages.train import train
+from sslscale.stages.train import training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def build(config: Config) -> list[Stage]:
 
     def trained(name: str, settings: TrainConfig, **first: Any) -> Stage:
         settings = dataclasses.replace(settings, seed=seed)
-        return stage(train, settings, name=name, resources=config.resources, data=data, **first)
+        return training(settings, name=name, resources=config.resources, data=data, **first)
 
     first: dict[str, Any] = {}
     if config.pretrain is not None:

@@ -35,7 +35,6 @@ from sslscale.stages.initialize import initialize
 from sslscale.stages.kmeans import kmeans
 from sslscale.stages.pack import content, is_labeled, pack
 from sslscale.stages.probe import probe
-from sslscale.stages.train import train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +101,7 @@ def build(config: Config) -> list[Stage]:
 
     def training(settings: TrainConfig, name: str, **inputs: Any) -> Stage:
         settings = dataclasses.replace(settings, seed=seed)
-        return stage(train, settings, name=name, resources=workers.train, data=data, **inputs)
+        return training(settings, name=name, resources=workers.train, data=data, **inputs)
 
     def described(name: str, model: Stage) -> Stage:
         return stage(

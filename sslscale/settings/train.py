@@ -10,6 +10,7 @@ from typing import Literal
 
 from sslscale.config import require
 from sslscale.settings.augment import AugmentConfig
+from sslscale.settings.first_weights import InitConfig
 from sslscale.settings.method import MethodSettings
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.streams import StreamSpec
@@ -102,6 +103,9 @@ class TrainConfig:
         "labeled",
         "unlabeled",
     )  # read by `images`, `mixed` and `unlabeled`
+    init: InitConfig | None = field(default=None, metadata={"new": True})  # the weights to begin with
+    # first steps in which the backbone stays and heads alone learn, so that new heads do not spoil given weights
+    freeze_backbone_steps: int = field(default=0, metadata={"new": True})
     continues: str | None = None  # TUNE_FOLDER/states/KEY@STEP below the root: a state that this training takes up
     label_fraction: float = 1.0  # share of each class's labelled images that is used, one at least; drawn by the seed
     # steps whose gradients are not finite and that may be passed over; one more stops the training
@@ -131,6 +135,7 @@ class TrainConfig:
         outside = self.continues is not None and (self.continues.startswith("/") or ".." in self.continues)
         require(not outside, "continues", "is a folder below the root")
         require(0 < self.label_fraction <= 1, "label_fraction", "must lie in (0, 1]")
+        require(self.freeze_backbone_steps >= 0, "freeze_backbone_steps", "must be 0 or more")
         require(self.max_skipped_steps >= 0, "max_skipped_steps", "must be 0 or more")
         require(self.log_every > 0, "log_every", "must be positive")
         require(self.save_every > 0, "save_every", "must be positive")

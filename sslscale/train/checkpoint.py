@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from sslscale import distributed
-from sslscale.errors import ConfigError, DataError, ResourceError
+from sslscale.errors import DataError, ResourceError
 from sslscale.nn.classifier import Classifier, build_backbone, build_classifier, num_parameters
 from sslscale.settings.model import FORMAT, ImageConfig, ModelConfig, ModelInfo, read_info
 from sslscale.storage import jsonio, sums
@@ -196,19 +196,32 @@ def initialize(network: Classifier, folder: Path, classes: tuple[str, ...]) -> N
 
 
 def initialize_method(method: nn.Module, folder: Path, classes: tuple[str, ...]) -> None:
-    """Give a method the weights of a checkpoint: its classifiers', or all that a training with keep_method kept.
-
-    Raises ConfigError for a method without a classifier if the checkpoint holds a network alone.
+    """Give a method the weights of a checkpoint: its classifiers', or all that a training with keep_method kept, or
+    those of its backbone and of the averages that follow it, under new heads.
     """
     parts = {id(m): m for m in method.children() if isinstance(m, Classifier)}.values()
-    if not parts and not (folder / _METHOD).exists():
-        raise ConfigError(
-            f"{folder}: holds a network alone, and this method needs its heads too: set keep_method there"
-        )
-    if not parts:
-        load_weights(method, folder / _METHOD)
     for part in parts:
         initialize(part, folder, classes)
+    if parts:
+        return
+    if (folder / _METHOD).exists():
+        load_weights(method, folder / _METHOD)
+        return
+    prefix = "backbone." if read_info(folder).head else ""
+    for part in backbones(method):
+        load_weights(part, folder / "model.safetensors", prefix=prefix)
+
+
+def backbones(method: nn.Module) -> list[nn.Module]:
+    """A method's backbone, and the averages and teachers that are built like it."""
+    result: Any = method.result
+    backbone = result.backbone if isinstance(result, Classifier) else result
+    shapes = {name: value.shape for name, value in backbone.state_dict().items()}
+    return [
+        module
+        for module in method.modules()
+        if type(module) is type(backbone) and {n: v.shape for n, v in module.state_dict().items()} == shapes
+    ]
 
 
 def save_method(folder: Path, weights: Mapping[str, Tensor]) -> None:

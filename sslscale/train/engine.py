@@ -64,8 +64,11 @@ class Engine:
             use_global(method, on_gpu=self.on_gpu)
         if config.trainable == "last_stage":
             _freeze_shallow(method)
+        frozen_first = checkpoint.backbones(method) if config.freeze_backbone_steps else []
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self._module = self._place()
+        weights = [weight for part in frozen_first for weight in part.parameters()]
+        self._backbone = tuple(weight for weight in weights if weight.requires_grad)
         self._compiled: Callable[..., Losses] = self._module
         if config.compile:
             self._compile()
@@ -176,7 +179,7 @@ class Engine:
 
         With a loss scale (fp16) it is the scale that decides: gradients that overflow are of its everyday work.
         """
-        for weight in self.method.frozen:
+        for weight in self.frozen:
             weight.grad = None
         if self._scaler.is_enabled():
             if self.config.optim.clip_norm is not None:
@@ -195,6 +198,13 @@ class Engine:
         finite = norm.isfinite()
         step_if(self.optimizer, finite, on_gpu=self.on_gpu and finite.device == self.device)
         return finite
+
+    @property
+    def frozen(self) -> tuple[Tensor, ...]:
+        """The weights that must stay as they are in this step."""
+        if self.method.step_info.step >= self.config.freeze_backbone_steps:
+            return self.method.frozen
+        return *self.method.frozen, *self._backbone
 
     def _after_step(self, step: int) -> None:
         self.method.after_step(step, step / self.num_steps)

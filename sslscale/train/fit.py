@@ -23,6 +23,7 @@ from sslscale.train.recorder import Recorder
 log = logging.getLogger(__name__)
 _SETTLED = 200  # steps: before them a network may give all images one embedding because it is new
 _PROGRESS_S = 0.5
+_FORGOTTEN = 0.02  # kNN accuracy lost since the start of a training from given weights
 
 Monitor = Callable[[torch.nn.Module], float]
 
@@ -49,6 +50,8 @@ def fit(
     meter = Meter(engine, streams)
     reporter = _Reporter(engine, recorder, monitor, step)
     engine.method.train()
+    if step == 0:
+        reporter.begin()
     for batch in loader:
         # dropout and stochastic depth follow from (seed, step, worker): a resumed run draws the same
         torch.manual_seed(stream_seed(config.seed, f"step {step} of worker {distributed.rank()}"))
@@ -105,7 +108,17 @@ class _Reporter:
         self._step, self._since, self._shown = step, time.monotonic(), 0.0
         self._every = engine.config.monitor_every
         self._monitored = step // self._every if self._every else 0
-        self._warned = False
+        self._warned = self._warned_of_forgetting = False
+        self._start: float | None = None  # kNN accuracy of the weights that were given
+
+    def begin(self) -> None:
+        """Log how good given weights are before the first step; called on all workers."""
+        if not self._every or self._engine.config.init is None:
+            return
+        network = self._engine.network()
+        if self._monitor is not None and distributed.is_main():
+            self._start = self._monitor(network)
+            self._recorder.log(0, {"knn_accuracy": self._start})
 
     def report(self, step: int, means: dict[str, float], lr: float) -> None:
         """Log an interval that ends at `step`; called on all workers."""
@@ -124,11 +137,24 @@ class _Reporter:
         watched = {}
         if self._monitor is not None and network is not None:
             watched["knn_accuracy"] = self._monitor(network)
+            self._warn_of_forgetting(step, watched["knn_accuracy"])
         self._recorder.log(step, {**means, **watched, "lr": lr, "images_per_s": rate})
         self._since = time.monotonic()
         if when - self._shown > _PROGRESS_S or ending:
             self._recorder.progress(step, {"loss": means.get("loss", float("nan")), "rate": rate})
             self._shown = when
+
+    def _warn_of_forgetting(self, step: int, now: float) -> None:
+        if self._start is None or self._warned_of_forgetting or self._start - now < _FORGOTTEN:
+            return
+        self._warned_of_forgetting = True
+        log.warning(
+            "step %d: kNN accuracy %.3f is below that of the weights it began with (%.3f): what they know is being "
+            "lost; raise freeze_backbone_steps, lower the learning rate, or set optim.layer_decay below 1",
+            step,
+            now,
+            self._start,
+        )
 
 
 def _warn_of_emulation(precision: str) -> None:

@@ -97,7 +97,7 @@ class ZeroEngine(Engine):
         from deepspeed import utils
 
         whole: Any = utils.safe_get_full_fp32_param
-        frozen = self.method.frozen
+        frozen = self.frozen
         if not self._stage:
             for weight in frozen:
                 weight.grad = None

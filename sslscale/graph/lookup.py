@@ -1,0 +1,54 @@
+"""Find what a root holds by the name that a person gives it."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from sslscale.errors import ConfigError
+from sslscale.graph.dag import RECORD
+from sslscale.storage import sums
+
+LATEST = "latest"
+
+
+def find_checkpoint(root: Path, name: str) -> Path:
+    """The folder of a checkpoint; see `find`."""
+    return find(root, name, kind="Checkpoint")
+
+
+def find(root: Path, name: str, *, kind: str | None = None) -> Path:
+    """The folder of a finished result, of one `kind` of artifact if that is given.
+
+    `name` is a path, a key or the beginning of one, a stage's name (the newest result of that name), or `latest`.
+    Raises ConfigError if there is none, or if the beginning of a key is that of several.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path
+    found = [(folder, record) for folder, record in _records(root) if kind is None or record.get("kind") == kind]
+    if name == LATEST and found:
+        return found[0][0]
+    keyed = [folder for folder, record in found if len(name) >= 3 and folder.name.startswith(name)]
+    if len(keyed) > 1:
+        raise ConfigError(f"{name!r} begins the keys of {len(keyed)} results: {', '.join(f.name for f in keyed[:4])}")
+    named = keyed or [folder for folder, record in found if record.get("name") == name]
+    if named:
+        return named[0]
+    what = {"Checkpoint": "checkpoint", None: "result"}.get(kind, str(kind))
+    known = list(dict.fromkeys(str(record.get("name")) for _, record in found))
+    near = difflib.get_close_matches(name, known, 3, 0.5) or known[:5]
+    hint = f"; it has {', '.join(near)}" if near else ": it holds no finished one"
+    raise ConfigError(f"{name!r} is no folder, and no {what} of the root {root} by key, stage or `latest`{hint}")
+
+
+def _records(root: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The finished results of a root, the newest first."""
+    found = []
+    for file in (root / "artifacts").glob(f"*/*/{RECORD}"):
+        try:
+            found.append((file.stat().st_mtime_ns, file.parent, sums.read_record(file)))
+        except (OSError, ValueError):
+            continue
+    return [(folder, record) for _, folder, record in sorted(found, key=lambda item: item[0], reverse=True)]
