@@ -26,12 +26,11 @@ from sslscale.settings.features import ExtractConfig
 from sslscale.settings.pseudo import EvaluateConfig
 from sslscale.settings.teacher import TeacherConfig, TimmConfig
 from sslscale.settings.train import TrainConfig
-from sslscale.stages import open_checkpoint, open_timm
+from sslscale.stages import open_checkpoint, open_timm, training
 from sslscale.stages.comparison import ComparisonConfig, comparison
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.extract import extract
 from sslscale.stages.pack import content, pack
-from sslscale.stages.train import training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from sslscale.settings.model import read_info
 from sslscale.settings.probe import LayerwiseConfig, ProbeConfig
 from sslscale.settings.pseudo import EvaluateConfig, read_class_map
 from sslscale.settings.robustness import RobustnessConfig
-from sslscale.stages import open_checkpoint
+from sslscale.stages import open_checkpoint, training
 from sslscale.stages.checkpoint_report import CheckpointReportConfig, checkpoint_report
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.extract import extract
@@ -32,7 +32,6 @@ from sslscale.stages.layerwise import layerwise
 from sslscale.stages.pack import content, pack
 from sslscale.stages.probe import probe
 from sslscale.stages.robustness import robustness
-from sslscale.stages.train import training
 
 Protocol = Literal["knn", "linear", "sgd", "retrieval", "clustering", "layerwise", "finetune", "classify", "robustness"]
 _PROBES = ("knn", "linear", "sgd", "retrieval", "clustering")

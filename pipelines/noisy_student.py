@@ -24,6 +24,7 @@ from sslscale.settings.model import ModelConfig
 from sslscale.settings.pseudo import EvaluateConfig, ScoreConfig, SelectConfig
 from sslscale.settings.robustness import RobustnessConfig
 from sslscale.settings.train import OptimConfig, TrainConfig
+from sslscale.stages import training
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.pack import content, pack
 from sslscale.stages.robustness import robustness
@@ -31,7 +32,6 @@ from sslscale.stages.score import score
 from sslscale.stages.select import select
 from sslscale.stages.shard import ShardConfig, shard
 from sslscale.stages.summary import SummaryConfig, summary
-from sslscale.stages.train import training
 
 
 @dataclass(frozen=True, kw_only=True)

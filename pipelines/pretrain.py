@@ -25,13 +25,13 @@ from sslscale.settings.features import AttentionConfig, ExtractConfig
 from sslscale.settings.probe import ProbeConfig
 from sslscale.settings.pseudo import EvaluateConfig
 from sslscale.settings.train import TrainConfig
+from sslscale.stages import training
 from sslscale.stages.attention import attention
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.extract import extract
 from sslscale.stages.initialize import initialize
 from sslscale.stages.pack import content, is_labeled, pack
 from sslscale.stages.probe import probe
-from sslscale.stages.train import training
 
 
 @dataclass(frozen=True, kw_only=True)

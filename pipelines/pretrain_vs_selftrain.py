@@ -23,12 +23,12 @@ from sslscale.settings.augment import AugmentConfig
 from sslscale.settings.data import PackConfig
 from sslscale.settings.pseudo import EvaluateConfig, ScoreConfig, SelectConfig
 from sslscale.settings.train import TrainConfig
+from sslscale.stages import training
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.grid import GridConfig, grid
 from sslscale.stages.pack import content, pack
 from sslscale.stages.score import score
 from sslscale.stages.select import select
-from sslscale.stages.train import training
 
 
 @dataclass(frozen=True, kw_only=True)

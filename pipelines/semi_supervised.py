@@ -21,10 +21,10 @@ from sslscale.settings.data import PackConfig
 from sslscale.settings.method import SemiSupervised
 from sslscale.settings.pseudo import EvaluateConfig
 from sslscale.settings.train import TrainConfig
+from sslscale.stages import training
 from sslscale.stages.comparison import ComparisonConfig, comparison
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.pack import content, pack
-from sslscale.stages.train import training
 
 
 @dataclass(frozen=True, kw_only=True)

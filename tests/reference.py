@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
-import io
-import textwrap
-import tokenize
 import types
 import typing
 from collections.abc import Iterator
@@ -15,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sslscale import experiment
+from sslscale.config.comments import comments
 from sslscale.config.modules import load_file
 from sslscale.settings.method import MethodSettings, find, method_names
 
@@ -37,30 +34,6 @@ sslscale run configs/noisy_student/digits.yaml seed=1 student.optim.lr=0.02 'rou
 
 This page is generated from the code by `python -m tests.reference`; CI checks that it is up to date.
 """
-
-
-def comments(cls: type) -> dict[str, str]:
-    """The comment beside each field of a dataclass, or on the lines above it."""
-    source = textwrap.dedent(inspect.getsource(cls))
-    found = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    lines = source.splitlines()
-    notes = {}
-    (node,) = ast.parse(source).body
-    assert isinstance(node, ast.ClassDef)
-    for item in node.body:
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-            above = item.lineno - 1
-            before: list[str] = []
-            while above in found and lines[above - 1].lstrip().startswith("#"):
-                before.insert(0, found[above])
-                above -= 1
-            inside = [found[line] for line in range(item.lineno, (item.end_lineno or item.lineno) + 1) if line in found]
-            notes[item.target.id] = " ".join(text for text in [*before, *inside] if not text.startswith("pyright"))
-    return notes
 
 
 def kind(hint: Any) -> str:
@@ -105,9 +78,7 @@ def section(cls: Any, level: int = 3, title: str = "") -> Iterator[str]:
     yield inspect.getdoc(cls) or ""
     hints = typing.get_type_hints(cls)
     fields = [f for f in dataclasses.fields(cls) if f.init and not f.metadata.get("hidden") and f.name != "name"]
-    notes = {
-        name: note for base in reversed(cls.__mro__) if base is not object for name, note in comments(base).items()
-    }
+    notes = comments(cls)
     if "name" in hints and not issubclass(cls, MethodSettings):
         fields = [f for f in dataclasses.fields(cls) if f.init and not f.metadata.get("hidden")]
     if fields:

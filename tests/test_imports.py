@@ -125,7 +125,7 @@ def test_layers_and_libraries(path: Path) -> None:
 
 
 def test_stages_do_not_import_stages() -> None:
-    for path in (ROOT / "sslscale/stages").glob("*.py"):
+    for path in (ROOT / "sslscale/stages").glob("[a-z]*.py"):  # the package itself declares a training, from two
         assert not [m for m in imports(path, module_level=False) if m.startswith("sslscale.stages")], path
     for path in (ROOT / "sslscale/methods").glob("*/*.py"):
         others = {m for m in imports(path, module_level=False) if m.startswith("sslscale.methods")}

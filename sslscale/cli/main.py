@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sslscale import __version__
-from sslscale.cli import cluster, graphs, images, roots
+from sslscale.cli import catalog, cluster, graphs, images, roots
 from sslscale.errors import ConfigError, DataError, ResourceError, UserError
 from sslscale.storage import mirror
 
@@ -180,6 +180,27 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("model", metavar="CHECKPOINT", help="the folder of a checkpoint")
     export.add_argument("out", metavar="OUT", type=Path, help="the file to write: .safetensors or .pth")
 
+    begin = add(named, "init", _init, "Look at images, and write a configuration that fits them and this machine.")
+    begin.add_argument("source", metavar="PHOTOS", help="a folder of images or of class folders, or a CSV (path,label)")
+    begin.add_argument("--labels", help="CSV (path,label) of the labelled images")
+    begin.add_argument("--goal", choices=("classify", "pretrain", "cluster"), help="classify where there are labels")
+    begin.add_argument("--out", type=Path, metavar="FILE", help="the file to write (the folder's name, .yaml)")
+    healthy = add(named, "doctor", _doctor, "Check Python, torch, CUDA, Ray, DeepSpeed, MLflow, disk and ports here.")
+    add_root(healthy)
+    healthy.add_argument("--port", type=int, default=5000, help="the port that `sslscale ui` is to use (5000)")
+    healthy.add_argument("--json", action="store_true", help="one JSON line for each finding")
+    methods = add(named, "methods", catalog.list_methods, "List the learning methods.")
+    methods.add_argument("--kind", choices=catalog.KINDS, help="of one kind alone")
+    models = add(named, "models", catalog.list_models, "List the networks, search timm's, or count one's weights.")
+    models.add_argument("text", metavar="TEXT", nargs="?", help="a network's name, or a part of names in timm")
+    configs = add(named, "configs", catalog.list_configs, "List the configurations that come with sslscale.")
+    configs.add_argument("text", metavar="TEXT", nargs="?", help="a word of their name or description")
+    for command in (methods, models, configs):
+        command.add_argument("--json", action="store_true", help="one JSON line for each")
+    add(named, "schema", catalog.print_schema, "Print the JSON schema of configurations, for editors.")
+    completion = add(named, "completion", catalog.print_completion, "Print a shell's completion script.")
+    completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "tcsh"), help="bash, zsh or tcsh")
+
     ui = add(named, "ui", roots.ui, "Open MLflow's own page over this root's store, on this machine only.")
     add_root(ui)
     ui.add_argument("--port", type=int, default=5000)
@@ -190,6 +211,18 @@ def parser() -> argparse.ArgumentParser:
     add_root(collect)
     collect.add_argument("--dry-run", action="store_true", help="show what would go")
     return top
+
+
+def _init(options: argparse.Namespace) -> int:
+    from sslscale.cli.init import init
+
+    return init(options)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from sslscale.cli.doctor import doctor
+
+    return doctor(options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

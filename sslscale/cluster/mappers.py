@@ -40,6 +40,11 @@ class _Calls:
         self._begun: Any = None
         self._lock, self._thread = threading.Lock(), ThreadPoolExecutor(1, "fetch")
 
+    @property
+    def fetches(self) -> bool:
+        """Whether items can be fetched ahead."""
+        return isinstance(self._function, Pipelined)
+
     def prepare(self, item: Any) -> None:
         """Begin to fetch an item that will be asked for next."""
         if isinstance(self._function, Pipelined):
@@ -131,10 +136,10 @@ class Mappers:
         import ray
 
         resources = self._ctx.resources
-        actor: Any = ray.remote(_Mapper).options(
+        remote: Any = ray.remote
+        actor = remote(concurrency_groups={"prepare": 1})(_Mapper).options(
             num_cpus=resources.cpus_per_worker or 1,
             num_gpus=gpus_per_worker(resources.gpus_per_worker, int(ray.cluster_resources().get("GPU", 0))),
-            concurrency_groups={"prepare": 1},
         )
         self._started += 1
         log = self._ctx.root / "logs" / f"{self._ctx.path.name}-mapper{self._started - 1}.log"
@@ -149,6 +154,7 @@ class _Dispatcher:
         self._mappers, self._items, self._shared = mappers, items, shared
         self._waiting, self._failures = list(reversed(range(len(items)))), 0
         self._load: dict[Any, int] = {}  # items that each actor has
+        self._prepares = False
         # by reference: the actor, and the item's place; None while the actor starts
         self._running: dict[Any, tuple[Any, int | None]] = {a.ready.remote(): (a, None) for a in mappers.actors}
 
@@ -163,7 +169,7 @@ class _Dispatcher:
             for actor in [one for one, count in self._load.items() if count == depth]:
                 if self._waiting and (not depth or len(self._waiting) > len(self._load)):
                     place = self._waiting.pop()
-                    if depth:
+                    if depth and self._prepares:
                         actor.prepare.options(concurrency_group="prepare").remote(self._items[place])
                     self._running[actor.call.remote(self._items[place], *self._shared)] = (actor, place)
                     self._load[actor] += 1
@@ -180,6 +186,8 @@ class _Dispatcher:
         except ray.exceptions.RayActorError as error:  # its process or node is gone: another takes the item
             self._replace(actor, place, error, max_failures)
             return None, None
+        if place is None:
+            self._prepares = self._prepares or result
         if actor in self._mappers.actors:
             self._load[actor] = self._load.get(actor, 1) - 1
         return place, result
@@ -202,21 +210,33 @@ class _Mapper:
     """A process that keeps what `make` loaded and is called with one item at a time."""
 
     def __init__(self, make: Make, ctx: RunContext, log: str):
-        threads = threads_per_worker(ctx.resources.cpus_per_worker, workers_here(ctx.resources.num_workers))
-        self._log, self._ctx = Path(log), ctx
-        with redirect_output(self._log), collect_warnings(ctx.path):
-            ctx.pull_inputs()
-            self._calls = _Calls(make(dataclasses.replace(ctx, threads=threads)))
+        self._make, self._log, self._ctx = make, Path(log), ctx
+        self._calls: _Calls | None = None
 
-    def ready(self) -> None:
-        """Answered once `make` is done."""
+    def ready(self) -> bool:
+        """Call `make` once; returns whether items can be fetched ahead.
+
+        In the thread that makes the calls, as torch remembers its number of threads by thread.
+        """
+        if self._calls is None:
+            self._calls = self._made()
+        return self._calls.fetches
+
+    def _made(self) -> _Calls:
+        resources = self._ctx.resources
+        threads = threads_per_worker(resources.cpus_per_worker, workers_here(resources.num_workers))
+        with redirect_output(self._log), collect_warnings(self._ctx.path):
+            self._ctx.pull_inputs()
+            return _Calls(self._make(dataclasses.replace(self._ctx, threads=threads)))
 
     def prepare(self, item: Any) -> None:
         """Fetch what the next call needs; runs beside the current one."""
+        assert self._calls is not None
         self._calls.prepare(item)
 
     def call(self, item: Any, *shared: Any) -> Any:
         with redirect_output(self._log), collect_warnings(self._ctx.path):
+            assert self._calls is not None
             result = self._calls(item, *shared)
             self._ctx.push()
             return result

@@ -10,9 +10,14 @@ from sslscale.storage.jsonio import write_json
 
 
 def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data: Dataset) -> Report:
-    """Write report.json (accuracy, top-5, calibration, per class, confusion matrix) and confusion.png."""
+    """Write report.json (accuracy, top-5, calibration, per class, confusion matrix), confusion.png and predictions.npy.
+
+    The latter has the label, the most probable class and its probability of every image, in the order of the shards.
+    """
+    import numpy as np
     import torch
 
+    from sslscale.data.features import write_array
     from sslscale.data.reading import open_split
     from sslscale.evaluate.classify import measure
     from sslscale.evaluate.outputs import network_outputs
@@ -45,7 +50,13 @@ def evaluate(ctx: RunContext, config: EvaluateConfig, *, model: Checkpoint, data
     )
     if classes != info.classes:
         logits = logits[:, [info.classes.index(names[name]) for name in classes]]
-    result = measure(logits.softmax(-1), torch.from_numpy(samples.labels).long(), classes)
+    probs = logits.softmax(-1)
+    confidence, predicted = probs.max(1)
+    columns = [("label", "<i4"), ("predicted", "<i4"), ("confidence", "<f4")]
+    rows = np.zeros(len(samples), columns)
+    rows["label"], rows["predicted"], rows["confidence"] = samples.labels, predicted.numpy(), confidence.numpy()
+    write_array(ctx.path / "predictions.npy", rows)
+    result = measure(probs, torch.from_numpy(samples.labels).long(), classes)
     write_json(ctx.path / "report.json", {"split": config.split, **result})
     confusion_figure(ctx.path, result["confusion"], classes)
     named = {f"{config.split}_{name}": result[name] for name in ("accuracy", "top5_accuracy", "ece", "samples")}

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sslscale.errors import ConfigError, DataError
+from sslscale.errors import DataError
 from sslscale.graph.artifacts import Checkpoint, Clusters, Dataset, Embeddings, Selection, ShardSet
 from sslscale.graph.context import RunContext
-from sslscale.graph.dag import Stage, stage
-from sslscale.graph.resources import Resources
 from sslscale.settings.train import TrainConfig
-from sslscale.stages.open_weights import WeightsConfig, content, open_weights
 from sslscale.storage import mirror
 
 if TYPE_CHECKING:
     from sslscale.data.opening import Inputs
-
-
-def training(settings: TrainConfig, *, name: str, resources: Resources, **inputs: Stage) -> Stage:
-    """A stage that trains by these settings, from the weights that they name (`init`), if they name any.
-
-    Raises ConfigError if another stage is to give the first weights.
-    """
-    if settings.init is not None:
-        if "init" in inputs:
-            raise ConfigError(f"{name}: init: its first weights are those of {inputs['init'].name}")
-        weights = WeightsConfig(source=settings.init, model=settings.model, image=settings.image)
-        inputs["init"] = stage(open_weights, weights, name=f"{name}/init", content=partial(content, weights))
-    return stage(train, settings, name=name, resources=resources, **inputs)
 
 
 def train(

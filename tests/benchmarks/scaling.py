@@ -2,7 +2,9 @@
 
     python tests/benchmarks/scaling.py CIFAR_FOLDER [--model wrn_10_1] [--batch-size 128] [--steps 60] [--json]
 
-The batch is for each worker (weak scaling): twice the images a second is perfect.
+The batch is for each worker (weak scaling): twice the images a second is perfect. `apart` is what two processes reach
+that know nothing of each other: where they share memory's bandwidth and the cores' clock, it is below twice, and no
+program that trains with two can be above it.
 """
 
 from __future__ import annotations
@@ -29,6 +31,15 @@ from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.train import TrainConfig
 from sslscale.storage.scratch import Local
 from sslscale.train.engine import Engine
+
+
+def apart(rank: int, work: str, model: str, batch_size: int, steps: int) -> None:
+    """One of two processes without a group, each with a folder of its own."""
+    own = Path(work) / f"apart-{rank}"
+    own.mkdir()
+    for name in ("shards", "cache"):
+        (own / name).symlink_to(Path(work) / name)
+    worker(0, 1, str(own), model, batch_size, steps)
 
 
 def worker(rank: int, world: int, work: str, model: str, batch_size: int, steps: int) -> None:
@@ -90,9 +101,16 @@ def main() -> None:
         for world in (1, 2):
             spawn(worker, (world, work, options.model, options.batch_size, options.steps), nprocs=world)
             result[str(world)] = json.loads((Path(work) / f"rates-{world}.json").read_text())
+        spawn(apart, (work, options.model, options.batch_size, options.steps), nprocs=2)
+        rates = [json.loads((Path(work) / f"apart-{rank}" / "rates-1.json").read_text()) for rank in (0, 1)]
+        result["apart"] = {name: sum(rate[name] for rate in rates) for name in rates[0]}
     for name in result["1"]:
         one, two = result["1"][name], result["2"][name]
-        print(f"{name:10} 1 worker {one:9,.0f} images/s   2 workers {two:9,.0f}   {two / one:.2f} times")
+        ceiling = result["apart"][name]
+        print(
+            f"{name:10} 1 worker {one:9,.0f} images/s   2 workers {two:9,.0f}   {two / one:.2f} times; apart "
+            f"{ceiling:9,.0f}, of which 2 workers reach {two / ceiling:.0%}"
+        )
     if options.json:
         print(json.dumps(result))
 

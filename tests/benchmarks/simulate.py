@@ -51,7 +51,7 @@ class Costs:
 
     selected: float = 62.6  # bytes a pseudo-labelled sample, 1,000 classes of which 10 are kept (ten_million.py)
     listed: float = 20.7  # bytes an image of a data set (ten_million.py)
-    calls: float = 1900  # shards a second that the driver gives to processes (driver.py)
+    calls: float = 870  # shards a second that the driver gives to processes (driver.py)
     item: float = 150  # bytes of the driver a shard of a stage (driver.py)
 
 
@@ -179,15 +179,15 @@ def main() -> None:
         for gpus in map(int, options.gpus.split(",")):
             run = Run(images, options.kept, options.epochs, options.weights, options.batch)
             r = rows[f"{images:.0f}/{gpus}"] = simulate(machine, run, gpus)
-            found = limits(machine, run, gpus, Costs(), node)
-            first = max(found, key=lambda name: found[name][0])
+            used = limits(machine, run, gpus, Costs(), node)
+            first, (_, size) = max(used.items(), key=lambda item: item[1][0])
             print(
                 f"{images / 1e6:5.0f}M {gpus:5d} {r['train_h']:9.1f} {r['score_h']:9.2f} {r['cost']:9,.0f} "
                 f"{r['train_efficiency']:6.2f}/{r['score_efficiency']:.2f} {r['shards']:7,d} "
                 f"{r['images_a_shard']:13,.0f} {r['driver_mib']:11.1f} {r['student_mib']:12,.0f} "
-                f"{r['requests_per_s']:11.1f}  {first}, at {found[first][1]}"
+                f"{r['requests_per_s']:11.1f}  {first}, at {size}"
             )
-            r |= {f"used: {name}": share for name, (share, _) in found.items()}
+            r |= {f"used: {name}": share for name, (share, _) in used.items()}
     if options.json:
         print(json.dumps(rows))
 

@@ -49,7 +49,8 @@ def run_stage(config: Path, root: Path, name: str) -> None:
     planned = dag.plan(loaded.targets, root)
     entry = next(entry for entry in planned if entry.stage.name == name)
     shutil.rmtree(entry.path, ignore_errors=True)
-    execution.execute(execution._job(entry, planned, root.absolute(), ""))
+    paths = {one.key: str(one.path.absolute()) for one in planned}
+    execution.execute(execution._job(entry, paths, root.absolute(), ""))
 
 
 @pytest.mark.parametrize(("place", "reader"), READERS.items(), ids=lambda x: "-".join(x) if isinstance(x, tuple) else x)

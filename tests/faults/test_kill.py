@@ -66,6 +66,7 @@ def training_workers(driver: int) -> list[psutil.Process]:
     return sorted(found, key=lambda p: p.info["create_time"])
 
 
+@pytest.mark.slow
 def test_one_of_two_workers_killed_and_tracking_out_of_reach(tmp_path: Path) -> None:
     """Training starts again from the last checkpoint; a dead MLflow server costs one warning."""
     config, root = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"), tmp_path / "runs"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from sslscale.storage.jsonio import read_json
 from tests import runs
 
 WILD = runs.SHORT_CONFIG.replace("num_steps: 400", "num_steps: 40\n  optim: {lr: 1000000000.0, weight_decay: 1.0}")
 
 
+@pytest.mark.slow
 def test_the_batch_that_a_training_stopped_at_is_run_again_alone(tmp_path: Path) -> None:
     config = runs.write(tmp_path, WILD, "short.yaml")
     at = ("--root", tmp_path / "runs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sslscale.cluster.connection import connect, disconnect
-from sslscale.cluster.mappers import Mappers
+from sslscale.cluster.mappers import Mappers, Pipelined
+from sslscale.errors import DataError
 from sslscale.graph.context import RunContext
 
 
@@ -45,3 +47,41 @@ def test_items_of_a_dead_process_are_processed_once(context: Callable[..., RunCo
     processes, items = zip(*(map(int, line.split()) for line in done.read_text().splitlines()), strict=True)
     assert sorted(items) == [*range(60), *range(100, 130)]
     assert len(set(processes)) >= 2
+
+
+def test_the_next_item_is_fetched_while_one_is_worked_on(context: Callable[..., RunContext]) -> None:
+    begun = [threading.Event() for _ in range(6)]
+    fetched: list[int] = []
+
+    def fetch(item: int) -> int:
+        fetched.append(item)
+        begun[item].set()
+        return item * 10
+
+    def work(item: int, got: int) -> int:
+        assert item == 5 or begun[item + 1].wait(20)
+        return got + item
+
+    with Mappers(lambda ctx: Pipelined(fetch, work), context("pairs"), 6) as mappers:
+        assert mappers.map(range(6)) == [0, 11, 22, 33, 44, 55]
+    assert sorted(fetched) == [0, 1, 2, 3, 4, 5]  # each once
+
+
+def test_an_error_of_fetching_is_raised_where_its_item_is_worked_on(context: Callable[..., RunContext]) -> None:
+    done: list[int] = []
+
+    def fetch(item: int) -> int:
+        if item == 2:
+            raise DataError("shard 2 is damaged")
+        return item
+
+    def work(item: int, got: int) -> int:
+        done.append(got)
+        return got
+
+    with (
+        Mappers(lambda ctx: Pipelined(fetch, work), context("bad"), 4) as mappers,
+        pytest.raises(DataError, match="shard 2"),
+    ):
+        mappers.map(range(4))
+    assert done == [0, 1]

@@ -121,6 +121,7 @@ def test_an_autoscaler_brings_the_nodes_that_a_stage_waits_for(autoscaled: str, 
     assert "data: waiting for nodes" in out and "model: ran in" in out and "model/evaluate" in out
 
 
+@pytest.mark.slow
 def test_a_users_error_is_raised_at_once_and_not_retried(tmp_path: Path, digits: Path) -> None:
     """One of two workers meets a damaged shard while the other trains."""
     shutil.copytree(digits, tmp_path / "data")

@@ -22,6 +22,7 @@ def found() -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_step_is_compiled_once_and_gives_the_same(found: dict[str, Any], name: str) -> None:
     graphs = found[name]["graphs"]

@@ -32,9 +32,10 @@ from sslscale.settings.first_weights import InitConfig
 from sslscale.settings.method import MethodSettings
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.train import OptimConfig, TrainConfig
+from sslscale.stages import training
 from sslscale.stages.open_weights import WeightsConfig, content, open_weights
 from sslscale.stages.pack import pack
-from sslscale.stages.train import train, training
+from sslscale.stages.train import train
 from sslscale.storage.jsonio import read_json
 from sslscale.train import checkpoint
 from sslscale.train.public_weights import read_backbone

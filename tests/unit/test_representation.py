@@ -62,6 +62,7 @@ def data(digits: Path) -> Dataset:
     return Dataset(path=str(digits), num_samples=counts, classes=tuple("0123456789"))
 
 
+@pytest.mark.slow
 def test_a_collapse_is_reported_by_step_500(
     context: Context, data: Dataset, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

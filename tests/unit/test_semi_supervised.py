@@ -184,6 +184,7 @@ def test_configuration_and_data_errors_of_semi_supervised_training(
         pack(PackConfig(source=str(folder), labels_per_class=1), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_real_command_compares_with_labels_alone(tmp_path: Path) -> None:
     words = ["train.num_steps=30", "supervised.num_steps=30", "train.model.name=wrn_10_0.5"]
     words += ["supervised.model.name=wrn_10_0.5", "train.method.threshold=0.2", "train.log_every=10"]
