@@ -170,6 +170,7 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
             runner = RayRunner(logs)
             try:
                 runner.require_root(root.absolute())
+                runner.require_gpus(entry.stage for entry in planned if entry.state == "run")
                 records = execution.run(planned, root, runner, [progress, tracker])
             finally:
                 runner.close()

@@ -27,7 +27,7 @@ HEAVY = {
     "safetensors",
     "rich",
 }
-CLUSTER = ("connection", "runner", "workers", "mappers", "trials", "population", "jobs")
+CLUSTER = ("autoscaling", "connection", "runner", "workers", "mappers", "trials", "population", "jobs")
 ONLY = {  # a library -> the one file that may import it
     "ray": {f"sslscale/cluster/{name}.py" for name in CLUSTER},
     "mlflow": {"sslscale/tracking.py"},

@@ -8,16 +8,20 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sslscale.cluster.autoscaling import autoscales
 from sslscale.cluster.connection import OWN, connect, disconnect
 from sslscale.cluster.workers import gpus_per_worker, redirect_output, unwrap
-from sslscale.errors import ResourceError, UserError
+from sslscale.errors import ConfigError, ResourceError, UserError
+from sslscale.graph.dag import Stage
 from sslscale.graph.execution import Job, execute
 from sslscale.graph.stage_warnings import collect_warnings
 from sslscale.storage import mirror
 
+_HEAVY = ("train", "score", "extract")  # stages that should not compute on CPUs by mistake
 log = logging.getLogger(__name__)
 
 
@@ -59,7 +63,7 @@ class RayRunner:
         alone = resources.num_workers == 1
         if job.fn.__name__ == "train" and not self._own and not gpus and resources.gpus_per_worker is None:
             with collect_warnings(job.context.path):
-                log.warning("no GPU is in the cluster now: it trains on CPUs; gpus_per_worker: 1 waits for GPUs")
+                log.warning("the cluster has no GPU: it trains on CPUs")
         own = job.fn.__module__
         if not own.startswith("sslscale."):  # a stage of the user's own pipeline: workers cannot import its file
             from ray import cloudpickle
@@ -135,6 +139,17 @@ class RayRunner:
         if len(self._waiting) < len(before):
             self._ask_for_nodes()
         return late
+
+    def require_gpus(self, stages: Iterable[Stage]) -> None:
+        """Raise ConfigError for a stage that is to compute, and does not say on what, where GPUs may still come."""
+        if self._own or self._ray.cluster_resources().get("GPU", 0) or not autoscales():
+            return
+        for stage in stages:
+            if stage.resources.gpus_per_worker is None and stage.kind in _HEAVY:
+                raise ConfigError(
+                    f"{stage.name}: the cluster has no GPU now, and its autoscaler may bring some: set gpus_per_worker "
+                    "of its resources to 1, to wait for them, or to 0, to compute on CPUs"
+                )
 
     def require_root(self, root: Path) -> None:
         """Raise ResourceError unless every node sees what this process writes under the root."""

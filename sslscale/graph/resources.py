@@ -13,7 +13,8 @@ class Resources:
     """Where and how a stage runs; never part of its identity. null means all there is, shared among the workers.
 
     With `min_workers`, training continues on fewer workers when nodes are lost, and on more when they come back.
-    `gpus_per_worker`: null is one GPU each if there are any; 0 computes on CPUs. On a cluster, a stage that does not
+    `gpus_per_worker`: null is one GPU each if there are any; 0 computes on CPUs. A cluster that has no GPU yet and
+    whose autoscaler may bring some asks for a number. On a cluster, a stage that does not
     fit the current nodes waits `wait_for_nodes_s` seconds for new ones. `cache_bytes` bounds the decoded images, and
     `shard_bytes` the shards fetched from stores, that a node keeps on its own disk (SSLSCALE_SCRATCH) for all runs of a
     user; null is half of what is free there, and cache_bytes: 0 decodes at each access. `strategy` is how training

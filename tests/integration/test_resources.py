@@ -117,6 +117,9 @@ def test_an_autoscaler_brings_the_nodes_that_a_stage_waits_for(autoscaled: str, 
     config = runs.write(tmp_path, runs.SHORT_CONFIG.replace("num_steps: 400", "num_steps: 20"), "short.yaml")
     two = ("resources.num_workers=2", "resources.cpus_per_worker=1")
     env = {"RAY_ADDRESS": autoscaled, "RAY_AUTH_MODE": "disabled"}
+    _, err = runs.sslscale("run", config, "--root", tmp_path / "runs", *two, env=env, code=2)
+    assert "no GPU now, and its autoscaler may bring some: set gpus_per_worker" in err
+    two = (*two, "resources.gpus_per_worker=0")
     out, _ = runs.sslscale("run", config, "--root", tmp_path / "runs", *two, env=env)
     assert "data: waiting for nodes" in out and "model: ran in" in out and "model/evaluate" in out
 
