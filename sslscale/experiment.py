@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import json
 import os
 import sys
 import time
@@ -21,6 +22,8 @@ from sslscale.config.build import build as build_config
 from sslscale.errors import ConfigError, DataError, ResourceError, UserError
 from sslscale.graph import collect, dag, execution
 from sslscale.graph.context import RunContext
+from sslscale.storage import mirror
+from sslscale.storage.jsonio import digest, flat
 
 _PACKAGE = Path(__file__).parent
 
@@ -193,6 +196,44 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
             for warning in tracker.warnings:
                 console.print(f"warning: {warning}", style="yellow", highlight=False)
     return records
+
+
+def report_file(experiment: Experiment, planned: Sequence[dag.Planned], root: Path) -> Path:
+    """Where the report of a run lies."""
+    stem = Path(experiment.source.split()[0]).stem
+    return root / "reports" / f"{stem}-{digest([entry.key for entry in planned], 8)}.html"
+
+
+def report(experiment: Experiment, root: Path, records: Mapping[str, Mapping[str, Any]]) -> Path:
+    """The report of a finished run, written unless it is there and no stage ran."""
+    planned = dag.plan(experiment.targets, root)
+    out = report_file(experiment, planned, root)
+    if out.exists() and all(record["state"] == "cached" for record in records.values()):
+        return out
+    from sslscale.report import run as page
+
+    paths = {entry.key: entry.path.absolute() for entry in planned}
+    if store := mirror.of(root.absolute()):
+        for path in paths.values():
+            store.pull(path, skip=(".tar", ".pt", ".safetensors"))
+    nodes = [
+        page.Node(
+            name=entry.stage.name,
+            kind=entry.stage.kind,
+            folder=entry.path.absolute(),
+            record=records[entry.stage.name],
+            inputs={name: paths[key] for name, key in entry.input_keys.items()},
+        )
+        for entry in planned
+    ]
+    file = find(experiment.source)
+    text = file.read_text("utf-8", "replace") if file.is_file() else json.dumps(flat(experiment.config), indent=1)
+    title = f"{experiment.pipeline.replace('_', ' ')}: {Path(experiment.source.split()[0]).name}"
+    made = page.Run(title, experiment.pipeline, text, nodes, page.command(), experiment.overrides)
+    page.write(made, out)
+    if store := mirror.of(root.absolute()):
+        store.push(out.parent.absolute())
+    return out
 
 
 def replay(entry: dag.Planned, planned: Sequence[dag.Planned], root: Path, step: int) -> dict[str, Any]:

@@ -78,21 +78,33 @@ def _perform(loaded: Any, options: argparse.Namespace) -> int:
     for name, record in records.items():
         if record["kind"] == "Selection":
             console.print(f"  {name:32} {_accounting(record['fields'])}", highlight=False, soft_wrap=True)
-    for name, value in result["metrics"].items():
-        if name.endswith(("accuracy", "gain")) and "top5" not in name:
-            console.print(f"  {name:32} {value:.4f}", highlight=False)
-    last = list(records.values())[-1]
-    page = options.root / "artifacts" / last["stage"] / last["key"] / "report.html"
-    if store := mirror.of(options.root.absolute()):
-        store.pull(page.parent.absolute())
-    if page.exists():
-        console.print(f"report: {page}", highlight=False, soft_wrap=True)
-    elif last["kind"] == "Checkpoint":
-        console.print(f"model: {page.parent}", highlight=False, soft_wrap=True)
+    _print_results(records, options, console)
+    trained = [record for record in records.values() if record["stage"] == "train"]
+    if trained:
+        folder = options.root / "artifacts" / "train" / trained[-1]["key"]
+        console.print(f"model: {folder}", highlight=False, soft_wrap=True)
+    page = experiment.report(loaded, options.root, records)
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)
     out.flush()
     if options.json:
         print(json.dumps(result), flush=True)
     return 0
+
+
+def _print_results(records: dict[str, Any], options: argparse.Namespace, console: Any) -> None:
+    """Accuracies with their intervals, and what each gains on the first of its kind."""
+    from sslscale.report.results import baselines, difference, measures
+
+    folders = {
+        name: options.root / "artifacts" / record["stage"] / record["key"]
+        for name, record in records.items()
+        if record["kind"] == "Report"
+    }
+    for measure, base in baselines(measures(folders)):
+        label = f"{measure.name} {measure.protocol}"
+        interval = f"{100 * measure.low:.1f} to {100 * measure.high:.1f}"
+        gain = "" if base is None else f"  {difference(measure, base)} over {base.name}"
+        console.print(f"  {label:32} {100 * measure.value:6.2f} %  ({interval}){gain}", highlight=False, soft_wrap=True)
 
 
 def _accounting(fields: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from sslscale.errors import ConfigError
 if TYPE_CHECKING:
     from sslscale.data.survey import Survey
 
-_FIRST_S = 150.0  # what each training of a first run is to take
+_FIRST_S = 60.0  # what each training of a first run is to take
 
 
 def init(options: argparse.Namespace) -> int:

@@ -58,7 +58,7 @@ def train_worker(ctx: RunContext, work: tuple[TrainConfig, Inputs]) -> dict[str,
     engine = training.engine
     if config.continues is not None:
         _take_up(ctx, config.continues)
-    recorder = StageRecorder(ctx, engine.num_steps)
+    recorder = StageRecorder(ctx, engine.num_steps, config.image)
     monitor = _monitor(ctx, config, inputs, engine.device)
     steps = fit(engine, training.streams, recorder=recorder, monitor=monitor, threads=ctx.threads)
     trained = engine.network()  # on all workers: they may hold a part each

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from sslscale.data.batch import Batch
 from sslscale.graph.context import RunContext
+from sslscale.report.views import draw_views
+from sslscale.settings.model import ImageConfig
 
 
 class Recorder:
@@ -19,6 +22,9 @@ class Recorder:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics since the last log."""
 
+    def shown(self, batch: Mapping[str, Batch]) -> None:
+        """The first batch that is trained on."""
+
     def progress(self, step: int, shown: Mapping[str, float]) -> None:
         """A few numbers for the screen, at most twice a second."""
 
@@ -29,8 +35,9 @@ class Recorder:
 class StageRecorder(Recorder):
     """Records into the folder of a stage. `last` holds the newest value of each metric."""
 
-    def __init__(self, ctx: RunContext, num_steps: int):
+    def __init__(self, ctx: RunContext, num_steps: int, image: ImageConfig):
         self._ctx, self._num_steps = ctx, num_steps
+        self._mean, self._std = image.mean, image.std
         self.folder = ctx.path / "state"
         self.last: dict[str, float] = {}
 
@@ -43,6 +50,9 @@ class StageRecorder(Recorder):
 
     def progress(self, step: int, shown: Mapping[str, float]) -> None:
         self._ctx.progress(step, self._num_steps, **shown)
+
+    def shown(self, batch: Mapping[str, Batch]) -> None:
+        draw_views(self._ctx.path / "views.png", batch, self._mean, self._std)
 
     def saved(self) -> None:
         self._ctx.push()

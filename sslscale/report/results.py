@@ -1,0 +1,97 @@
+"""The numbers of a run with their intervals, and which differences are larger than chance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sslscale.storage import jsonio
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of one network. `low` and `high` bound it with 95 % confidence; `count` is the number of images."""
+
+    stage: str
+    protocol: str
+    value: float
+    low: float
+    high: float
+    count: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The network's name: the stage without its last part."""
+        return self.stage.rpartition("/")[0] or self.stage
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one network is than another on the same images, with the half-width of its 95 % interval."""
+
+    value: float
+    half: float
+    paired: bool
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return abs(self.value) > self.half
+
+    def __str__(self) -> str:
+        text = f"{100 * self.value:+.1f} ± {100 * self.half:.1f} points"
+        return text if self.clear else f"{text}: no clear difference"
+
+
+def measures(folders: Mapping[str, Path]) -> list[Measure]:
+    """What the reports in these folders, by stage, say of accuracy, in order."""
+    found = []
+    for stage, folder in folders.items():
+        try:
+            report = jsonio.read_json(folder / "report.json")
+        except (OSError, ValueError):
+            continue
+        parts = {"": report} | {name: part for name, part in report.items() if isinstance(part, dict)}
+        for protocol, part in parts.items():
+            value, interval = part.get("accuracy"), part.get("accuracy_interval")
+            if isinstance(value, float | int) and isinstance(interval, list):
+                count = int(part.get("samples") or report.get("samples") or 0)
+                shown = protocol or stage.rpartition("/")[2]
+                found.append(Measure(stage, shown, float(value), float(interval[0]), float(interval[1]), count, folder))
+    return found
+
+
+def difference(one: Measure, other: Measure) -> Difference:
+    """`one` above `other`: by the images that one alone has right, if both kept their predictions."""
+    pair = _correct(one.folder), _correct(other.folder)
+    if one.protocol == other.protocol and pair[0] is not None and pair[1] is not None and len(pair[0]) == len(pair[1]):
+        gains = pair[0].astype(float) - pair[1].astype(float)
+        half = 1.96 * float(gains.std(ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
+        return Difference(float(gains.mean()), half, paired=True)
+    half = math.hypot((one.high - one.low) / 2, (other.high - other.low) / 2)
+    return Difference(one.value - other.value, half, paired=False)
+
+
+def baselines(found: Sequence[Measure]) -> list[tuple[Measure, Measure | None]]:
+    """Each measure with the first one of its protocol, which is what it is compared with."""
+    first: dict[str, Measure] = {}
+    pairs = []
+    for measure in found:
+        pairs.append((measure, first.get(measure.protocol)))
+        first.setdefault(measure.protocol, measure)
+    return pairs
+
+
+def _correct(folder: Path) -> Any:
+    """Which test images were right, bool (images,), if the stage kept its predictions."""
+    import numpy as np
+
+    try:
+        rows = np.load(folder / "predictions.npy", allow_pickle=False)
+        return rows["label"] == rows["predicted"]
+    except (OSError, ValueError, IndexError):
+        return None
