@@ -34,7 +34,7 @@ def evaluate(options: argparse.Namespace) -> int:
             raise ConfigError(f"--labels: {word!r} is not a share such as 1% or 0.01") from None
     values = {
         "pipeline": "evaluate",
-        "model": options.model,
+        "model": _checkpoint(options),
         "data": {"source": options.shards},
         "protocols": [name.strip() for name in options.protocol.split(",")],
         "labels": shares,
@@ -42,6 +42,17 @@ def evaluate(options: argparse.Namespace) -> int:
         "seeds": options.seeds,
     }
     return _perform(experiment.of_values(f"eval {options.model} {options.shards}", values, options.overrides), options)
+
+
+def _checkpoint(options: argparse.Namespace) -> str:
+    """The folder of a checkpoint that is named by its key, its stage, or as the latest; others as they are."""
+    from pathlib import Path
+
+    from sslscale.graph.lookup import find_checkpoint
+
+    if mirror.is_url(options.model) or Path(options.model).exists() or "/" in options.model:
+        return options.model
+    return str(find_checkpoint(options.root, options.model))
 
 
 def _perform(loaded: Any, options: argparse.Namespace) -> int:

@@ -1,17 +1,21 @@
-"""Images and shards: `data pack`, `data index`, `data check`, `predict`, `export`."""
+"""Images and shards: `data pack`, `data index`, `data check`, `predict`, `embed`, `export`."""
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import os
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
-from sslscale.errors import ConfigError
+from sslscale.errors import ConfigError, DataError
 from sslscale.settings.model import FILES
 from sslscale.storage import mirror
+from sslscale.storage.jsonio import write_bytes
 
 PREFIX = "webdataset:"
 SPLITS = ("labeled", "unlabeled", "val", "test")
@@ -102,24 +106,86 @@ def check(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> int:
-    from sslscale.evaluate.predict import predict
+    """Print or write the classes of images; the exit code is 3 if one could not be read."""
+    from sslscale.evaluate.model import Model, files
 
-    failed = 0
-    for path, result in predict(
-        mirror.local(options.model, FILES), options.paths, top=options.top, threads=os.cpu_count() or 1
-    ):
-        if isinstance(result, str):
+    if options.out is not None and options.out.suffix != ".csv":
+        raise ConfigError(f"--out {options.out}: name a .csv file")
+    model = Model(checkpoint_folder(options), threads=os.cpu_count() or 1)
+    images = files(options.paths)
+    table, failed = [["path", *(x for n in range(1, options.top + 1) for x in (f"class_{n}", f"probability_{n}"))]], 0
+    for path, row in model.outputs(images, probabilities=True):
+        if isinstance(row, str):
             failed += 1
-            print(f"error: {path}: {result}", file=sys.stderr)
+            print(f"error: {path}: {row}", file=sys.stderr)
+            continue
+        found = model.named(row, options.top)
+        if options.out is not None:
+            table.append([str(path), *(x for name, share in found for x in (name, f"{share:.6f}"))])
         elif options.json:
-            print(json.dumps({"path": str(path), "predictions": [{"class": c, "probability": p} for c, p in result]}))
+            rows = [{"class": name, "probability": share} for name, share in found]
+            print(json.dumps({"path": str(path), "predictions": rows}))
         else:
-            print(f"{path}  " + "  ".join(f"{name} {share:.4f}" for name, share in result))
+            print(f"{path}  " + "  ".join(f"{name} {share:.4f}" for name, share in found))
+    if options.out is not None:
+        text = io.StringIO()
+        csv.writer(text).writerows(table)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(options.out, text.getvalue().encode())
+        print(f"wrote {options.out}: {len(images) - failed:,} of {len(images):,} images")
+    return 3 if failed else 0
+
+
+def embed(options: argparse.Namespace) -> int:
+    """Write the features of images; the exit code is 3 if one could not be read."""
+    import numpy as np
+
+    from sslscale.evaluate.model import Model, files
+
+    if options.out.suffix not in (".npy", ".parquet"):
+        raise ConfigError(f"--out {options.out}: name a .npy or a .parquet file")
+    model = Model(checkpoint_folder(options), threads=os.cpu_count() or 1)
+    paths, rows, failed = [], [], 0
+    for path, row in model.outputs(files(options.paths), probabilities=False):
+        if isinstance(row, str):
+            failed += 1
+            print(f"error: {path}: {row}", file=sys.stderr)
+        else:
+            paths.append(str(path))
+            rows.append(row)
+    if not rows:
+        raise DataError(f"none of {failed:,} images could be read")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    features = np.stack(rows)
+    if options.out.suffix == ".npy":
+        from sslscale.data.features import write_array
+
+        write_array(options.out, features)
+        listed = options.out.with_name(f"{options.out.name}.txt")
+        write_bytes(listed, "".join(f"{path}\n" for path in paths).encode())
+        print(f"wrote {options.out}: {len(rows):,} x {features.shape[1]} float32; their paths are in {listed}")
+    else:
+        import pyarrow as pa
+
+        from sslscale.data import parquet
+
+        column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
+        parquet.write(options.out, pa.table({"path": pa.array(paths), "features": column}))
+        print(f"wrote {options.out}: {len(rows):,} rows of a path and {features.shape[1]} features")
     return 3 if failed else 0
 
 
 def export(options: argparse.Namespace) -> int:
     from sslscale.train.export import export_backbone
 
-    print(export_backbone(mirror.local(options.model, FILES), options.out))
+    print(export_backbone(checkpoint_folder(options), options.out))
     return 0
+
+
+def checkpoint_folder(options: argparse.Namespace) -> Path:
+    """The folder of the checkpoint that a command names: a path, a URL, a key, a stage or `latest`."""
+    from sslscale.graph.lookup import find_checkpoint
+
+    if mirror.is_url(options.model) or Path(options.model).is_dir():
+        return mirror.local(options.model, FILES)
+    return find_checkpoint(options.root, options.model)

@@ -152,14 +152,22 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("shards", metavar="SHARDS", help="a folder of shards, or of splits")
     check.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
+    model_help = "a checkpoint: its folder, its key or the beginning of it, its stage's name, or latest"
     predict = add(named, "predict", images.predict, "Class and probability for image files, from any checkpoint.")
-    predict.add_argument("model", metavar="MODEL", help="the folder of a checkpoint")
+    predict.add_argument("model", metavar="MODEL", help=model_help)
     predict.add_argument("paths", metavar="PATHS", nargs="+", type=Path, help="images, or folders of images")
     predict.add_argument("--top", type=_count, default=1, help="classes to show for each image (1)")
     predict.add_argument("--json", action="store_true", help="one JSON line for each image")
+    predict.add_argument("--out", type=Path, metavar="FILE.csv", help="write a table instead of printing")
+    embed = add(named, "embed", images.embed, "Features of image files, from any checkpoint.")
+    embed.add_argument("model", metavar="MODEL", help=model_help)
+    embed.add_argument("paths", metavar="PATHS", nargs="+", type=Path, help="images, or folders of images")
+    embed.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .npy or .parquet file")
+    for command in (predict, embed):
+        add_root(command)
 
     judge = add(named, "eval", graphs.evaluate, "What a checkpoint is worth on shards of labelled images.")
-    judge.add_argument("model", metavar="CHECKPOINT", help="the folder of a checkpoint")
+    judge.add_argument("model", metavar="CHECKPOINT", help=model_help)
     judge.add_argument(
         "shards", metavar="SHARDS", help="a folder that `sslscale data pack` wrote: labeled and a test split"
     )
@@ -177,7 +185,8 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
     export = add(named, "export", images.export, "Write a checkpoint's backbone as torchvision and timm load it.")
-    export.add_argument("model", metavar="CHECKPOINT", help="the folder of a checkpoint")
+    export.add_argument("model", metavar="CHECKPOINT", help=model_help)
+    add_root(export)
     export.add_argument("out", metavar="OUT", type=Path, help="the file to write: .safetensors or .pth")
 
     begin = add(named, "init", _init, "Look at images, and write a configuration that fits them and this machine.")
