@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -200,8 +201,13 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
 
 def report_file(experiment: Experiment, planned: Sequence[dag.Planned], root: Path) -> Path:
     """Where the report of a run lies."""
-    stem = Path(experiment.source.split()[0]).stem
+    stem = re.sub(r"[^\w.-]+", "-", Path(_name(experiment)).stem)
     return root / "reports" / f"{stem}-{digest([entry.key for entry in planned], 8)}.html"
+
+
+def _name(experiment: Experiment) -> str:
+    """The configuration's file, or the first word of a command that made one."""
+    return Path(experiment.source).name if find(experiment.source).is_file() else experiment.source.split()[0]
 
 
 def report(experiment: Experiment, root: Path, records: Mapping[str, Mapping[str, Any]]) -> Path:
@@ -228,7 +234,7 @@ def report(experiment: Experiment, root: Path, records: Mapping[str, Mapping[str
     ]
     file = find(experiment.source)
     text = file.read_text("utf-8", "replace") if file.is_file() else json.dumps(flat(experiment.config), indent=1)
-    title = f"{experiment.pipeline.replace('_', ' ')}: {Path(experiment.source.split()[0]).name}"
+    title = f"{experiment.pipeline.replace('_', ' ')}: {_name(experiment)}"
     made = page.Run(title, experiment.pipeline, text, nodes, page.command(), experiment.overrides)
     page.write(made, out)
     if store := mirror.of(root.absolute()):

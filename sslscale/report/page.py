@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_TABLE = """<div class="scroll"><table>
+_TABLE = """<div class="scroll"><table{% if facts %} class="facts"{% endif %}>
 <thead><tr>{% for cell in header %}<th>{{ cell }}</th>{% endfor %}</tr></thead><tbody>
 {%- for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>"""
 _GALLERY = """<h3>{{ title }}</h3>
@@ -21,9 +21,9 @@ _PICTURE = """<figure{% if not wide %} class="small"{% endif %}><img alt="{{ cap
  src="data:image/png;base64,{{ data }}"><figcaption>{{ caption }}</figcaption></figure>"""
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """An HTML table."""
-    return _render(_TABLE, header=header, rows=rows)
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, facts: bool = False) -> str:
+    """An HTML table; of numbers, or of `facts`, whose words are wrapped."""
+    return _render(_TABLE, header=header, rows=rows, facts=facts)
 
 
 def picture(file: Path, caption: str, *, wide: bool = False) -> str:

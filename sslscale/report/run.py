@@ -113,6 +113,7 @@ def _provenance(run: Run) -> Iterator[str]:
             ["commit of the working directory", ", ".join(commits) or "none"],
             ["versions", f"Python {platform.python_version()}, sslscale {_version('sslscale')}, {versions}"],
         ],
+        facts=True,
     )
     rows = [
         [

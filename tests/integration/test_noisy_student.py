@@ -95,7 +95,7 @@ def test_robustness_joins_a_finished_run(finished: Finished) -> None:
     metrics = {s["name"]: s["metrics"] for s in found["stages"]}
     assert "mce" not in metrics["teacher/robustness"] and metrics["student_1/robustness"]["mce"] > 0
     page = (runs.folder_of(finished.root, found, "report") / "report.html").read_text()
-    assert "<h2>Robustness</h2>" in page and "student_1: error by corruption" in page
+    assert ">Robustness</h2>" in page and "student_1: error by corruption" in page
 
 
 def test_plain_webdataset_opens_the_students_shards(finished: Finished) -> None:
