@@ -89,6 +89,20 @@ def _build(document: yaml_document.Document, path: str, file: Path, overrides: t
     return Experiment(path, name, settings, targets, overrides, notes)
 
 
+def over_seeds(path: str, overrides: Sequence[str], seeds: Sequence[int]) -> Experiment:
+    """One graph of the same configuration with several seeds; the stages of each are named seed_N/..."""
+    loaded = [load(path, [*overrides, f"seed={seed}"]) for seed in seeds]
+    targets = []
+    for seed, one in zip(seeds, loaded, strict=True):
+        renamed: dict[int, dag.Stage] = {}
+        for node in dag.topological(one.targets):
+            inputs = {name: renamed[id(parent)] for name, parent in node.inputs.items()}
+            renamed[id(node)] = dataclasses.replace(node, name=f"seed_{seed}/{node.name}", inputs=inputs)
+        targets += [renamed[id(target)] for target in one.targets]
+    first = loaded[0]
+    return dataclasses.replace(first, targets=targets, overrides=(*overrides, f"--seeds {','.join(map(str, seeds))}"))
+
+
 def pipelines() -> list[str]:
     """Names of the pipelines that come with sslscale."""
     return sorted(path.stem for path in (share() / "pipelines").glob("*.py") if path.stem != "__init__")

@@ -19,6 +19,11 @@ def run(options: argparse.Namespace) -> int:
     for word in options.overrides:
         if "=" not in word:
             raise ConfigError(f"{word!r} is not of the form key.path=value")
+    if options.seeds:
+        from sslscale.cli.compare import parse_seeds
+
+        seeds = parse_seeds(options.seeds)
+        return _perform(experiment.over_seeds(options.config, options.overrides, seeds), options)
     return _perform(experiment.load(options.config, options.overrides), options)
 
 
@@ -104,14 +109,23 @@ def _perform(loaded: Any, options: argparse.Namespace) -> int:
 
 def _print_results(records: dict[str, Any], options: argparse.Namespace, console: Any) -> None:
     """Accuracies with their intervals, and what each gains on the first of its kind."""
-    from sslscale.report.results import baselines, difference, measures
+    from sslscale.report.results import baselines, difference, measures, seeds_of, spread_difference
 
     folders = {
         name: options.root / "artifacts" / record["stage"] / record["key"]
         for name, record in records.items()
         if record["kind"] == "Report"
     }
-    for measure, base in baselines(measures(folders)):
+    found = measures(folders)
+    together = seeds_of(found)
+    if together:
+        first: dict[str, tuple[str, Any]] = {}
+        for (name, protocol), own in together.items():
+            base = first.setdefault(protocol, (name, own))
+            gain = "" if base[1] is own else f"  {spread_difference(own, base[1])} over {base[0]}"
+            console.print(f"  {f'{name} {protocol}':32} {own}{gain}", highlight=False, soft_wrap=True)
+        return
+    for measure, base in baselines(found):
         label = f"{measure.name} {measure.protocol}"
         interval = f"{100 * measure.low:.1f} to {100 * measure.high:.1f}"
         gain = "" if base is None else f"  {difference(measure, base)} over {base.name}"

@@ -73,7 +73,14 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--estimate", action="store_true", help="of a plan: each stage's time and bytes, by what this root measured"
         )
+        command.add_argument("--seeds", metavar="0,1,2", help="run all of it with each seed; shows mean and spread")
         command.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
+
+    against = add(named, "compare", _compare, "What differs between runs, in configuration and in results.")
+    against.add_argument("sides", metavar="A B", nargs="+", help="configurations that were run, keys, or stages' names")
+    against.add_argument("--seeds", metavar="0,1,2", help="of configurations: compare the runs with these seeds")
+    add_root(against)
+    against.add_argument("--json", action="store_true", help="print one JSON line")
 
     again = add(named, "replay", graphs.replay, "Run one batch of a training alone, to see where it is not finite.")
     again.add_argument("config", metavar="CONFIG", help="the YAML file of the run")
@@ -215,11 +222,20 @@ def parser() -> argparse.ArgumentParser:
     ui.add_argument("--port", type=int, default=5000)
     listing = add(named, "ls", roots.list_artifacts, "List artifacts: stage, key, age, size, headline numbers.")
     add_root(listing)
+    listing.add_argument(
+        "--sort", metavar="METRIC", help="only those with this metric, the highest first"
+    )
     listing.add_argument("--json", action="store_true", help="one JSON line for each artifact")
     collect = add(named, "gc", roots.collect_garbage, "Remove artifacts that no configuration's last run uses.")
     add_root(collect)
     collect.add_argument("--dry-run", action="store_true", help="show what would go")
     return top
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from sslscale.cli.compare import compare
+
+    return compare(options)
 
 
 def _init(options: argparse.Namespace) -> int:

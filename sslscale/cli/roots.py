@@ -53,6 +53,12 @@ def _artifacts(root: Path) -> list[dict[str, Any]]:
 
 def list_artifacts(options: argparse.Namespace) -> int:
     rows = _artifacts(options.root)
+    if options.sort:
+        known = dict.fromkeys(name for row in rows for name in row["metrics"])
+        rows = [row for row in rows if options.sort in row["metrics"]]
+        if not rows:
+            raise ConfigError(f"--sort {options.sort}: nothing in {options.root} has it; metrics: {', '.join(known)}")
+        rows.sort(key=lambda row: -row["metrics"][options.sort])
     if options.json:
         for row in rows:
             print(json.dumps(row))
@@ -64,7 +70,10 @@ def list_artifacts(options: argparse.Namespace) -> int:
     for column in ("stage", "name", "key", "age", "size", "metrics"):
         table.add_column(column, justify="right" if column in ("age", "size") else "left", no_wrap=column != "metrics")
     for row in rows:
-        shown = "  ".join(f"{name} {value:,.4g}" for name, value in list(row["metrics"].items())[:2])
+        metrics = dict(row["metrics"])
+        if options.sort:
+            metrics = {options.sort: metrics[options.sort], **metrics}
+        shown = "  ".join(f"{name} {value:,.4g}" for name, value in list(metrics.items())[:2])
         shown = shown if row["state"] == "finished" else "unfinished"
         table.add_row(row["stage"], row["name"], row["key"], show_age(row["age_s"]), show_size(row["bytes"]), shown)
     Console().print(table)

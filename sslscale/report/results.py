@@ -95,3 +95,70 @@ def _correct(folder: Path) -> Any:
         return rows["label"] == rows["predicted"]
     except (OSError, ValueError, IndexError):
         return None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One number over several seeds."""
+
+    measures: tuple[Measure, ...]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The number of each seed."""
+        return tuple(measure.value for measure in self.measures)
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        return sum(self.values) / len(self.values)
+
+    @property
+    def std(self) -> float:
+        """Their standard deviation over seeds (n - 1); 0 for one seed."""
+        if len(self.values) < 2:
+            return 0.0
+        return math.sqrt(sum((value - self.mean) ** 2 for value in self.values) / (len(self.values) - 1))
+
+    def __str__(self) -> str:
+        if len(self.values) == 1:
+            only = self.measures[0]
+            return f"{100 * only.value:.2f} ({100 * only.low:.1f} to {100 * only.high:.1f})"
+        return f"{100 * self.mean:.2f} ± {100 * self.std:.2f} ({len(self.values)} seeds)"
+
+
+def spread(found: Sequence[Measure]) -> Spread:
+    """The same number of several seeds, in their order."""
+    return Spread(tuple(found))
+
+
+def spread_difference(one: Spread, other: Spread) -> Difference:
+    """How much better one is over seeds, with Student's 95 % interval: seed by seed if both have as many, else Welch's.
+
+    A single seed on a side leaves nothing to estimate a spread of: the interval is then infinite.
+    """
+    from scipy import stats
+
+    if len(one.values) == len(other.values):
+        gains = [a - b for a, b in zip(one.values, other.values, strict=True)]
+        count, mean = len(gains), sum(gains) / len(gains)
+        if count < 2:
+            return Difference(mean, math.inf, paired=True)
+        std = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (count - 1))
+        return Difference(mean, float(stats.t.ppf(0.975, count - 1)) * std / math.sqrt(count), paired=True)
+    if min(len(one.values), len(other.values)) < 2:
+        return Difference(one.mean - other.mean, math.inf, paired=False)
+    parts = [(s.std**2 / len(s.values), len(s.values) - 1) for s in (one, other)]
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / max(sum(part**2 / n for part, n in parts), 1e-30) if variance else 1.0
+    return Difference(one.mean - other.mean, float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance), paired=False)
+
+
+def seeds_of(found: Sequence[Measure]) -> dict[tuple[str, str], Spread]:
+    """Measures of stages that are named seed_N/..., put together over the seeds; empty if there are none."""
+    groups: dict[tuple[str, str], list[Measure]] = {}
+    for measure in found:
+        seed, separator, name = measure.name.partition("/")
+        if separator and seed.startswith("seed_"):
+            groups.setdefault((name, measure.protocol), []).append(measure)
+    return {key: Spread(tuple(values)) for key, values in groups.items()}

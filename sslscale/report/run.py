@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from sslscale.report import page
-from sslscale.report.results import baselines, difference, measures
+from sslscale.report.results import (
+    Measure,
+    Spread,
+    baselines,
+    difference,
+    measures,
+    seeds_of,
+    spread_difference,
+)
 from sslscale.storage import jsonio
 from sslscale.storage.scratch import Local, scratch
 
@@ -77,6 +85,7 @@ def write(run: Run, out: Path) -> Path:
 
 def _results(run: Run) -> Iterator[str]:
     found = measures({node.name: node.folder for node in run.nodes if node.record["kind"] == "Report"})
+    yield from _over_seeds(found)
     rows = []
     for measure, base in baselines(found):
         gain = "" if base is None else f"{difference(measure, base)} over {base.name}"
@@ -96,6 +105,18 @@ def _results(run: Run) -> Iterator[str]:
     width = max(map(len, numbers), default=0)
     if numbers:
         yield page.table(["stage", *[""] * (width - 1)], [[*row, *[""] * (width - len(row))] for row in numbers])
+
+
+def _over_seeds(found: Sequence[Measure]) -> Iterator[str]:
+    first: dict[str, tuple[str, Spread]] = {}
+    rows = []
+    for (name, protocol), own in seeds_of(found).items():
+        base = first.setdefault(protocol, (name, own))
+        gain = "" if base[1] is own else f"{spread_difference(own, base[1])} over {base[0]}"
+        rows.append([name, protocol, own, gain])
+    if rows:
+        yield page.table(["network", "measured by", "accuracy, %: mean and standard deviation", "difference"], rows)
+        yield page.text("Differences are those of the same seed, with Student's 95 % interval over the seeds.")
 
 
 def _provenance(run: Run) -> Iterator[str]:

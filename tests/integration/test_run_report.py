@@ -1,4 +1,4 @@
-"""The report of a run: all in one file, with real images and honest differences; a browser opens it without complaint."""
+"""The report of a run: one file, with real images and honest differences; a browser opens it without complaint."""
 
 from __future__ import annotations
 
