@@ -176,9 +176,9 @@ def embed(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    from sslscale.train.export import export_backbone
+    from sslscale.train.export import export_model
 
-    print(export_backbone(checkpoint_folder(options), options.out))
+    print(export_model(checkpoint_folder(options), options.out, options.to))
     return 0
 
 

@@ -191,10 +191,11 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("--plan", action="store_true", help="show what would run, and why; run nothing")
     judge.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
-    export = add(named, "export", images.export, "Write a checkpoint's backbone as torchvision and timm load it.")
+    export = add(named, "export", images.export, "Write a checkpoint for timm, ONNX, TorchScript or Hugging Face.")
     export.add_argument("model", metavar="CHECKPOINT", help=model_help)
     add_root(export)
-    export.add_argument("out", metavar="OUT", type=Path, help="the file to write: .safetensors or .pth")
+    export.add_argument("out", metavar="OUT", type=Path, help="a .safetensors, .pth, .onnx or .pt file, or a folder")
+    export.add_argument("--to", choices=("safetensors", "pth", "onnx", "torchscript", "hf"), help="if OUT does not say")
 
     begin = add(named, "init", _init, "Look at images, and write a configuration that fits them and this machine.")
     begin.add_argument("source", metavar="PHOTOS", help="a folder of images or of class folders, or a CSV (path,label)")
@@ -222,9 +223,7 @@ def parser() -> argparse.ArgumentParser:
     ui.add_argument("--port", type=int, default=5000)
     listing = add(named, "ls", roots.list_artifacts, "List artifacts: stage, key, age, size, headline numbers.")
     add_root(listing)
-    listing.add_argument(
-        "--sort", metavar="METRIC", help="only those with this metric, the highest first"
-    )
+    listing.add_argument("--sort", metavar="METRIC", help="only those with this metric, the highest first")
     listing.add_argument("--json", action="store_true", help="one JSON line for each artifact")
     collect = add(named, "gc", roots.collect_garbage, "Remove artifacts that no configuration's last run uses.")
     add_root(collect)

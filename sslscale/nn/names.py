@@ -32,7 +32,15 @@ _OURS = (  # timm's or the authors', ours
 
 
 def to_timm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A vision transformer's weights under timm's names; of a model with a class token's position."""
+    """A vision transformer's weights under timm's names.
+
+    timm's registers have positions, unless no token but the patches has one (no_embed_class): with registers, the class
+    token's position is added to the token itself, which computes the same.
+    """
+    weights = dict(weights)
+    if "registers" in weights:
+        weights["cls_token"] = weights["cls_token"] + weights["positions"][:, :1]
+        weights["positions"] = weights["positions"][:, 1:].contiguous()
     return {_renamed(name, _TIMM): value for name, value in weights.items()}
 
 

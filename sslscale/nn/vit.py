@@ -110,7 +110,7 @@ class VisionTransformer(nn.Module):
             raise ValueError(
                 f"images of {x.shape[-2]} x {x.shape[-1]} are not squares of patches of {self.patch} pixels"
             )
-        return self.patch_embed(x), x.shape[-1] // self.patch
+        return self.patch_embed(x), int(x.shape[-1]) // self.patch  # a tracer's sizes are tensors
 
     def _placed(
         self, x: Tensor, masked: Tensor | None = None, mask_token: Tensor | None = None
@@ -132,7 +132,7 @@ class VisionTransformer(nn.Module):
         return sum(token.shape[1] for token in (self.distillation_token, self.registers) if token is not None)
 
     def _assemble(self, patches: Tokens, cls_position: Tensor) -> Tokens:
-        batch = len(patches)
+        batch = patches.shape[0]  # len() would fix the batch size of an exported graph
         parts = [(self.cls_token + cls_position).expand(batch, -1, -1)]
         parts += [x.expand(batch, -1, -1) for x in (self.distillation_token, self.registers) if x is not None]
         return torch.cat([*parts, patches], 1)

@@ -82,10 +82,10 @@ def test_torchvisions_weights_in_a_training_scripts_wrappers_are_found(tmp_path:
 
 
 def test_timms_names_and_back_are_the_same() -> None:
-    network = checkpoint.build_backbone(dataclasses.replace(VIT, layer_scale=0.1, registers=2))[0]
+    network = checkpoint.build_backbone(dataclasses.replace(VIT, layer_scale=0.1))[0]
     weights = network.state_dict()
     there = names.to_timm(weights)
-    assert not there.keys() & {"positions", "registers", "blocks.0.scale1"} and names.from_timm(there) == weights
+    assert not there.keys() & {"positions", "blocks.0.scale1"} and names.from_timm(there) == weights
 
 
 def test_positions_are_resized_to_the_grid(tmp_path: Path) -> None:
