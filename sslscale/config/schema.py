@@ -70,7 +70,7 @@ class _Maker:
             return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
         if origin is dict:
             return {"type": "object", "additionalProperties": self.of(arguments[1])}
-        if hasattr(hint, "choose"):
+        if hasattr(hint, "choose") and not dataclasses.is_dataclass(hint):  # a dataclass is one of the choices
             return self._chosen(hint)
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             return {"$ref": f"#/$defs/{self._define(hint)}"}

@@ -136,7 +136,7 @@ def test_unexportable_checkpoints_are_reported(tmp_path: Path, context: Callable
     folder, _ = save(context("wide"), "wrn_10_1")
     with pytest.raises(DataError, match="torchvision and timm have no wrn_10_1"):
         export_model(folder, tmp_path / "b.pth")
-    vit, _ = save(context("vit"), "vit_32x1_4", pool="mean")
+    vit, _ = save(context("vit"), "vit_32x1_4", pool="mean")  # pyright: ignore[reportArgumentType]
     with pytest.raises(DataError, match="timm pools and distils otherwise"):
         export_model(vit, tmp_path / "x.pth")
     small, _ = save(context("small"), "resnet_18", small_images=True)
