@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import json
+import logging
 import os
 import re
 import sys
@@ -193,7 +194,10 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
             finally:
                 runner.close()
             records = {p.stage.name: records[p.stage.name] for p in planned}
-            tracker.finish(metrics(records))
+            page = report(experiment, root, records)
+            tracker.finish(metrics(records) | _headline(planned))
+            if page is not None:
+                tracker.attach(page)
             status = "FINISHED"
         except execution.StageFailed as failure:
             cause = failure.__cause__
@@ -224,11 +228,21 @@ def _name(experiment: Experiment) -> str:
     return Path(experiment.source).name if find(experiment.source).is_file() else experiment.source.split()[0]
 
 
-def report(experiment: Experiment, root: Path, records: Mapping[str, Mapping[str, Any]]) -> Path:
-    """The report of a finished run, written unless it is there and no stage ran."""
+def report(experiment: Experiment, root: Path, records: Mapping[str, Mapping[str, Any]]) -> Path | None:
+    """The report of a finished run, written unless it is there and newer than all that it tells of; None if it cannot
+    be written, which is no reason for a run to fail."""
+    try:
+        return _report(experiment, root, records)
+    except (OSError, UserError) as error:
+        logging.getLogger(__name__).warning("the report cannot be written: %s", error)
+        return None
+
+
+def _report(experiment: Experiment, root: Path, records: Mapping[str, Mapping[str, Any]]) -> Path:
     planned = dag.plan(experiment.targets, root)
     out = report_file(experiment, planned, root)
-    if out.exists() and all(record["state"] == "cached" for record in records.values()):
+    made = [(entry.path / dag.RECORD).stat().st_mtime for entry in planned]
+    if out.exists() and out.stat().st_mtime >= max(made):
         return out
     from sslscale.report import run as page
 
@@ -249,11 +263,19 @@ def report(experiment: Experiment, root: Path, records: Mapping[str, Mapping[str
     file = find(experiment.source)
     text = file.read_text("utf-8", "replace") if file.is_file() else json.dumps(flat(experiment.config), indent=1)
     title = f"{experiment.pipeline.replace('_', ' ')}: {_name(experiment)}"
-    made = page.Run(title, experiment.pipeline, text, nodes, page.command(), experiment.overrides)
-    page.write(made, out)
+    whole = page.Run(title, experiment.pipeline, text, nodes, page.command(), experiment.overrides)
+    page.write(whole, out)
     if store := mirror.of(root.absolute()):
         store.push(out.parent.absolute())
     return out
+
+
+def _headline(planned: Sequence[dag.Planned]) -> dict[str, float]:
+    """The accuracy of the last network, under one name for all pipelines, so that runs can be sorted by it."""
+    from sslscale.report.results import measures
+
+    found = measures({entry.stage.name: entry.path for entry in planned})
+    return {"accuracy": found[-1].value} if found else {}
 
 
 def replay(entry: dag.Planned, planned: Sequence[dag.Planned], root: Path, step: int) -> dict[str, Any]:

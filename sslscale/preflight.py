@@ -135,15 +135,16 @@ def _require_machine(entry: Planned) -> None:
 
 def _require_network(entry: Planned) -> None:
     """Look up a timm model in timm's source, which takes 0.2 s; importing timm takes many."""
-    name = entry.stage.config.model.name
-    if not name.startswith("timm:"):
-        return
-    asked, known = name.removeprefix("timm:").partition(".")[0], timm_models()
-    if known and asked not in known and not asked.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-        near = difflib.get_close_matches(asked, known, 3, 0.5) or sorted(known)[:3]
-        raise ConfigError(
-            f"{entry.stage.name}: model.name: timm has no {asked!r}; did you mean {', '.join(map(repr, near))}?"
-        )
+    name, init = entry.stage.config.model.name, entry.stage.config.init
+    named = {"model.name": name.removeprefix("timm:")} if name.startswith("timm:") else {}
+    named |= {"init.timm": init.timm} if init is not None and init.timm is not None else {}
+    for key, full in named.items():
+        asked, known = full.partition(".")[0], timm_models()
+        if known and asked not in known and not asked.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+            near = difflib.get_close_matches(asked, known, 3, 0.5) or sorted(known)[:3]
+            raise ConfigError(
+                f"{entry.stage.name}: {key}: timm has no {asked!r}; did you mean {', '.join(map(repr, near))}?"
+            )
 
 
 @lru_cache(maxsize=1)

@@ -162,6 +162,10 @@ class Tracker:
         """Put the run's headline numbers on the parent."""
         self._work.put(lambda: self._log_metrics(self._parent, metrics))
 
+    def attach(self, file: Path) -> None:
+        """Put a file on the parent."""
+        self._work.put(lambda: self._client.log_artifact(self._parent, str(file)))
+
     def close(self, status: str) -> None:
         """End the parent run and wait for what is still to be sent, up to a minute."""
         self._work.put(lambda: self._terminate(status))

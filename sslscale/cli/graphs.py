@@ -100,7 +100,7 @@ def _perform(loaded: Any, options: argparse.Namespace) -> int:
         folder = options.root / "artifacts" / "train" / trained[-1]["key"]
         console.print(f"model: {folder}", highlight=False, soft_wrap=True)
     page = experiment.report(loaded, options.root, records)
-    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    console.print(f"report: {page or 'could not be written'}", highlight=False, soft_wrap=True)
     out.flush()
     if options.json:
         print(json.dumps(result), flush=True)

@@ -88,7 +88,7 @@ def write_config(source: str, labels: str | None, goal: str, found: Survey, out:
     base = found.num_labeled if kind in ("noisy_student", "supervised") else found.count
     held = 0.2 if found.num_labeled and min(found.labeled.values()) >= 5 else None
     batch = _batch(round(base * (1 - (held or 0))), gpu)
-    steps = max(min(round(_FIRST_S * machine.rate / (batch * views)), 20_000), 50)
+    steps = max(min(round(_FIRST_S * machine.rate / (batch * views)), 20_000), 200)
     real = max(round((60_000 if kind != "supervised" else 20_000) * 64 / batch), 10 * steps)
     values = {
         "out": out,
@@ -227,7 +227,7 @@ student: # equal to the teacher or larger, and trained with noise
   precision: $precision
   optim: {{lr: $lr_sup, schedule: {{warmup_steps: $warmup}}}}
 rounds: [{{}}, {{warm_start: true}}] # one entry for each student
-select: {{threshold: 0.5, on_empty_class: warn}} # pseudo-labels below this confidence are left out
+select: {{threshold: 0.3, on_empty_class: warn}} # pseudo-labels below this confidence are left out
 """,
     "supervised": f"""train:
   method: {{name: supervised}}

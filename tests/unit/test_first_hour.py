@@ -59,7 +59,7 @@ def test_init_of_class_folders_is_a_plan_that_fits(tmp_path: Path, capsys: pytes
     )
     np.testing.assert_allclose(image.mean, pixels.mean(0), atol=0.02)
     assert image.size == 32 and loaded.config.data.test == 0.2
-    assert loaded.config.train.batch_size <= 18 and loaded.config.train.num_steps >= 50
+    assert loaded.config.train.batch_size <= 18 and loaded.config.train.num_steps >= 200
     assert main(["plan", str(out), "--root", str(tmp_path / "runs")]) == 0
     assert main(["init", str(source), "--out", str(out)]) == 2 and "is there already" in capsys.readouterr().err
 
