@@ -39,7 +39,9 @@ def clustered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     config = runs.write(folder, CLUSTER, "<b>cluster & co.yaml")
     loaded = experiment.load(str(config))
     records = execution.run(dag.plan(loaded.targets, folder / "runs"), folder / "runs", Inline())
-    return experiment.report(loaded, folder / "runs", records), folder / "runs"
+    page = experiment.report(loaded, folder / "runs", records)
+    assert page is not None
+    return page, folder / "runs"
 
 
 def report_of(out: str) -> Path:
