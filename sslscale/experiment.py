@@ -6,9 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import json
-import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,8 +22,7 @@ from sslscale.config.build import build as build_config
 from sslscale.errors import ConfigError, DataError, ResourceError, UserError
 from sslscale.graph import collect, dag, execution
 from sslscale.graph.context import RunContext
-from sslscale.storage import mirror
-from sslscale.storage.jsonio import digest, flat
+from sslscale.storage.jsonio import flat
 
 _PACKAGE = Path(__file__).parent
 
@@ -194,8 +191,10 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
             finally:
                 runner.close()
             records = {p.stage.name: records[p.stage.name] for p in planned}
+            from sslscale.report.assemble import headline
+
             page = report(experiment, root, records)
-            tracker.finish(metrics(records) | _headline(planned))
+            tracker.finish(metrics(records) | headline(planned))
             if page is not None:
                 tracker.attach(page)
             status = "FINISHED"
@@ -217,65 +216,20 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
     return records
 
 
-def report_file(experiment: Experiment, planned: Sequence[dag.Planned], root: Path) -> Path:
-    """Where the report of a run lies."""
-    stem = re.sub(r"[^\w.-]+", "-", Path(_name(experiment)).stem)
-    return root / "reports" / f"{stem}-{digest([entry.key for entry in planned], 8)}.html"
-
-
-def _name(experiment: Experiment) -> str:
-    """The configuration's file, or the first word of a command that made one."""
-    return Path(experiment.source).name if find(experiment.source).is_file() else experiment.source.split()[0]
-
-
 def report(experiment: Experiment, root: Path, records: Mapping[str, Mapping[str, Any]]) -> Path | None:
     """The report of a finished run, written unless it is there and newer than all that it tells of; None if it cannot
     be written, which is no reason for a run to fail."""
-    try:
-        return _report(experiment, root, records)
-    except (OSError, UserError) as error:
-        logging.getLogger(__name__).warning("the report cannot be written: %s", error)
-        return None
+    from sslscale.report import assemble
 
-
-def _report(experiment: Experiment, root: Path, records: Mapping[str, Mapping[str, Any]]) -> Path:
-    planned = dag.plan(experiment.targets, root)
-    out = report_file(experiment, planned, root)
-    made = [(entry.path / dag.RECORD).stat().st_mtime for entry in planned]
-    if out.exists() and out.stat().st_mtime >= max(made):
-        return out
-    from sslscale.report import run as page
-
-    paths = {entry.key: entry.path.absolute() for entry in planned}
-    if store := mirror.of(root.absolute()):
-        for path in paths.values():
-            store.pull(path, skip=(".tar", ".pt", ".safetensors"))
-    nodes = [
-        page.Node(
-            name=entry.stage.name,
-            kind=entry.stage.kind,
-            folder=entry.path.absolute(),
-            record=records[entry.stage.name],
-            inputs={name: paths[key] for name, key in entry.input_keys.items()},
-        )
-        for entry in planned
-    ]
     file = find(experiment.source)
-    text = file.read_text("utf-8", "replace") if file.is_file() else json.dumps(flat(experiment.config), indent=1)
-    title = f"{experiment.pipeline.replace('_', ' ')}: {_name(experiment)}"
-    whole = page.Run(title, experiment.pipeline, text, nodes, page.command(), experiment.overrides)
-    page.write(whole, out)
-    if store := mirror.of(root.absolute()):
-        store.push(out.parent.absolute())
-    return out
-
-
-def _headline(planned: Sequence[dag.Planned]) -> dict[str, float]:
-    """The accuracy of the last network, under one name for all pipelines, so that runs can be sorted by it."""
-    from sslscale.report.results import measures
-
-    found = measures({entry.stage.name: entry.path for entry in planned})
-    return {"accuracy": found[-1].value} if found else {}
+    if file.is_file():
+        name, text = file.name, file.read_text("utf-8", "replace")
+    else:  # a command made it
+        name, text = experiment.source.split()[0], json.dumps(flat(experiment.config), indent=1)
+    planned = dag.plan(experiment.targets, root)
+    return assemble.report(
+        planned, records, root, name=name, pipeline=experiment.pipeline, config=text, overrides=experiment.overrides
+    )
 
 
 def replay(entry: dag.Planned, planned: Sequence[dag.Planned], root: Path, step: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What there is to choose from: `methods`, `models`, `configs`, `schema`, `completion`."""
+"""What there is to choose from: `methods`, `models`, `configs`, `schema`, completion."""
 
 from __future__ import annotations
 
@@ -169,16 +169,12 @@ def _choices(base: type) -> Iterator[tuple[str, type]]:
         yield name, find(name)
 
 
-def print_completion(options: argparse.Namespace) -> int:
-    """The script that completes commands and options in a shell."""
+def completion(parser: argparse.ArgumentParser, shell: str) -> str:
+    """The script that completes commands, options and files in a shell."""
     import shtab
 
-    from sslscale.cli.main import parser
-
-    top = parser()
-    _complete_files(top)
-    print(shtab.complete(top, shell=options.shell))
-    return 0
+    _complete_files(parser)
+    return shtab.complete(parser, shell=shell)
 
 
 def _complete_files(parser: argparse.ArgumentParser) -> None:

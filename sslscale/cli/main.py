@@ -215,7 +215,7 @@ def parser() -> argparse.ArgumentParser:
     for command in (methods, models, configs):
         command.add_argument("--json", action="store_true", help="one JSON line for each")
     add(named, "schema", catalog.print_schema, "Print the JSON schema of configurations, for editors.")
-    completion = add(named, "completion", catalog.print_completion, "Print a shell's completion script.")
+    completion = add(named, "completion", _completion, "Print a shell's completion script.")
     completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "tcsh"), help="bash, zsh or tcsh")
 
     ui = add(named, "ui", roots.ui, "Open MLflow's own page over this root's store, on this machine only.")
@@ -229,6 +229,11 @@ def parser() -> argparse.ArgumentParser:
     add_root(collect)
     collect.add_argument("--dry-run", action="store_true", help="show what would go")
     return top
+
+
+def _completion(options: argparse.Namespace) -> int:
+    print(catalog.completion(parser(), options.shell))
+    return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
