@@ -82,6 +82,14 @@ def parser() -> argparse.ArgumentParser:
     add_root(against)
     against.add_argument("--json", action="store_true", help="print one JSON line")
 
+    look = add(named, "show", _show, "A result with all it came from as a page, or what trainings would be shown.")
+    look.add_argument("what", metavar="KEY|CONFIG", help="a key, a stage, latest; or a configuration, with --views")
+    look.add_argument("overrides", nargs="*", metavar="key.path=value", help="values to set in a configuration")
+    look.add_argument("--views", action="store_true", help="draw the views of a few images, for each training")
+    look.add_argument("--seed", type=int, default=0, help="which images, and which views of them (0)")
+    look.add_argument("--out", type=Path, help="the page, or the folder of the pictures")
+    add_root(look)
+
     again = add(named, "replay", graphs.replay, "Run one batch of a training alone, to see where it is not finite.")
     again.add_argument("config", metavar="CONFIG", help="the YAML file of the run")
     again.add_argument("stage", metavar="STAGE", help="the name of the training, as `sslscale plan` shows it")
@@ -231,6 +239,12 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _show(options: argparse.Namespace) -> int:
+    from sslscale.cli.show import show
+
+    return show(options)
+
+
 def _completion(options: argparse.Namespace) -> int:
     print(catalog.completion(parser(), options.shell))
     return 0
@@ -291,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Parse; key=value words may stand anywhere among the flags of `run` and `eval`."""
     top = parser()
-    if arguments[:1] in (["run"], ["plan"], ["eval"], ["tune"], ["submit"], ["replay"]):
+    if arguments[:1] in (["run"], ["plan"], ["eval"], ["tune"], ["submit"], ["replay"], ["show"]):
         overrides = [word for word in arguments[1:] if "=" in word and not word.startswith("-")]
         options = top.parse_args([word for word in arguments if word not in overrides])
         options.overrides += overrides

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,8 +46,12 @@ def comparison(ctx: RunContext, config: ComparisonConfig, **inputs: Artifact) ->
         if row is None:
             return ""
         value, own = row[columns[protocol]], base.get(protocol)
-        gain = "" if own is None or name == config.baseline else f" ({100 * (value - own[columns[protocol]]):+.1f})"
-        return f"{100 * value:.1f}{gain}"
+        if own is None or name == config.baseline:
+            return f"{100 * value:.1f}"
+        gain = f"{100 * (value - own[columns[protocol]]):+.1f}"
+        if columns[protocol] == "accuracy":
+            gain += f" ± {100 * math.hypot(_half(row), _half(own)):.1f}"
+        return f"{100 * value:.1f} ({gain})"
 
     titles = [f"{protocol} {metric.replace('_', ' ')}" for protocol, metric in columns.items()]
     table = page.table(
@@ -74,7 +79,7 @@ def comparison(ctx: RunContext, config: ComparisonConfig, **inputs: Artifact) ->
         axes.legend(frameon=False)
     figure.savefig(ctx.path / "comparison.png", dpi=110)
     sections = {
-        f"Per cent, and points above {config.baseline}": [
+        f"Per cent, and points above {config.baseline} with their 95 % interval": [
             table,
             page.picture(ctx.path / "comparison.png", "Accuracy with its 95 % interval", wide=True),
         ]
@@ -101,3 +106,9 @@ def comparison(ctx: RunContext, config: ComparisonConfig, **inputs: Artifact) ->
     }
     write_json(ctx.path / "summary.json", {"protocols": found, "gains": metrics})
     return Report(path=str(ctx.path), metrics=metrics)
+
+
+def _half(row: dict[str, Any]) -> float:
+    """Half the width of an accuracy's interval."""
+    low, high = row["accuracy_interval"]
+    return (high - low) / 2

@@ -24,6 +24,7 @@ def summary(ctx: RunContext, config: SummaryConfig, **inputs: Artifact) -> Repor
     """Write report.html, rounds.png and summary.json."""
     from sslscale.report import page
     from sslscale.report.figures import draw_confidence, new_figure
+    from sslscale.report.results import difference, measures
     from sslscale.report.robustness import robustness_parts
 
     reports = {name: read_json(inputs[f"{name}_report"].dir / "report.json") for name in config.names}
@@ -32,6 +33,7 @@ def summary(ctx: RunContext, config: SummaryConfig, **inputs: Artifact) -> Repor
         for name in config.names
         if f"{name}_selection" in inputs
     }
+    measured = {m.stage: m for m in measures({name: inputs[f"{name}_report"].dir for name in config.names})}
     accuracies = [reports[name]["accuracy"] for name in config.names]
     figure = new_figure(9.2, 3.4)
     left, right = figure.subplots(1, 2)
@@ -58,7 +60,7 @@ def summary(ctx: RunContext, config: SummaryConfig, **inputs: Artifact) -> Repor
                 f"{r['accuracy']:.4f}",
                 f"{r['accuracy_interval'][0]:.4f} to {r['accuracy_interval'][1]:.4f}",
                 f"{r['ece']:.4f}",
-                f"{100 * (r['accuracy'] - accuracies[0]):+.2f} points" if name != config.names[0] else "",
+                str(difference(measured[name], measured[config.names[0]])) if name != config.names[0] else "",
             ]
             for name, r in reports.items()
         ],

@@ -258,3 +258,23 @@ def test_a_checkpoint_is_found_by_key_stage_or_latest(
     predicted = model.predict(str(images / "a0.png"), top=2)[0]
     assert predicted[0][0] == rows[1][1] and predicted[0][1] == pytest.approx(float(rows[1][2]), abs=1e-5)
     assert main(["embed", "latest", str(images), "--out", str(tmp_path / "e.txt"), *words]) == 2
+
+
+def test_show_draws_views_of_the_users_images_and_the_page_of_a_result(
+    two: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, file, _ = two
+    monkeypatch.chdir(tmp_path)
+    source = photos(tmp_path / "photos", {"a": 6, "b": 6})
+    assert main(["show", "configs/semi_supervised/fixmatch_digits.yaml", "--views", f"data={{source: {source}}}"]) == 0
+    assert "labeled: 1 views; unlabeled: 2 views" in capsys.readouterr().out
+    for name in ("fixmatch", "supervised"):
+        with Image.open(tmp_path / "fixmatch_digits-views" / f"{name}.png") as picture:
+            pixels = np.asarray(picture)
+        assert pixels.shape[0] == 76 * (12 if name == "fixmatch" else 6) and pixels.shape[2] == 3
+        assert 3 < pixels[:70, :70].std() < 100  # the images, not a blank
+    assert main(["show", "seed_1/train", "--root", str(root), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "seed_1/train" in page and "seed_1/data" in page and "seed_0/train" not in page
+    assert main(["show", str(file)]) == 2 and "add --views" in capsys.readouterr().err
+    assert main(["show", "nothing", "--root", str(root)]) == 2
