@@ -186,6 +186,6 @@ def checkpoint_folder(options: argparse.Namespace) -> Path:
     """The folder of the checkpoint that a command names: a path, a URL, a key, a stage or `latest`."""
     from sslscale.graph.lookup import find_checkpoint
 
-    if mirror.is_url(options.model) or Path(options.model).is_dir():
+    if mirror.is_url(options.model) or Path(options.model).exists():
         return mirror.local(options.model, FILES)
     return find_checkpoint(options.root, options.model)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sslscale.storage import jsonio
+
+_PREDICTIONS = b"[('label', '<i4'), ('predicted', '<i4'), ('confidence', '<f4')]"
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,14 @@ def measures(folders: Mapping[str, Path]) -> list[Measure]:
 
 def difference(one: Measure, other: Measure) -> Difference:
     """`one` above `other`: by the images that one alone has right, if both kept their predictions."""
-    pair = _correct(one.folder), _correct(other.folder)
-    if one.protocol == other.protocol and pair[0] is not None and pair[1] is not None and len(pair[0]) == len(pair[1]):
-        gains = pair[0].astype(float) - pair[1].astype(float)
-        half = 1.96 * float(gains.std(ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
-        return Difference(float(gains.mean()), half, paired=True)
+    mine, theirs = _correct(one.folder), _correct(other.folder)
+    if one.protocol == other.protocol and mine is not None and theirs is not None and len(mine) == len(theirs):
+        gains = [a - b for a, b in zip(mine, theirs, strict=True)]
+        count, mean = len(gains), sum(gains) / max(len(gains), 1)
+        if count < 2:
+            return Difference(mean, math.inf, paired=True)
+        std = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (count - 1))
+        return Difference(mean, 1.96 * std / math.sqrt(count), paired=True)
     half = math.hypot((one.high - one.low) / 2, (other.high - other.low) / 2)
     return Difference(one.value - other.value, half, paired=False)
 
@@ -86,15 +91,22 @@ def baselines(found: Sequence[Measure]) -> list[tuple[Measure, Measure | None]]:
     return pairs
 
 
-def _correct(folder: Path) -> Any:
-    """Which test images were right, bool (images,), if the stage kept its predictions."""
-    import numpy as np
+def _correct(folder: Path) -> list[bool] | None:
+    """Which test images were right, if the stage kept its predictions (see stages/evaluate.py).
 
+    Read without numpy, whose import would be most of the time of a run that has nothing to do.
+    """
     try:
-        rows = np.load(folder / "predictions.npy", allow_pickle=False)
-        return rows["label"] == rows["predicted"]
-    except (OSError, ValueError, IndexError):
+        data = (folder / "predictions.npy").read_bytes()
+    except OSError:
         return None
+    start = 10 + int.from_bytes(data[8:10], "little")
+    if (
+        data[:8] != b"\x93NUMPY\x01\x00"
+        or b"[('label', '<i4'), ('predicted', '<i4'), ('confidence', '<f4')]" not in data[:start]
+    ):
+        return None
+    return [label == predicted for label, predicted, _ in struct.iter_unpack("<iif", data[start:])]
 
 
 @dataclass(frozen=True)
