@@ -28,6 +28,7 @@ from sslscale.settings.features import ExtractConfig, KMeansConfig
 from sslscale.settings.probe import ProbeConfig
 from sslscale.settings.pseudo import EvaluateConfig
 from sslscale.settings.train import TrainConfig
+from sslscale.stages import training
 from sslscale.stages.comparison import ComparisonConfig, comparison
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.extract import extract
@@ -99,7 +100,7 @@ def build(config: Config) -> list[Stage]:
     source = dataclasses.replace(config.data, seed=seed)
     data = stage(pack, source, name="data", resources=config.resources.data, content=partial(content, source))
 
-    def training(settings: TrainConfig, name: str, **inputs: Any) -> Stage:
+    def trained(settings: TrainConfig, name: str, **inputs: Any) -> Stage:
         settings = dataclasses.replace(settings, seed=seed)
         return training(settings, name=name, resources=workers.train, data=data, **inputs)
 
@@ -109,7 +110,7 @@ def build(config: Config) -> list[Stage]:
         )
 
     networks = {"random": stage(initialize, dataclasses.replace(config.pretrain, seed=seed), name="random", data=data)}
-    networks["pretrain"] = training(config.pretrain, "pretrain")
+    networks["pretrain"] = trained(config.pretrain, "pretrain")
     features = described("pretrain", networks["pretrain"])
     clusters = stage(
         kmeans,
@@ -118,12 +119,12 @@ def build(config: Config) -> list[Stage]:
         resources=workers.kmeans,
         features=features,
     )
-    networks["clusterfit"] = training(config.clusterfit, "clusterfit", clusters=clusters)
+    networks["clusterfit"] = trained(config.clusterfit, "clusterfit", clusters=clusters)
     if "pretrain_2x" in config.controls:
-        networks["pretrain_2x"] = training(twice(config.pretrain), "pretrain_2x")
+        networks["pretrain_2x"] = trained(twice(config.pretrain), "pretrain_2x")
     if "distill" in config.controls:
         settings = config.distill or dataclasses.replace(config.clusterfit, method=FeatureDistillation())
-        networks["distill"] = training(settings, "distill", features=features)
+        networks["distill"] = trained(settings, "distill", features=features)
 
     if not is_labeled(config.data):
         return [network for name, network in networks.items() if name != "random"]
@@ -135,7 +136,7 @@ def build(config: Config) -> list[Stage]:
     for name in config.finetune_from:
         title = "finetune" if name == config.finetune_from[0] else f"finetune_{name}"
         first: dict[str, Any] = {} if name == "scratch" else {"init": networks[name]}
-        tuned = training(config.finetune, title, **first)
+        tuned = trained(config.finetune, title, **first)
         reports[f"{name}_finetune"] = stage(evaluate, config.evaluate, name=f"{title}/evaluate", model=tuned, data=data)
     settings = ComparisonConfig(
         networks=(*networks, "scratch") if "scratch" in config.finetune_from else tuple(networks), baseline="pretrain"

@@ -101,10 +101,7 @@ def _correct(folder: Path) -> list[bool] | None:
     except OSError:
         return None
     start = 10 + int.from_bytes(data[8:10], "little")
-    if (
-        data[:8] != b"\x93NUMPY\x01\x00"
-        or b"[('label', '<i4'), ('predicted', '<i4'), ('confidence', '<f4')]" not in data[:start]
-    ):
+    if data[:8] != b"\x93NUMPY\x01\x00" or _PREDICTIONS not in data[:start]:
         return None
     return [label == predicted for label, predicted, _ in struct.iter_unpack("<iif", data[start:])]
 

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from sslscale import experiment
 from sslscale.graph import dag
 from sslscale.graph.artifacts import Dataset
 from sslscale.graph.context import RunContext
+from sslscale.nn.classifier import build_backbone
 from sslscale.settings.method import SelfSupervised, SemiSupervised, find, method_names
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.train import TrainConfig
@@ -30,6 +32,9 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
         words += ["data.test=null"]
     if "labels_per_class" in text and "source: digits" not in text:
         words += ["data.labels_per_class=null"]
+    if "\n  init: {checkpoint" in text:
+        save_file(dict(build_backbone(ModelConfig(name="wrn_10_1"))[0].state_dict()), tmp_path / "w.safetensors")
+        words += [f"pretrain.init.checkpoint={tmp_path / 'w.safetensors'}"]
     loaded = experiment.load(config, words)
     planned = dag.plan(loaded.targets, tmp_path)
     assert not (tmp_path / "artifacts").exists()
@@ -51,6 +56,9 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
     if loaded.pipeline == "simclr_clusterfit":
         judged = {f"{name}/probe" for name in ("random", "pretrain", "clusterfit", "pretrain_2x", "distill")}
         assert judged | {"clusters", "finetune/evaluate", "report"} <= names
+        return
+    if loaded.pipeline in ("supervised", "cluster"):
+        assert {"data", "train/evaluate"} <= names or {"features", "clusters", "list"} <= names
         return
     students = [p for p in planned if p.stage.name.startswith("student_") and p.stage.fn.__name__ == "train"]
     assert len([p for p in students if "/" not in p.stage.name]) == len(loaded.config.rounds) >= 2
