@@ -228,6 +228,7 @@ def test_every_settings_field_is_identity_or_reviewed() -> None:
     reviewed = {
         "PackConfig": {"source", "labels", "val", "test"},  # their content is hashed instead
         "TimmConfig": {"weights", "classes"},  # likewise
+        "InitConfig": {"checkpoint", "weights"},  # likewise, in the stage that opens them
         "TrainConfig": {
             "log_every",
             "save_every",
