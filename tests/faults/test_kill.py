@@ -100,6 +100,7 @@ def test_one_of_two_workers_killed_and_tracking_out_of_reach(tmp_path: Path) -> 
     assert err.count("warning: tracking at http://127.0.0.1:9 failed") == 1
 
 
+@pytest.mark.slow
 def test_one_of_two_scoring_workers_killed(finished: Finished) -> None:
     """Its shard goes to another; every shard is scored once more or less, and to the same labels as by one worker."""
     import numpy as np

@@ -90,7 +90,7 @@ def test_a_checkpoint_is_judged_by_every_protocol(ran: tuple[Path, dict], tmp_pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("nowhere", "DATA"), "nowhere: no checkpoint there"),
+        (("nowhere", "DATA"), "'nowhere' is no folder, and no checkpoint of the root"),
         (("MODEL", "nowhere"), "nowhere"),
         (("MODEL", "DATA", "--protocol", "knn,lineer"), "lineer"),
         (("MODEL", "DATA", "--labels", "all"), "'all' is not a share such as 1% or 0.01"),
