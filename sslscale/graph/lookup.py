@@ -13,29 +13,32 @@ from sslscale.storage import sums
 LATEST = "latest"
 
 
-def find_checkpoint(root: Path, name: str) -> Path:
+def find_checkpoint(root: Path, name: str, *, by_key: bool = False) -> Path:
     """The folder of a checkpoint; see `find`."""
-    return find(root, name, kind="Checkpoint")
+    return find(root, name, kind="Checkpoint", by_key=by_key)
 
 
-def find(root: Path, name: str, *, kind: str | None = None) -> Path:
+def find(root: Path, name: str, *, kind: str | None = None, by_key: bool = False) -> Path:
     """The folder of a finished result, of one `kind` of artifact if that is given.
 
-    `name` is a path, a key or the beginning of one, a stage's name (the newest result of that name), or `latest`.
+    `name` is a path, a key or the beginning of one, a stage's name (the newest result of that name), or `latest`; with
+    `by_key` a path or a key alone, for configurations, which must mean the same after the next run.
     Raises ConfigError if there is none, or if the beginning of a key is that of several.
     """
     path = Path(name)
     if path.is_dir():
         return path
     found = [(folder, record) for folder, record in _records(root) if kind is None or record.get("kind") == kind]
-    if name == LATEST and found:
+    if name == LATEST and found and not by_key:
         return found[0][0]
     keyed = [folder for folder, record in found if len(name) >= 3 and folder.name.startswith(name)]
     if len(keyed) > 1:
         raise ConfigError(f"{name!r} begins the keys of {len(keyed)} results: {', '.join(f.name for f in keyed[:4])}")
-    named = keyed or [folder for folder, record in found if record.get("name") == name]
+    named = [folder for folder, record in found if record.get("name") == name]
+    if keyed or (named and not by_key):
+        return (keyed or named)[0]
     if named:
-        return named[0]
+        raise ConfigError(f"{name!r} names a stage, whose result the next run changes: give its key, {named[0].name}")
     what = {"Checkpoint": "checkpoint", None: "result"}.get(kind, str(kind))
     known = list(dict.fromkeys(str(record.get("name")) for _, record in found))
     near = difflib.get_close_matches(name, known, 3, 0.5) or known[:5]

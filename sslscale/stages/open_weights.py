@@ -54,7 +54,10 @@ def _hash(file: Path) -> str:
 
 
 def _folder(name: str, root: Path) -> Path:
-    folder = mirror.local(name, FILES) if mirror.is_url(name) or Path(name).is_dir() else find_checkpoint(root, name)
+    if mirror.is_url(name) or Path(name).is_dir():
+        folder = mirror.local(name, FILES)
+    else:
+        folder = find_checkpoint(root, name, by_key=True)
     if not all((folder / file).is_file() for file in FILES):
         raise DataError(f"{name}: no checkpoint there (it has no {' and '.join(FILES)}); see `sslscale ls`")
     return folder

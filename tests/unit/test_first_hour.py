@@ -235,6 +235,9 @@ def test_a_checkpoint_is_found_by_key_stage_or_latest(
     folder = lookup.find_checkpoint(root, "latest")
     assert lookup.find_checkpoint(root, folder.name) == lookup.find_checkpoint(root, folder.name[:6]) == folder
     assert lookup.find_checkpoint(root, "seed_1/train").parent == folder.parent
+    with pytest.raises(ConfigError, match="whose result the next run changes: give its key"):
+        lookup.find_checkpoint(root, "seed_1/train", by_key=True)
+    assert lookup.find_checkpoint(root, folder.name[:6], by_key=True) == folder
     with pytest.raises(ConfigError, match="it has seed_2/train"):
         lookup.find_checkpoint(root, "seed_2/trian")
     images = photos(tmp_path / "photos", {"a": 3}, flat=True)
