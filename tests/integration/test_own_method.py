@@ -23,6 +23,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 CONFIGURATION = EXAMPLES / "alignment_digits.yaml"
 
 
+@pytest.mark.slow
 def test_the_example_runs_from_its_files(tmp_path: Path) -> None:
     out, _ = runs.sslscale("run", CONFIGURATION, "pretrain.num_steps=20", "--root", tmp_path / "root", "--json")
     stages = runs.stages(runs.result(out))

@@ -138,6 +138,7 @@ def test_a_users_error_is_raised_at_once_and_not_retried(tmp_path: Path, digits:
     assert len(list((tmp_path / "runs" / "ray").iterdir())) == 1  # attempts
 
 
+@pytest.mark.slow
 def test_too_few_gpus_are_an_error_with_both_numbers(cluster: tuple, tmp_path: Path) -> None:
     made, address = cluster
     node = made.add_node(num_cpus=4, num_gpus=2)  # GPUs that are only said to be there: no worker starts on them
