@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sslscale.errors import ConfigError
-from sslscale.report.results import Measure, Spread, difference, measures, spread, spread_difference
+from sslscale.report.results import Measure, Spread, difference, measures, spread_difference
 from sslscale.storage.jsonio import flat
+
+_LETTERS = "ABCDEFGHIJ"
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,13 @@ def compare(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    if not 2 <= len(options.sides) <= len(_LETTERS):
+        raise ConfigError(
+            f"compare: name 2 to {len(_LETTERS)} configurations, keys or stages, not {len(options.sides)}"
+        )
     seeds = parse_seeds(options.seeds) if options.seeds else None
     sides = [_side(name, options.root, seeds) for name in options.sides]
-    if len(sides) < 2:
-        raise ConfigError("compare: name two or more: configurations, keys, or stages")
-    names = [f"{place}: {side.name}" for place, side in zip("ABCDEFGHIJ", sides, strict=False)]
+    names = [f"{place}: {side.name}" for place, side in zip(_LETTERS, sides, strict=False)]
     differing = _differing(sides)
     rows = list(_rows(sides))
     if options.json:
@@ -42,7 +46,7 @@ def compare(options: argparse.Namespace) -> int:
     for name in names:
         console.print(name, highlight=False)
     settings = Table(box=None, pad_edge=False, header_style="bold", title="settings that differ", title_justify="left")
-    for column in ("setting", *"ABCDEFGHIJ"[: len(sides)]):
+    for column in ("setting", *_LETTERS[: len(sides)]):
         settings.add_column(column)
     for key, values in differing.items():
         settings.add_row(key, *(_shown(value) for value in values))
@@ -90,30 +94,27 @@ def _differing(sides: Sequence[Side]) -> dict[str, list[Any]]:
 
 
 def _rows(sides: Sequence[Side]) -> list[dict[str, str]]:
-    rows = []
-    first = {(m.name, m.protocol): spread([s[place] for s in sides[0].found]) for place, m in _common(sides[0])}
-    fallback = {protocol: value for (_, protocol), value in first.items()}  # the last network of each protocol
-    for letter, side in zip("ABCDEFGHIJ", sides, strict=False):
-        for place, measure in _common(side):
-            own = spread([found[place] for found in side.found])
-            base = first.get((measure.name, measure.protocol)) or fallback.get(measure.protocol)
-            gain = "" if side is sides[0] or base is None else _gain(own, base)
+    rows, first = [], _spreads(sides[0])
+    fallback = {protocol: own for (_, protocol), own in first.items()}  # the last network of each protocol
+    for letter, side in zip(_LETTERS, sides, strict=False):
+        for (stage, protocol), own in _spreads(side).items():
+            base = first.get((stage, protocol)) or fallback.get(protocol)
             rows.append(
                 {
                     "side": letter,
-                    "network": measure.name,
-                    "measured by": measure.protocol,
+                    "network": own.measures[0].name,
+                    "measured by": protocol,
                     "accuracy": str(own),
-                    "difference": gain,
+                    "difference": "" if side is sides[0] or base is None else _gain(own, base),
                 }
             )
     return rows
 
 
-def _common(side: Side) -> list[tuple[int, Measure]]:
-    """The measures that every seed has."""
-    count = min(map(len, side.found), default=0)
-    return list(enumerate(side.found[0][:count])) if count else []
+def _spreads(side: Side) -> dict[tuple[str, str], Spread]:
+    """What every seed has measured, by stage and protocol."""
+    seeds = [{(measure.stage, measure.protocol): measure for measure in found} for found in side.found]
+    return {key: Spread(tuple(seed[key] for seed in seeds)) for key in seeds[0] if all(key in seed for seed in seeds)}
 
 
 def _gain(own: Spread, base: Spread) -> str:

@@ -136,11 +136,6 @@ class Spread:
         return f"{100 * self.mean:.2f} ± {100 * self.std:.2f} ({len(self.values)} seeds)"
 
 
-def spread(found: Sequence[Measure]) -> Spread:
-    """The same number of several seeds, in their order."""
-    return Spread(tuple(found))
-
-
 def spread_difference(one: Spread, other: Spread) -> Difference:
     """How much better one is over seeds, with Student's 95 % interval: seed by seed if both have as many, else Welch's.
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 import sslscale
 from sslscale import experiment
-from sslscale.cli import catalog
+from sslscale.cli import catalog, compare
 from sslscale.cli.doctor import BAD, NOTE, OK, _disk, _ports, _torch
 from sslscale.cli.main import main
 from sslscale.errors import ConfigError
@@ -226,6 +226,18 @@ def test_differences_over_seeds_are_students_t() -> None:
     expected = stats.ttest_ind(a, [*b, 0.6], equal_var=False).confidence_interval()
     assert welch.value - welch.half == pytest.approx(expected.low, rel=1e-6) and not welch.paired
     assert not spread_difference(spread([0.9]), spread([0.1])).clear  # one seed says nothing of the spread
+
+
+def test_a_seed_that_lacks_a_network_mixes_it_with_no_other() -> None:
+    def found(*names: str) -> list[Measure]:
+        return [Measure(f"{name}/evaluate", "evaluate", len(name) / 10, 0, 1, 9, Path()) for name in names]
+
+    side = compare.Side("a.yaml", {}, [found("t", "s_1", "long_name"), found("t", "long_name")])
+    spreads = compare._spreads(side)
+    assert {key[0]: own.values for key, own in spreads.items()} == {
+        "t/evaluate": (0.1, 0.1),
+        "long_name/evaluate": (0.9, 0.9),
+    }
 
 
 def test_a_checkpoint_is_found_by_key_stage_or_latest(
