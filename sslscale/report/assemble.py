@@ -15,6 +15,7 @@ from sslscale.report.results import measures
 from sslscale.storage import mirror
 from sslscale.storage.jsonio import digest
 
+_WHOLE = ("labels.npy", "rows.npy", "predictions.npy", "centroids.npy")  # small whatever the number of images
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +39,7 @@ def report(
         store = mirror.of(root.absolute())
         if store:
             for entry in planned:
-                store.pull(entry.path.absolute(), skip=(".tar", ".pt", ".safetensors"))
+                _fetch(store, entry.path.absolute())
         title = f"{pipeline.replace('_', ' ')}: {name}"
         page.write(page.Run(title, pipeline, config, _nodes(planned, records), page.command(), overrides), out)
         if store:
@@ -47,6 +48,21 @@ def report(
         log.warning("the report cannot be written: %s", error)
         return None
     return out
+
+
+def _fetch(store: mirror.Mirror, folder: Path) -> None:
+    """Download what a report shows of a result: of large ones the first shards' files alone."""
+    from sslscale.report.galleries import SHARDS
+
+    store.pull(folder, skip=(".tar", ".npy", ".parquet", ".pt", ".safetensors"))
+    numbered = re.compile(r"(scores|features|clusters)-(\d+)\.(npy|parquet)$")
+    wanted = []
+    for name in store.sizes(folder):
+        found = numbered.search(name)
+        shown = int(found[2]) < SHARDS if found else name.endswith(_WHOLE)
+        if shown and not (folder / name).is_file():
+            wanted.append(folder / name)
+    store.get(wanted)
 
 
 def _nodes(planned: Sequence[Planned], records: Mapping[str, Mapping[str, Any]]) -> list[page.Node]:
