@@ -206,9 +206,7 @@ _IMAGE = "image: {size: $size, mean: $mean, std: $std} # measured on your images
 _STEPS = "num_steps: $steps # for a first look; a real run: about $real"
 _START = "# init: {timm: NAME, weights: FILE} # public weights, with model: {name: timm:NAME}: better if images are few"
 _NETWORK = "model: $network # $larger"
-_BODY = {
-    "noisy_student": f"""teacher:
-  method: {{name: supervised}}
+_SUPERVISED = f"""  method: {{name: supervised}}
   {_NETWORK}
   {_IMAGE}
   augment: {{crop: resized, scale: [0.5, 1.0], flip: $flip}} # flip: false where left and right differ, as in text
@@ -217,7 +215,10 @@ _BODY = {
   precision: $precision
   optim: {{lr: $lr_sup, schedule: {{warmup_steps: $warmup}}}}
   {_START}
-student: # equal to the teacher or larger, and trained with noise
+"""
+_BODY = {
+    "noisy_student": f"""teacher:
+{_SUPERVISED}student: # equal to the teacher or larger, and trained with noise
   method: {{name: noisy_student, unlabeled_ratio: $ratio}}
   model: $network
   image: {{size: $size, mean: $mean, std: $std}}
@@ -229,17 +230,7 @@ student: # equal to the teacher or larger, and trained with noise
 rounds: [{{}}, {{warm_start: true}}] # one entry for each student
 select: {{threshold: 0.3, on_empty_class: warn}} # pseudo-labels below this confidence are left out
 """,
-    "supervised": f"""train:
-  method: {{name: supervised}}
-  {_NETWORK}
-  {_IMAGE}
-  augment: {{crop: resized, scale: [0.5, 1.0], flip: $flip}} # flip: false where left and right differ, as in text
-  batch_size: $batch
-  {_STEPS}
-  precision: $precision
-  optim: {{lr: $lr_sup, schedule: {{warmup_steps: $warmup}}}}
-  {_START}
-""",
+    "supervised": f"train:\n{_SUPERVISED}",
     "pretrain": f"""pretrain:
   method: {{name: simclr, temperature: 0.2}} # `sslscale methods` lists others
   {_NETWORK}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sslscale import __version__
-from sslscale.cli import catalog, cluster, graphs, images, roots
+from sslscale.cli import catalog, cluster, compare, doctor, graphs, images, init, roots, show
 from sslscale.errors import ConfigError, DataError, ResourceError, UserError
 from sslscale.storage import mirror
 
@@ -76,13 +76,13 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--seeds", metavar="0,1,2", help="run all of it with each seed; shows mean and spread")
         command.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
-    against = add(named, "compare", _compare, "What differs between runs, in configuration and in results.")
+    against = add(named, "compare", compare.compare, "What differs between runs, in configuration and in results.")
     against.add_argument("sides", metavar="A B", nargs="+", help="configurations that were run, keys, or stages' names")
     against.add_argument("--seeds", metavar="0,1,2", help="of configurations: compare the runs with these seeds")
     add_root(against)
     against.add_argument("--json", action="store_true", help="print one JSON line")
 
-    look = add(named, "show", _show, "A result with all it came from as a page, or what trainings would be shown.")
+    look = add(named, "show", show.show, "A result with all it came from as a page, or what trainings would be shown.")
     look.add_argument("what", metavar="KEY|CONFIG", help="a key, a stage, latest; or a configuration, with --views")
     look.add_argument("overrides", nargs="*", metavar="key.path=value", help="values to set in a configuration")
     look.add_argument("--views", action="store_true", help="draw the views of a few images, for each training")
@@ -205,12 +205,14 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("out", metavar="OUT", type=Path, help="a .safetensors, .pth, .onnx or .pt file, or a folder")
     export.add_argument("--to", choices=("safetensors", "pth", "onnx", "torchscript", "hf"), help="if OUT does not say")
 
-    begin = add(named, "init", _init, "Look at images, and write a configuration that fits them and this machine.")
+    begin = add(named, "init", init.init, "Look at images, and write a configuration that fits them and this machine.")
     begin.add_argument("source", metavar="PHOTOS", help="a folder of images or of class folders, or a CSV (path,label)")
     begin.add_argument("--labels", help="CSV (path,label) of the labelled images")
     begin.add_argument("--goal", choices=("classify", "pretrain", "cluster"), help="classify where there are labels")
     begin.add_argument("--out", type=Path, metavar="FILE", help="the file to write (the folder's name, .yaml)")
-    healthy = add(named, "doctor", _doctor, "Check Python, torch, CUDA, Ray, DeepSpeed, MLflow, disk and ports here.")
+    healthy = add(
+        named, "doctor", doctor.doctor, "Check Python, torch, CUDA, Ray, DeepSpeed, MLflow, disk and ports here."
+    )
     add_root(healthy)
     healthy.add_argument("--port", type=int, default=5000, help="the port that `sslscale ui` is to use (5000)")
     healthy.add_argument("--json", action="store_true", help="one JSON line for each finding")
@@ -239,33 +241,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _show(options: argparse.Namespace) -> int:
-    from sslscale.cli.show import show
-
-    return show(options)
-
-
 def _completion(options: argparse.Namespace) -> int:
     print(catalog.completion(parser(), options.shell))
     return 0
-
-
-def _compare(options: argparse.Namespace) -> int:
-    from sslscale.cli.compare import compare
-
-    return compare(options)
-
-
-def _init(options: argparse.Namespace) -> int:
-    from sslscale.cli.init import init
-
-    return init(options)
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from sslscale.cli.doctor import doctor
-
-    return doctor(options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -52,11 +52,9 @@ def fit(
     engine.method.train()
     if step == 0:
         reporter.begin()
-    first = step == 0
     for batch in loader:
-        if first and distributed.is_main():
+        if step == 0 and distributed.is_main():
             recorder.shown(batch)
-        first = False
         # dropout and stochastic depth follow from (seed, step, worker): a resumed run draws the same
         torch.manual_seed(stream_seed(config.seed, f"step {step} of worker {distributed.rank()}"))
         info = StepInfo(step, step / num_steps, step * config.batch_size / num_samples)
