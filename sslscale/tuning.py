@@ -96,6 +96,7 @@ def tune(search: Search, console: Any) -> dict[str, Any]:
     """Run the trials that are missing; returns the best, all trials and the files written. Raises UserError if no trial
     ended."""
     from sslscale import tracking
+    from sslscale.cli.trial_progress import TrialProgress
 
     folder = search.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,9 @@ def tune(search: Search, console: Any) -> dict[str, Any]:
     pipeline = experiment.load(search.source, search.overrides).pipeline
     with experiment.quiet(logs / "driver.log"):
         parent = tracking.open_parent(search.root, folder, pipeline, name)
-        found = trials.search(search.config, _Trial(search, logs, parent), folder / "trials")
+        shown = TrialProgress(console, search.config.samples, search.config.metric)
+        with shown.showing():
+            found = trials.search(search.config, _Trial(search, logs, parent), folder / "trials", shown)
     rows = _rows(found, search.config.metric)
     ended = [row for row in rows if row["state"] == "ended"]
     if not ended:

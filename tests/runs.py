@@ -126,13 +126,18 @@ def result(out: str) -> dict[str, Any]:
     return json.loads(out.strip().splitlines()[-1])
 
 
-def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool], timeout_s: float = 120) -> None:
-    """kill -9 the driver alone as soon as `ready()`."""
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 120) -> None:
+    """Return as soon as `ready()`; the process must not have ended before."""
     deadline = time.monotonic() + timeout_s
     while not ready():
-        assert process.poll() is None, "it ended before the moment to kill it: " + "".join(process.communicate())
-        assert time.monotonic() < deadline, "the moment to kill it never came"
+        assert process.poll() is None, "it ended before the moment came: " + "".join(process.communicate())
+        assert time.monotonic() < deadline, "the moment never came"
         time.sleep(0.005)
+
+
+def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+    """kill -9 the driver alone as soon as `ready()`."""
+    wait_until(ready, process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
 

@@ -27,7 +27,7 @@ HEAVY = {
     "safetensors",
     "rich",
 }
-CLUSTER = ("autoscaling", "connection", "runner", "workers", "mappers", "trials", "population", "jobs")
+CLUSTER = ("autoscaling", "connection", "runner", "workers", "mappers", "trials", "trial_events", "population", "jobs")
 ONLY = {  # a library -> the one file that may import it
     "ray": {f"sslscale/cluster/{name}.py" for name in CLUSTER},
     "mlflow": {"sslscale/tracking.py"},
@@ -47,7 +47,7 @@ LAYERS = [
     {"cluster.connection", "cluster.workers", "cluster.mappers", "cluster.population"},
     {"cluster"},
     {"stages"},
-    {"cli.progress", "tracking"},
+    {"cli.progress", "cli.trial_progress", "cli.units", "tracking"},
     {"preflight"},
     {"experiment", "cluster.jobs", "tuning", "estimate"},
     {"cli"},

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from sslscale.cli.units import show_age, show_size
@@ -51,8 +52,6 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def _checkpoint(options: argparse.Namespace) -> str:
     """The folder of a checkpoint that is named by its key, its stage, or as the latest; others as they are."""
-    from pathlib import Path
-
     from sslscale.graph.lookup import find_checkpoint
 
     if mirror.is_url(options.model) or Path(options.model).exists() or "/" in options.model:
@@ -75,6 +74,9 @@ def _perform(loaded: Any, options: argparse.Namespace) -> int:
     started = time.monotonic()
     try:
         records = experiment.run(loaded, options.root, console)
+    except KeyboardInterrupt:
+        console.print(_kept(loaded, options.root), highlight=False, soft_wrap=True)
+        raise
     except execution.StageFailed as failure:
         if options.debug:
             raise
@@ -105,6 +107,20 @@ def _perform(loaded: Any, options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result), flush=True)
     return 0
+
+
+def _kept(loaded: Any, root: Path) -> str:
+    """What there is of a run that was stopped."""
+    from sslscale.graph import dag
+
+    planned = dag.plan(loaded.targets, root)
+    finished = sum(entry.state == "cached" for entry in planned)
+    text = f"kept: {finished} of {len(planned)} stages"
+    for entry in planned:
+        states = sorted((entry.path / "state").glob("step-*")) if entry.state == "run" else []
+        if states:
+            text += f", and {entry.stage.name} up to step {int(states[-1].name.removeprefix('step-')):,}"
+    return text
 
 
 def _print_results(records: dict[str, Any], options: argparse.Namespace, console: Any) -> None:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sslscale.cli.units import show_age, show_size
+from sslscale.cli.units import show_age, show_metric, show_size
 from sslscale.errors import ConfigError
 from sslscale.storage import mirror
 
@@ -73,7 +73,7 @@ def list_artifacts(options: argparse.Namespace) -> int:
         metrics = dict(row["metrics"])
         if options.sort:
             metrics = {options.sort: metrics[options.sort], **metrics}
-        shown = "  ".join(f"{name} {value:,.4g}" for name, value in list(metrics.items())[:2])
+        shown = "  ".join(show_metric(name, value) for name, value in list(metrics.items())[:2])
         shown = shown if row["state"] == "finished" else "unfinished"
         table.add_row(row["stage"], row["name"], row["key"], show_age(row["age_s"]), show_size(row["bytes"]), shown)
     Console().print(table)

@@ -1,4 +1,4 @@
-"""Seconds and bytes as people read them."""
+"""Times, sizes and metrics as people read them."""
 
 from __future__ import annotations
 
@@ -18,3 +18,20 @@ def show_size(count: float) -> str:
             return f"{count:.0f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def show_clock(seconds: float) -> str:
+    """Seconds as a clock shows them, such as `1:05` or `2:00:13`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def show_metric(name: str, value: float) -> str:
+    """A metric with its name: shares as percentages, counts in full, such as `test accuracy 97.1 %`."""
+    words = name.replace("_", " ").removesuffix(" per s")
+    if name.endswith("_per_s"):
+        return f"{value:,.0f} {words}/s"
+    if ("accuracy" in name or "agreement" in name) and 0 <= value <= 1:
+        return f"{words} {100 * value:.1f} %"
+    return f"{words} {value:,.0f}" if float(value).is_integer() else f"{words} {value:,.4g}"

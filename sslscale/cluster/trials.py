@@ -24,18 +24,37 @@ class Report(Protocol):
     def __call__(self, metrics: Mapping[str, float | str], state: str | None = None) -> None: ...
 
 
+class Watch(Protocol):
+    """Is told that a trial is running, ended, was stopped early or failed, with its values and its last report."""
+
+    def changed(self, name: str, state: str, values: Mapping[str, Any], metrics: Mapping[str, Any]) -> None: ...
+
+
+watching: Watch | None = None  # hears of the trials of this process's search
+
+
 def search(
-    config: TuneConfig, trial: Callable[[str, dict[str, Any], Report, str | None], None], folder: Path
+    config: TuneConfig,
+    trial: Callable[[str, dict[str, Any], Report, str | None], None],
+    folder: Path,
+    watch: Watch | None = None,
 ) -> list[tuple[dict[str, Any], dict[str, float] | str]]:
     """Call `trial(name, values, report, state)` for values drawn from the space, and a state that a member of a
     population goes on from; returns each trial's values, in the order of names, with its last report or why it failed.
 
-    A search that was killed goes on: trials that ended stay, the others start again.
+    `watch` hears of each trial meanwhile. A search that was killed goes on: trials that ended stay, the others start
+    again.
     """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends a search as it ends a run
     ray = connect()
     from ray import tune
+
+    from sslscale.cluster.trial_events import Events
+
+    global watching
+    watching = watch
 
     def run(values: dict[str, Any]) -> None:
         from ray import tune
@@ -80,10 +99,13 @@ def search(
                     scheduler=_scheduler(config),
                     trial_dirname_creator=lambda found: found.trial_id,
                 ),
-                run_config=tune.RunConfig(name=folder.name, storage_path=place, storage_filesystem=files, verbose=0),
+                run_config=tune.RunConfig(
+                    name=folder.name, storage_path=place, storage_filesystem=files, verbose=0, callbacks=[Events()]
+                ),
             )
         found = tuner.fit()
     finally:
+        watching = None
         disconnect()
     rows: list[tuple[dict[str, Any], dict[str, float] | str]] = []
     results = [found[number] for number in range(len(found))]

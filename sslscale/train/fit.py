@@ -60,6 +60,7 @@ def fit(
         info = StepInfo(step, step / num_steps, step * config.batch_size / num_samples)
         parts, lr = engine.train_step(batch, info)
         step += 1
+        reporter.beat(step)
         meter.add(parts, batch)
         ending = step == num_steps
         logs = step % config.log_every == 0 or ending
@@ -111,16 +112,26 @@ class _Reporter:
         self._every = engine.config.monitor_every
         self._monitored = step // self._every if self._every else 0
         self._warned = self._warned_of_forgetting = False
+        self._numbers: dict[str, float | str] = {}  # of the last interval, for the screen
         self._start: float | None = None  # kNN accuracy of the weights that were given
 
     def begin(self) -> None:
         """Log how good given weights are before the first step; called on all workers."""
+        if distributed.is_main():
+            self._recorder.progress(0, {"doing": "first batch"})
         if not self._every or self._engine.config.init is None:
             return
         network = self._engine.network()
         if self._monitor is not None and distributed.is_main():
             self._start = self._monitor(network)
             self._recorder.log(0, {"knn_accuracy": self._start})
+
+    def beat(self, step: int) -> None:
+        """Tell the screen that a step is done, if it has not heard of one for a while. The GPU is not waited for."""
+        when = time.monotonic()
+        if when - self._shown > _PROGRESS_S and distributed.is_main():
+            self._recorder.progress(step, self._numbers)
+            self._shown = when
 
     def report(self, step: int, means: dict[str, float], lr: float) -> None:
         """Log an interval that ends at `step`; called on all workers."""
@@ -142,9 +153,7 @@ class _Reporter:
             self._warn_of_forgetting(step, watched["knn_accuracy"])
         self._recorder.log(step, {**means, **watched, "lr": lr, "images_per_s": rate})
         self._since = time.monotonic()
-        if when - self._shown > _PROGRESS_S or ending:
-            self._recorder.progress(step, {"loss": means.get("loss", float("nan")), "rate": rate})
-            self._shown = when
+        self._numbers = {"loss": means.get("loss", float("nan")), "rate": rate}
 
     def _warn_of_forgetting(self, step: int, now: float) -> None:
         if self._start is None or self._warned_of_forgetting or self._start - now < _FORGOTTEN:

@@ -25,7 +25,7 @@ class Recorder:
     def shown(self, batch: Mapping[str, Batch]) -> None:
         """The first batch that is trained on."""
 
-    def progress(self, step: int, shown: Mapping[str, float]) -> None:
+    def progress(self, step: int, shown: Mapping[str, float | str]) -> None:
         """A few numbers for the screen, at most twice a second."""
 
     def saved(self) -> None:
@@ -48,7 +48,7 @@ class StageRecorder(Recorder):
         self.last.update(metrics)
         self._ctx.log(step, metrics)
 
-    def progress(self, step: int, shown: Mapping[str, float]) -> None:
+    def progress(self, step: int, shown: Mapping[str, float | str]) -> None:
         self._ctx.progress(step, self._num_steps, **shown)
 
     def shown(self, batch: Mapping[str, Batch]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -150,3 +151,20 @@ def test_two_runs_over_one_root_at_once(tmp_path: Path) -> None:
     assert found[0]["model/weigh"]["metrics"] == {"weights": 20.794}
     assert found[0]["model"]["metrics"] == found[1]["model"]["metrics"]
     assert "waiting for its result" in ended[0][1] + ended[1][1]
+
+
+@pytest.mark.slow
+def test_one_interrupt_ends_a_run_within_seconds_and_says_what_is_kept(tmp_path: Path) -> None:
+    config, root = runs.write(tmp_path, runs.TINY), tmp_path / "runs"
+    process = runs.start("run", config, "--root", root)
+    runs.wait_until(lambda: len(find(root, "train/*/state/step-*/commit.json")) >= 1, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGINT)
+    started = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 20
+    assert process.returncode == 130
+    assert re.search(r"kept: 6 of 9 stages, and student_1 up to step \d+", out), out
+    assert err.strip().splitlines()[-1] == "stopped; the same command goes on where it was"
+    psutil.wait_procs(children, timeout=20)
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
