@@ -8,14 +8,18 @@ import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sslscale.data.index import Index
+from sslscale.cli.busy import busy
 from sslscale.errors import ResourceError, UserError
 from sslscale.graph.context import RunContext
 from sslscale.graph.resources import Resources
 from sslscale.settings.data import PackConfig
 from sslscale.storage import jsonio, locks
 from sslscale.storage.scratch import scratch
+
+if TYPE_CHECKING:
+    from sslscale.data.index import Index
 
 _NOTE = "source.json"  # what the folder is being made of
 
@@ -26,16 +30,16 @@ def build_beside(config: PackConfig, out: Path, workers: int) -> Mapping[str, In
     It is made in a folder beside. A killed attempt leaves that, and the same command goes on at the next shard. Raises
     UserError, and then leaves nothing.
     """
-    from sslscale.data.build import build
-    from sslscale.stages.pack import content, examine_shards, run_tasks
-
     out = out.absolute()
     place = out.with_name(f".{out.name}.packing")
+    own = place / ".run"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with _only_one(out):
+        with _only_one(out), busy(f"writing {out.name}", own):
+            from sslscale.data.build import build
+            from sslscale.stages.pack import content, examine_shards, run_tasks
+
             _take_up(place, {"source": content(config, None), "config": jsonio.canonical(config), "out": str(out)})
-            own = place / ".run"
             resources = Resources(num_workers=workers, cpus_per_worker=1 if workers > 1 else None, gpus_per_worker=0)
             threads = max((os.cpu_count() or 1) // workers, 1)
             context = RunContext(path=own, root=own, name="pack", resources=resources, threads=threads)

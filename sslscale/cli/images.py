@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sslscale.cli.busy import busy
 from sslscale.errors import ConfigError, DataError
 from sslscale.settings.model import FILES
 from sslscale.storage import mirror
@@ -96,10 +97,11 @@ def _build(options: argparse.Namespace, **settings: Any) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    from sslscale.data import sources
-    from sslscale.data.check import check
+    with busy("checking every image"):
+        from sslscale.data import sources
+        from sslscale.data.check import check
 
-    found = check(sources.local_path(options.shards), threads=os.cpu_count() or 1, say=print)
+        found = check(sources.local_path(options.shards), threads=os.cpu_count() or 1, say=print)
     if options.json:
         print(json.dumps(found))
     return 3 if found["problems"] else 0
@@ -140,19 +142,20 @@ def embed(options: argparse.Namespace) -> int:
     """Write the features of images; the exit code is 3 if one could not be read."""
     import numpy as np
 
-    from sslscale.evaluate.model import Model, files
-
     if options.out.suffix not in (".npy", ".parquet"):
         raise ConfigError(f"--out {options.out}: name a .npy or a .parquet file")
-    model = Model(checkpoint_folder(options), threads=os.cpu_count() or 1)
     paths, rows, failed = [], [], 0
-    for path, row in model.outputs(files(options.paths), probabilities=False):
-        if isinstance(row, str):
-            failed += 1
-            print(f"error: {path}: {row}", file=sys.stderr)
-        else:
-            paths.append(str(path))
-            rows.append(row)
+    with busy("computing features"):
+        from sslscale.evaluate.model import Model, files
+
+        model = Model(checkpoint_folder(options), threads=os.cpu_count() or 1)
+        for path, row in model.outputs(files(options.paths), probabilities=False):
+            if isinstance(row, str):
+                failed += 1
+                print(f"error: {path}: {row}", file=sys.stderr)
+            else:
+                paths.append(str(path))
+                rows.append(row)
     if not rows:
         raise DataError(f"none of {failed:,} images could be read")
     options.out.parent.mkdir(parents=True, exist_ok=True)

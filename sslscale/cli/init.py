@@ -10,6 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+from sslscale.cli.busy import busy
 from sslscale.cli.units import show_age
 from sslscale.errors import ConfigError
 
@@ -21,12 +22,14 @@ _FIRST_S = 60.0  # what each training of a first run is to take
 
 def init(options: argparse.Namespace) -> int:
     """Look at the images, and write a commented configuration."""
-    from sslscale.data.survey import survey
 
     out = options.out or Path(f"{Path(options.source).stem or 'images'}.yaml")
     if out.exists():
         raise ConfigError(f"{out}: is there already; name another file by --out, or remove it")
-    found = survey(options.source, options.labels)
+    with busy(f"looking at {options.source}"):
+        from sslscale.data.survey import survey
+
+        found = survey(options.source, options.labels)
     _tell(options.source, found)
     goal = options.goal or ("classify" if found.num_labeled else "pretrain")
     if goal == "classify" and not found.num_labeled:
