@@ -170,7 +170,7 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
     _check_root(root)
     collect.remember(root, experiment.run_name, planned)
     from sslscale.cli.progress import Progress
-    from sslscale.tracking import Tracker
+    from sslscale.tracking.tracker import Tracker
 
     logs = root / "logs" / time.strftime("%Y%m%d-%H%M%S")
     logs.mkdir(parents=True, exist_ok=True)

@@ -95,8 +95,8 @@ def _keys(config: Any) -> set[str]:
 def tune(search: Search, console: Any) -> dict[str, Any]:
     """Run the trials that are missing; returns the best, all trials and the files written. Raises UserError if no trial
     ended."""
-    from sslscale import tracking
     from sslscale.cli.trial_progress import TrialProgress
+    from sslscale.tracking import search as runs_above
 
     folder = search.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def tune(search: Search, console: Any) -> dict[str, Any]:
     name = f"tune {Path(search.source).stem}"
     pipeline = experiment.load(search.source, search.overrides).pipeline
     with experiment.quiet(logs / "driver.log"):
-        parent = tracking.open_parent(search.root, folder, pipeline, name)
+        parent = runs_above.open_parent(search.root, folder, pipeline, name)
         shown = TrialProgress(console, search.config.samples, search.config.metric)
         with shown.showing():
             found = trials.search(search.config, _Trial(search, logs, parent), folder / "trials", shown)
@@ -129,7 +129,7 @@ def tune(search: Search, console: Any) -> dict[str, Any]:
     if store:
         store.push(folder)
     collect.remember(search.root, f"tune {folder.name}", dag.plan(loaded.targets, search.root))
-    tracking.close_parent(search.root, parent, {search.config.metric: best["value"]}, best["values"], files)
+    runs_above.close_parent(search.root, parent, {search.config.metric: best["value"]}, best["values"], files)
     return {
         "metric": search.config.metric,
         "best": {"values": best["values"], "value": best["value"]},
@@ -149,7 +149,7 @@ class _Trial:
 
     def __call__(self, name: str, values: dict[str, Any], report: trials.Report, state: str | None) -> None:
         from sslscale.cluster.runner import RayRunner
-        from sslscale.tracking import Tracker
+        from sslscale.tracking.tracker import Tracker
 
         search = self.search
         if self.store:

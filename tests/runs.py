@@ -135,9 +135,9 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str], timeou
         time.sleep(0.005)
 
 
-def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool], timeout_s: float = 120) -> None:
     """kill -9 the driver alone as soon as `ready()`."""
-    wait_until(ready, process)
+    wait_until(ready, process, timeout_s)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
 

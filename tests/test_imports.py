@@ -27,10 +27,21 @@ HEAVY = {
     "safetensors",
     "rich",
 }
-CLUSTER = ("autoscaling", "connection", "runner", "workers", "mappers", "trials", "trial_events", "population", "jobs")
+CLUSTER = (
+    "autoscaling",
+    "connection",
+    "jobs",
+    "mappers",
+    "population",
+    "runner",
+    "serving",
+    "trial_events",
+    "trials",
+    "workers",
+)
 ONLY = {  # a library -> the one file that may import it
     "ray": {f"sslscale/cluster/{name}.py" for name in CLUSTER},
-    "mlflow": {"sslscale/tracking.py"},
+    "mlflow": {f"sslscale/tracking/{name}.py" for name in ("store", "tracker", "search", "models")},
     "deepspeed": {"sslscale/train/zero.py"},
     "fsspec": {"sslscale/storage/store.py"},
 }

@@ -120,7 +120,7 @@ def _ray() -> Iterator[Finding]:
 
 
 def _mlflow(root: Path) -> Iterator[Finding]:
-    from sslscale.tracking import store
+    from sslscale.tracking.store import store
 
     version = importlib.import_module("importlib.metadata").version("mlflow")
     uri = store(root)

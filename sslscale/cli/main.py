@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sslscale import __version__
-from sslscale.cli import catalog, cluster, compare, doctor, graphs, images, init, roots, show
+from sslscale.cli import catalog, cluster, compare, doctor, graphs, images, init, roots, serve, show
 from sslscale.errors import ConfigError, DataError, ResourceError, UserError
 from sslscale.storage import mirror
 
@@ -204,6 +204,21 @@ def parser() -> argparse.ArgumentParser:
     add_root(export)
     export.add_argument("out", metavar="OUT", type=Path, help="a .safetensors, .pth, .onnx or .pt file, or a folder")
     export.add_argument("--to", choices=("safetensors", "pth", "onnx", "torchscript", "hf"), help="if OUT does not say")
+
+    serving = add(named, "serve", serve.serve, "Serve a checkpoint over HTTP on this machine (needs sslscale[serve]).")
+    serving.add_argument("model", metavar="CHECKPOINT", help=model_help)
+    add_root(serving)
+    serving.add_argument("--port", type=int, default=8000, help="the port on the loopback (8000)")
+    serving.add_argument("--replicas", type=_count, default=1, help="processes that compute (1)")
+    serving.add_argument("--gpus", type=float, default=0, help="GPUs for each of them (0)")
+    serving.add_argument("--batch", type=_count, default=32, help="images that are computed at once, at most (32)")
+    serving.add_argument("--max-mb", type=_count, default=10, help="largest image that is taken, in MB (10)")
+
+    registering = add(named, "register", roots.register, "Register a checkpoint in MLflow's model registry.")
+    registering.add_argument("model", metavar="CHECKPOINT", help=model_help)
+    registering.add_argument("name", metavar="NAME", help="the model of which it becomes the next version")
+    registering.add_argument("--alias", help="let this name stand for the version, such as champion")
+    add_root(registering)
 
     begin = add(named, "init", init.init, "Look at images, and write a configuration that fits them and this machine.")
     begin.add_argument("source", metavar="PHOTOS", help="a folder of images or of class folders, or a CSV (path,label)")

@@ -94,21 +94,32 @@ def collect_garbage(options: argparse.Namespace) -> int:
 
 
 def ui(options: argparse.Namespace) -> int:
-    from sslscale.tracking import pages, store
+    from sslscale.tracking.store import pages, store
 
-    _require_port(options.port)
+    require_port(options.port)
     uri = store(options.root)
     if uri.startswith("sqlite:") and not (options.root / "mlflow.db").exists():
         raise ConfigError(f"{options.root}: no run has been tracked there yet")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     for name, place in pages(options.root).items():
-        print(f"{name}: http://127.0.0.1:{options.port}/#/experiments/{place}/runs")
+        print(f"{name}: http://127.0.0.1:{options.port}{place}")
     print(f"http://127.0.0.1:{options.port}  (a few seconds to start; stop with Ctrl-C)", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     os.execv(sys.executable, [*command, "--port", str(options.port), "--workers", "1"])  # noqa: S606
 
 
-def _require_port(port: int) -> None:
+def register(options: argparse.Namespace) -> int:
+    """Register a checkpoint as the next version of a model."""
+    from sslscale.cli.images import checkpoint_folder
+    from sslscale.tracking.models import register
+
+    version = register(options.root, checkpoint_folder(options), options.name, options.alias)
+    alias = f"@{options.alias}" if options.alias else f"/{version}"
+    print(f"registered {options.name}, version {version}: mlflow.pyfunc.load_model('models:/{options.name}{alias}')")
+    return 0
+
+
+def require_port(port: int) -> None:
     """Raise ConfigError for a port that cannot be listened on, before a server takes ten seconds to say so."""
     if not 0 < port < 65536:
         raise ConfigError(f"--port {port}: a port is a number from 1 to 65535")

@@ -82,24 +82,25 @@ class Model:
         for image in images:
             waiting.append(image)
             if len(waiting) == BATCH:
-                yield from self._batch(waiting, probabilities)
+                yield from zip(waiting, self.rows(map(_read, waiting), probabilities=probabilities), strict=True)
                 waiting = []
-        yield from self._batch(waiting, probabilities)
+        yield from zip(waiting, self.rows(map(_read, waiting), probabilities=probabilities), strict=True)
 
-    def _batch(self, images: list[Path], probabilities: bool) -> Iterator[tuple[Path, np.ndarray | str]]:
-        views = [_view(image, self.info) for image in images]
+    def rows(self, images: Iterable[bytes | str], *, probabilities: bool) -> list[np.ndarray | str]:
+        """Features or probabilities of a batch of encoded images, or why one could not be read; an image that is a str
+        could not be, and why."""
+        views = [_view(image, self.info) if isinstance(image, bytes) else image for image in images]
         good = [view for view in views if isinstance(view, Tensor)]
-        rows: Iterator[np.ndarray] = iter(())
+        found: Iterator[np.ndarray] = iter(())
         if good:
             with torch.inference_mode():
                 batch = normalize(torch.stack(good).to(self.device), self.info.image.mean, self.info.image.std)
-                found = self.backbone(batch)
+                output = self.backbone(batch)
                 if probabilities:
                     assert self.head is not None
-                    found = self.head(found).float().softmax(-1)
-                rows = iter(found.float().cpu().numpy())
-        for image, view in zip(images, views, strict=True):
-            yield image, view if isinstance(view, str) else next(rows)
+                    output = self.head(output).float().softmax(-1)
+                found = iter(output.float().cpu().numpy())
+        return [view if isinstance(view, str) else next(found) for view in views]
 
 
 def files(paths: Paths) -> list[Path]:
@@ -111,10 +112,15 @@ def files(paths: Paths) -> list[Path]:
     return found
 
 
-def _view(file: Path, info: ModelInfo) -> Tensor | str:
+def _read(file: Path) -> bytes | str:
     try:
-        return evaluation_view(decode.decode(file.read_bytes()), info.image.size, info.image.crop)
+        return file.read_bytes()
     except OSError as error:
         return f"cannot be read: {error.strerror}"
+
+
+def _view(data: bytes, info: ModelInfo) -> Tensor | str:
+    try:
+        return evaluation_view(decode.decode(data), info.image.size, info.image.crop)
     except DataError as error:
         return str(error)

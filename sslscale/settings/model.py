@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sslscale.config import require
 from sslscale.config.build import build
@@ -107,11 +107,15 @@ class ModelInfo:
     head: bool = True
 
 
+def parse_info(data: dict[str, Any], where: str = "model.json") -> ModelInfo:
+    """What the content of a model.json says; raises ConfigError."""
+    return build(ModelInfo, Document(where, {name: value for name, value in data.items() if name != "format"}))
+
+
 def read_info(folder: Path) -> ModelInfo:
     """What a checkpoint folder holds; raises DataError."""
     try:
-        data = jsonio.read_json(sums.checked(folder / "model.json"))
-        return build(ModelInfo, Document(str(folder / "model.json"), {k: v for k, v in data.items() if k != "format"}))
+        return parse_info(jsonio.read_json(sums.checked(folder / "model.json")), str(folder / "model.json"))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{folder}: no checkpoint there (it has no model.json)") from None
     except (ConfigError, AttributeError, ValueError) as error:

@@ -159,13 +159,46 @@ def test_mlflow_holds_the_run(finished: Finished) -> None:
     assert student.inputs is not None
     inputs = {d.tags[0].value: d.dataset.digest for d in student.inputs.dataset_inputs}
     assert inputs["pseudo"] == runs.stages(finished.result)["student_1/shard"]["key"]
-    files = {f.path for f in client.list_artifacts(student.info.run_id)} | {
-        f.path for f in client.list_artifacts(student.info.run_id, "model")
-    }
-    assert {"curves.png", "model/model.safetensors", "model/model.json"} <= files
+    assert "curves.png" in {f.path for f in client.list_artifacts(student.info.run_id)}
+    trained = [r for r in [parent, *children.values()] if "accuracy" in r.data.metrics]
+    assert {r.data.tags["mlflow.runName"] for r in trained[1:]} == {"teacher", "student_1"}  # one column sorts them all
+    assert student.data.metrics["accuracy"] == pytest.approx(accuracy)
+    assert "noisy_student training of wrn_10_0.5" in student.data.tags["mlflow.note.content"]
+    view = json.loads(experiment.tags["mlflow.sharedViewState.sslscale"])
+    assert view["orderByKey"] == "metrics.`accuracy`" and "metrics.`test_accuracy`" in view["selectedColumns"]
     assert "report.html" in {f.path for f in client.list_artifacts(parent.info.run_id)}
     select = {f.path for f in client.list_artifacts(children["student_1/select"].info.run_id)}
     assert {"confidence.png", "class_counts.png", "stats.json"} <= select
+
+
+def test_a_registered_model_answers_encoded_images_without_pickle(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+    import pandas as pd
+
+    from sslscale.data.samples import open_samples
+    from sslscale.evaluate.model import Model
+
+    out, _ = runs.sslscale("register", "student_1", "digits", "--alias", "champion", "--root", finished.root)
+    assert "registered digits, version 1: mlflow.pyfunc.load_model('models:/digits@champion')" in out
+    _, err = runs.sslscale("register", "student_1", "a/b", "--root", finished.root, code=2)
+    assert "name a model by letters" in err
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished.root / 'mlflow.db'}")
+    model = mlflow.pyfunc.load_model("models:/digits@champion", dst_path=str(tmp_path))
+    assert not [file for file in tmp_path.rglob("*") if file.suffix in (".pkl", ".pickle", ".pt", ".bin")]
+    samples = open_samples(finished.folder("data") / "test")
+    images = [bytes(samples.shards[0].encoded(row)) for row in range(8)]
+    found = model.predict(pd.DataFrame({"image": images}))
+    own = Model(finished.folder("student_1"))
+    rows = own.rows(images, probabilities=True)
+    assert list(found["class"]) == [own.named(np.asarray(row), 1)[0][0] for row in rows]
+    np.testing.assert_allclose(found["probability"], [np.asarray(row).max() for row in rows], rtol=1e-5)
+    assert list(model.predict(model.input_example).columns) == ["class", "probability"]
+    schema = model.metadata.get_output_schema()
+    assert schema is not None and schema.input_names() == ["class", "probability"]
+    with pytest.raises(Exception, match="image 1: undecodable image"):
+        model.predict(pd.DataFrame({"image": [images[0], b"no"]}))
 
 
 def test_predict_agrees_with_the_evaluation(finished: Finished, tmp_path: Path) -> None:
@@ -228,5 +261,5 @@ def test_pack_and_check_by_the_command(image_folder: Path, tmp_path: Path) -> No
 
 def test_library_output_goes_to_the_log_files(finished: Finished) -> None:
     assert "INFO" not in finished.err and "Warning" not in finished.err
-    assert "student_1: ran in" in finished.err and "test_accuracy" in finished.err
+    assert "student_1: ran in" in finished.err and "test accuracy" in finished.err
     assert list(finished.root.glob("logs/*/student_1.log"))

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from sslscale import tracking
 from sslscale.errors import ConfigError
+from sslscale.tracking.search import open_parent
+from sslscale.tracking.store import store
+from sslscale.tracking.tracker import Tracker
 from sslscale.tuning import read_space
 from tests import runs
 
@@ -75,7 +77,7 @@ def test_a_search_that_was_killed_goes_on_and_its_best_is_a_run(tmp_path: Path) 
     }
     assert again["model/evaluate"]["metrics"]["test_accuracy"] == best["value"]
 
-    client = MlflowClient(tracking.store(root))
+    client = MlflowClient(store(root))
     (own,) = [e for e in client.search_experiments() if e.name != "Default" and "short" in e.name]
     (parent,) = client.search_runs([own.experiment_id], "attributes.run_name LIKE 'tune%'")
     assert parent.info.status == "FINISHED"
@@ -87,13 +89,13 @@ def test_a_search_that_was_killed_goes_on_and_its_best_is_a_run(tmp_path: Path) 
 def test_a_restarted_trial_continues_its_mlflow_run(tmp_path: Path) -> None:
     folder = tmp_path / "tune"
     folder.mkdir()
-    parent = tracking.open_parent(tmp_path, folder, "short", "tune short")
+    parent = open_parent(tmp_path, folder, "short", "tune short")
     assert parent is not None
     for trial in ("one", "one", "other"):  # the first was killed when its run had ended
-        tracker = tracking.Tracker(tmp_path, [], {"lr": 0.1}, "short", "short.yaml", (), part_of=(parent, trial))
+        tracker = Tracker(tmp_path, [], {"lr": 0.1}, "short", "short.yaml", (), part_of=(parent, trial))
         tracker.close("FINISHED")
         assert tracker.warnings == []
-    client = MlflowClient(tracking.store(tmp_path))
+    client = MlflowClient(store(tmp_path))
     (own,) = [e for e in client.search_experiments() if e.name == "short"]
     below = client.search_runs([own.experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'")
     assert sorted((run.data.tags["trial"], run.info.status) for run in below) == [

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 
-from sslscale.errors import ConfigError, DataError
+from sslscale.errors import ConfigError
 from sslscale.nn.classifier import build_backbone, build_classifier
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.train import checkpoint
@@ -21,6 +21,7 @@ from sslscale.train.public_weights import read_backbone
 NETWORKS = {
     "wrn": ModelConfig(name="wrn_10_0.5"),
     "resnet": ModelConfig(name="resnet_18"),
+    "small": ModelConfig(name="resnet_18_0.25", small_images=True),
     "vit": ModelConfig(name="vit_64x2_8", grid=4, registers=2, layer_scale=0.1),
     "timm": ModelConfig(name="timm:resnet10t"),
 }
@@ -92,10 +93,47 @@ def test_a_vits_weights_come_back_by_timms_names(tmp_path: Path) -> None:
         torch.testing.assert_close(again(normed), network(normed), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["wrn", "small"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_of_networks_that_timm_lacks_come_back_by_their_own_names(
+    name: str, suffix: str, tmp_path: Path
+) -> None:
+    network: Any = saved(tmp_path / "model", name)
+    export_model(tmp_path / "model", out := tmp_path / f"w{suffix}")
+    assert "init: {weights:" in json.loads(out.with_name(out.name + ".json").read_text())["load"]
+    again = read_backbone(out, NETWORKS[name])
+    _, normed = pictures()
+    with torch.no_grad():
+        torch.testing.assert_close(again(normed), network.backbone(normed))
+
+
+@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_transformers_loads_the_folder_of_every_network(
+    name: str, head: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    transformers = pytest.importorskip("transformers")
+    network = saved(tmp_path / "model", name, head=head)
+    export_model(tmp_path / "model", folder := tmp_path / "folder")
+    kind = transformers.AutoModelForImageClassification if head else transformers.AutoModel
+    theirs = kind.from_pretrained(folder, trust_remote_code=True).eval()
+    images, normed = pictures()
+    with torch.no_grad():
+        found = theirs(pixel_values=normed)
+        mine = found.logits if head else found.pooler_output
+        torch.testing.assert_close(mine, network(normed), rtol=1e-4, atol=1e-4)
+    if head:
+        assert theirs.config.id2label == dict(enumerate(CLASSES))
+    if name in ("wrn", "small"):
+        processor = transformers.AutoImageProcessor.from_pretrained(folder)
+        pixels = [(255 * image).round().byte().numpy() for image in images]
+        fed = torch.as_tensor(np.stack(processor(pixels, input_data_format="channels_first").pixel_values))
+        torch.testing.assert_close(fed, normed, rtol=0, atol=0.02)
+
+
 def test_what_a_format_cannot_hold_is_said(tmp_path: Path) -> None:
     saved(tmp_path / "wrn", "wrn")
-    for out in ("w.pth", "w.safetensors", "folder"):
-        with pytest.raises(DataError, match="timm have no wrn_10_0"):
-            export_model(tmp_path / "wrn", tmp_path / out)
     with pytest.raises(ConfigError, match="or the format by --to"):
         export_model(tmp_path / "wrn", tmp_path / "w.txt")

@@ -1,4 +1,4 @@
-"""The file that imports mlflow. It mirrors what the stages write; a failure warns once and never stops a run.
+"""What mirrors a run to MLflow; a failure warns once and never stops the run.
 
 A parent run for the graph, a child for each stage that runs. All calls are made by one thread beside the run, so a slow
 store costs the training nothing. The files of the root stay the truth.
@@ -6,105 +6,25 @@ store costs the training nothing. The files of the root stay the truth.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import queue
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sslscale.graph.artifacts import Checkpoint, Report
 from sslscale.graph.dag import Planned
 from sslscale.graph.execution import git_commit
+from sslscale.report.results import measures
 from sslscale.storage import jsonio
+from sslscale.tracking.models import log_model
+from sslscale.tracking.store import open_experiment, set_view, store
 
 FORWARD_EVERY_S = 2.0
-_NOTE = "mlflow.json"
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "GIT_PYTHON_REFRESH": "quiet",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}
-_LOGGED = ("*.png", "*.html", "stats.json", "report.json", "summary.json", "model.json", "index.json")
-
-
-def store(root: Path) -> str:
-    """The tracking store: MLFLOW_TRACKING_URI, or a SQLite file under the root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').absolute()}"
-
-
-def pages(root: Path) -> dict[str, str]:
-    """Name and id of each experiment in the root's own store, read without MLflow (whose first page is for chats)."""
-    file = root / "mlflow.db"
-    if not file.exists():
-        return {}
-    with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        rows = connection.execute(
-            "SELECT name, experiment_id FROM experiments WHERE lifecycle_stage = 'active' AND experiment_id != 0"
-        )
-        return {name: str(number) for name, number in rows}
-
-
-def _client(root: Path, experiment: str) -> tuple[Any, str]:
-    """A client of the store, and the id of an experiment there, made if need be."""
-    for variable, value in _ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
-    import logging
-
-    from mlflow import MlflowClient
-
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    client = MlflowClient(store(root))
-    found = client.get_experiment_by_name(experiment)
-    if found is not None:
-        return client, found.experiment_id
-    local = store(root).startswith("sqlite:")
-    place = (root.absolute() / "mlflow-artifacts" / experiment).as_uri() if local else None
-    return client, client.create_experiment(experiment, artifact_location=place)
-
-
-def open_parent(root: Path, folder: Path, experiment: str, name: str) -> str | None:
-    """A run above those of many graphs, noted in `folder` so that a search that goes on finds it; None if the store
-    fails."""
-    try:
-        note = folder / _NOTE
-        seen = jsonio.read_json(note) if note.exists() else {}
-        client, experiment_id = _client(root, experiment)
-        if seen.get("store") == store(root):
-            client.update_run(seen["run_id"], status="RUNNING")
-            return seen["run_id"]
-        tags = {"mlflow.runName": name, "mlflow.source.git.commit": git_commit()}
-        run_id = client.create_run(experiment_id, tags=tags).info.run_id
-        jsonio.write_json(note, {"store": store(root), "run_id": run_id})
-        return run_id
-    except Exception:  # a store that fails never stops a run: its trials will warn
-        return None
-
-
-def close_parent(
-    root: Path, run_id: str | None, metrics: Mapping[str, float], params: Mapping[str, Any], files: Mapping[str, Path]
-) -> None:
-    """End such a run with the best trial's numbers and values, and the files that show all of them."""
-    if run_id is None:
-        return
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param
-
-    with contextlib.suppress(Exception):
-        client = MlflowClient(store(root))
-        now = int(time.time() * 1000)
-        client.log_batch(
-            run_id,
-            metrics=[Metric(name, float(value), now, 0) for name, value in metrics.items()],
-            params=[Param(name, str(value)) for name, value in params.items()],
-        )
-        for file in files.values():
-            client.log_artifact(run_id, str(file))
-        client.set_terminated(run_id, "FINISHED")
+NOTE = "mlflow.json"  # in a stage's folder: which run it is
+_LOGGED = ("*.png", "*.html", "stats.json", "report.json", "summary.json", "index.json")
 
 
 class Tracker:
@@ -123,6 +43,8 @@ class Tracker:
         self.warnings: list[str] = []
         self._root, self._store = root.absolute(), store(root)
         self._config, self._pipeline, self._source, self._overrides = config, pipeline, source, overrides
+        self._runs: dict[str, str] = {}  # of stages that ran or were there
+        self._judged: dict[str, None] = {}  # names of what reports found, in order
         read = {key for entry in planned for key in entry.input_keys.values()}
         self._final = {entry.stage.name for entry in planned if entry.key not in read}
         self._part_of = part_of
@@ -149,7 +71,7 @@ class Tracker:
             self._running.pop(name, None)
             self._work.put(lambda: self._end(planned, record))
         elif state == "cached":
-            self._work.put(lambda: self._client.set_tag(self._parent, f"cached.{name}", planned.key))
+            self._work.put(lambda: self._note_cached(planned))
 
     def tick(self) -> None:
         """Forward new rows of metrics now and then."""
@@ -159,8 +81,10 @@ class Tracker:
                 self._work.put(lambda planned=planned: self._forward(planned))
 
     def finish(self, metrics: Mapping[str, float]) -> None:
-        """Put the run's headline numbers on the parent."""
+        """Put the run's headline numbers on the parent, and make them columns of the experiment's page."""
         self._work.put(lambda: self._log_metrics(self._parent, metrics))
+        columns = {name: None for name in metrics if "/" not in name}
+        self._work.put(lambda: set_view(self._client, self._experiment_id, [*columns, *self._judged]))
 
     def attach(self, file: Path) -> None:
         """Put a file on the parent."""
@@ -192,7 +116,7 @@ class Tracker:
 
         self._metric, self._param = Metric, Param
         name = self._pipeline
-        self._client, self._experiment_id = _client(self._root, name)
+        self._client, self._experiment_id = open_experiment(self._root, name)
         found_id = self._experiment_id
         if self._part_of is not None:
             above, trial = self._part_of
@@ -214,14 +138,14 @@ class Tracker:
         self._log_params(self._parent, jsonio.flat(self._config))
 
     def _begin(self, planned: Planned) -> None:
-        name, note = planned.stage.name, planned.path / _NOTE
+        name, note = planned.stage.name, planned.path / NOTE
         resumed = None
         if note.exists():
             seen = jsonio.read_json(note)
             if seen.get("store") == self._store:
                 resumed = seen
         if resumed is not None:  # the run of an attempt that was stopped goes on
-            self._children[name] = resumed["run_id"]
+            self._children[name] = self._runs[name] = resumed["run_id"]
             self._forwarded[name] = (0, resumed["step"])
             self._client.update_run(resumed["run_id"], status="RUNNING")
             self._client.set_tag(resumed["run_id"], "mlflow.parentRunId", self._parent)
@@ -229,12 +153,14 @@ class Tracker:
         tags = {
             "mlflow.runName": name,
             "mlflow.parentRunId": self._parent,
+            "mlflow.source.name": self._source,
             "mlflow.source.git.commit": git_commit(),
+            "mlflow.note.content": _describe(planned),
             "stage": planned.stage.kind,
             "key": planned.key,
         }
         run_id = self._client.create_run(self._experiment_id, tags=tags).info.run_id
-        self._children[name] = run_id
+        self._children[name] = self._runs[name] = run_id
         self._forwarded[name] = (0, -1)
         self._log_params(run_id, jsonio.flat(planned.stage.config))
         self._log_inputs(run_id, planned)
@@ -280,7 +206,7 @@ class Tracker:
         last = max([last, *(row["step"] for row in rows)])
         self._forwarded[name] = (offset + len(whole), last)
         if planned.path.exists():
-            jsonio.write_json(planned.path / _NOTE, {"store": self._store, "run_id": run_id, "step": last})
+            jsonio.write_json(planned.path / NOTE, {"store": self._store, "run_id": run_id, "step": last})
 
     def _end(self, planned: Planned, record: Mapping[str, Any] | None) -> None:
         self._forward(planned)
@@ -291,13 +217,33 @@ class Tracker:
             curves = self._curves.pop(planned.stage.name, set())  # their last point is there: none at step 0
             final = {n: v for n, v in record["fields"]["metrics"].items() if n not in curves}
             self._log_metrics(run_id, {**final, "seconds": record["seconds"]})
-            wanted = [*_LOGGED, "model.safetensors"] if record["kind"] == "Checkpoint" else list(_LOGGED)
-            for file in sorted({f for pattern in wanted for f in planned.path.glob(pattern)}):
-                folder = "model" if file.name.startswith("model.") else None
-                self._client.log_artifact(run_id, str(file), folder)
+            for file in sorted({f for pattern in _LOGGED for f in planned.path.glob(pattern)}):
+                self._client.log_artifact(run_id, str(file))
                 if planned.stage.name in self._final and file.suffix in (".html", ".png"):
                     self._client.log_artifact(self._parent, str(file))
+            if record["kind"] == Checkpoint.__name__:
+                log_model(self._client, run_id, planned.path)
+            elif record["kind"] == Report.__name__ and "model" in planned.stage.inputs:
+                self._judge(planned, final)
         self._client.set_terminated(run_id, "FINISHED" if record is not None else "FAILED")
+
+    def _note_cached(self, planned: Planned) -> None:
+        self._client.set_tag(self._parent, f"cached.{planned.stage.name}", planned.key)
+        note = planned.path / NOTE
+        seen = jsonio.read_json(note) if note.exists() else {}
+        if seen.get("store") == self._store:
+            self._runs[planned.stage.name] = seen["run_id"]
+
+    def _judge(self, planned: Planned, metrics: Mapping[str, float]) -> None:
+        """Put what a report found on the run of the network it is about: trainings can be sorted by it."""
+        run_id = self._runs.get(planned.stage.inputs["model"].name)
+        if run_id is None:
+            return
+        found = measures({planned.stage.name: planned.path})
+        known = self._client.get_run(run_id).data.metrics
+        named = {name: value for name, value in metrics.items() if name not in known}
+        self._judged |= {name: None for name in named if not name.endswith("samples")}
+        self._log_metrics(run_id, {**({"accuracy": found[-1].value} if found else {}), **named})
 
     def _terminate(self, status: str) -> None:
         for run_id in self._children.values():
@@ -313,3 +259,11 @@ class Tracker:
         rows = [self._param(name, str(value)[:500]) for name, value in params.items()]
         for start in range(0, len(rows), 100):
             self._client.log_batch(run_id, params=rows[start : start + 100])
+
+
+def _describe(planned: Planned) -> str:
+    """What a stage does and where its files are, for people."""
+    config, doc = planned.stage.config, (planned.stage.fn.__doc__ or planned.stage.kind).strip().splitlines()[0]
+    if hasattr(config, "method") and hasattr(config, "model"):
+        doc = f"{config.method.name} training of {config.model.name}, {config.batch_size} images a step"
+    return f"{doc}\n\nfiles: `{planned.path}`"

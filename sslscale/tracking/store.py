@@ -1,0 +1,94 @@
+"""The tracking store of a root: where it is, its experiments, and how its page first shows them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+VIEW = "sslscale"  # names the view of an experiment's runs that `pages` leads to
+_VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+_KIND = "mlflow.experimentKind"  # says that its page is for trainings, not for chats
+_COLUMNS = 8  # of metrics; more are a click away
+
+
+def store(root: Path) -> str:
+    """The tracking store: MLFLOW_TRACKING_URI, or a SQLite file under the root."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').absolute()}"
+
+
+def connect(root: Path) -> Any:
+    """A client of the root's store."""
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    import logging
+
+    from mlflow import MlflowClient
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    return MlflowClient(store(root))
+
+
+def open_experiment(root: Path, name: str) -> tuple[Any, str]:
+    """A client of the store, and the id of an experiment there, made if need be."""
+    client = connect(root)
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return client, found.experiment_id
+    local = store(root).startswith("sqlite:")
+    place = (root.absolute() / "mlflow-artifacts" / name).as_uri() if local else None
+    return client, client.create_experiment(name, artifact_location=place, tags={_KIND: "custom_model_development"})
+
+
+def set_view(client: Any, experiment_id: str, metrics: Sequence[str]) -> None:
+    """Let the experiment's page show these metrics as columns, the best run of the first on top."""
+    tags = client.get_experiment(experiment_id).tags
+    known = _metrics(tags.get(_VIEW_TAG))
+    columns = list(dict.fromkeys([*known, *metrics]))[:_COLUMNS]
+    if columns == known or not columns:
+        return
+    view = {
+        "orderByKey": f"metrics.`{columns[0]}`",
+        "orderByAsc": False,
+        "selectedColumns": [
+            *(f"metrics.`{name}`" for name in columns),
+            "attributes.`Duration`",
+        ],
+    }
+    client.set_experiment_tag(experiment_id, _VIEW_TAG, json.dumps(view))
+
+
+def _metrics(view: str | None) -> list[str]:
+    """The metrics that a view has as columns."""
+    try:
+        columns: Mapping[str, Any] = json.loads(view or "{}")
+        return [name[9:-1] for name in columns.get("selectedColumns", ()) if name.startswith("metrics.`")]
+    except (ValueError, AttributeError):
+        return []
+
+
+def pages(root: Path) -> dict[str, str]:
+    """Name, and address within MLflow's server, of each experiment in the root's own store, read without MLflow (whose
+    first page is for chats)."""
+    file = root / "mlflow.db"
+    if not file.exists():
+        return {}
+    with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        rows = connection.execute(
+            "SELECT name, e.experiment_id, t.key FROM experiments e LEFT JOIN experiment_tags t "
+            "ON t.experiment_id = e.experiment_id AND t.key = ? "
+            "WHERE lifecycle_stage = 'active' AND e.experiment_id != 0",
+            (_VIEW_TAG,),
+        ).fetchall()
+    view = f"?viewStateShareKey={VIEW}&workflowType=machine_learning"
+    return {name: f"/#/experiments/{number}/runs{view if tag else ''}" for name, number, tag in rows}
