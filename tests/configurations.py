@@ -17,6 +17,7 @@ import torch
 from sslscale.data.batch import Batch
 from sslscale.methods.barlow_twins import BarlowTwins
 from sslscale.methods.byol import BYOL
+from sslscale.methods.colorization import Colorization
 from sslscale.methods.dash import Dash
 from sslscale.methods.deit import DeiT
 from sslscale.methods.dino import DINO
@@ -26,6 +27,9 @@ from sslscale.methods.feature_distillation import FeatureDistillation
 from sslscale.methods.fixmatch import FixMatch
 from sslscale.methods.flexmatch import FlexMatch
 from sslscale.methods.freematch import FreeMatch
+from sslscale.methods.inpainting import Inpainting
+from sslscale.methods.jigsaw import Jigsaw
+from sslscale.methods.jigsaw_plus_plus import JigsawPlusPlus
 from sslscale.methods.joint_training import JointTraining
 from sslscale.methods.knowledge_distillation import KnowledgeDistillation
 from sslscale.methods.mae import MAE
@@ -33,12 +37,15 @@ from sslscale.methods.mean_teacher import MeanTeacher
 from sslscale.methods.mixmatch import MixMatch
 from sslscale.methods.moco_v2 import MoCoV2
 from sslscale.methods.moco_v3 import MoCoV3
+from sslscale.methods.multi_pretext import MultiPretext, PretextTask
 from sslscale.methods.nnclr import NNCLR
 from sslscale.methods.noisy_student import NoisyStudent
 from sslscale.methods.pi_model import PiModel
 from sslscale.methods.pirl import PIRL
 from sslscale.methods.pseudo_label import PseudoLabel
+from sslscale.methods.relative_position import RelativePosition
 from sslscale.methods.remixmatch import ReMixMatch
+from sslscale.methods.rotation import Rotation
 from sslscale.methods.scl import SCL
 from sslscale.methods.simclr import SimCLR
 from sslscale.methods.simsiam import SimSiam
@@ -141,10 +148,29 @@ TUNED = {
                 model=VIT,
             ),
             of(PIRL(pretext=("jigsaw", "rotation"), negatives=30), image=ImageConfig(size=16)),
+            of(Jigsaw(permutations=10, tile=16, hidden=24, dropout=0.0, channel_jitter=1), image=ImageConfig(size=24)),
+            of(
+                JigsawPlusPlus(permutations=10, tile=16, hidden=0, dropout=0.0, channel_jitter=1),
+                image=ImageConfig(size=24),
+            ),
+            of(RelativePosition(tile=16, hidden=24), image=ImageConfig(size=24)),
+            of(Colorization(hidden=16)),
+            of(
+                MultiPretext(tasks=(PretextTask(method=RelativePosition(tile=16)), PretextTask(method=Rotation()))),
+                image=ImageConfig(size=24),
+            ),
             of(EMPSSL(patches=3, hidden=24, projection=16)),
             of(MAE(width=32, depth=1), model=VIT),
         )
     },
+    "inpainting": of(Inpainting(width=16, adversarial=0.1), image=ImageConfig(size=16)),
+    "inpainting_random": of(Inpainting(width=16, region="random")),
+    "multi_pretext_alternate": of(
+        MultiPretext(
+            tasks=(PretextTask(method=Colorization(hidden=16)), PretextTask(method=Rotation(), weight=0.5)),
+            mode="alternate",
+        )
+    ),
     "joint_training": dataclasses.replace(CONFIG, method=JointTraining(unlabeled_ratio=2, ema=0.9)),
     "mixed_and_adversarial": of(Supervised(mixup=0.4, cutmix=1.0, adversarial=0.5, epsilon=0.1)),
     "knowledge_distillation": of(KnowledgeDistillation(ema=0.9)),

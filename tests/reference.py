@@ -123,6 +123,7 @@ def reference() -> str:
     text.append("`method: {name: NAME, ...}`. What each does: [sslscale/methods](../sslscale/methods/README.md).\n")
     for name in method_names():
         text += section(find(name), title=f"`{name}`")
+        text += (line for cls in held(find(name)) if cls is not MethodSettings for line in section(cls, 4))
     return "\n".join(text).rstrip() + "\n"
 
 

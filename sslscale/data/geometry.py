@@ -218,22 +218,35 @@ def quarter_turns(images: Images, turns: Int[Tensor, " batch"]) -> Images:
 
 
 def tiles(
-    images: Images, grid: int, size: int, x: Float[Tensor, "batch tiles"], y: Float[Tensor, "batch tiles"]
+    images: Images,
+    grid: int,
+    size: int,
+    x: Float[Tensor, "batch tiles"],
+    y: Float[Tensor, "batch tiles"],
+    *,
+    cell: int | None = None,
+    shift: Int[Tensor, "batch tiles 3 2"] | None = None,
+    most: int = 0,
 ) -> Tensor:
     """Cut a grid x grid jigsaw: from each cell a piece of size x size at (x, y) of its free room, each in [0, 1).
 
     Returns (batch, grid * grid, 3, size, size), row by row (Noroozi and Favaro 2016, arXiv:1603.09246: from 255 pixels
-    a 3 x 3 grid of cells of 85, pieces of 64, so that tiles cannot be joined by their edges).
+    a 3 x 3 grid of cells of 85, pieces of 64, so that tiles cannot be joined by their edges). The cells fill the image,
+    or are of `cell` pixels a side and stand in its middle. `shift` moves each channel of a piece by 0 to `most` pixels
+    down and right, for which there is room in the cell.
     """
     batch, channels, height, width = images.shape
-    cell_height, cell_width = height // grid, width // grid
+    tall, wide = (height // grid, width // grid) if cell is None else (cell, cell)
+    first_row, first_column = (0, 0) if cell is None else ((height - grid * cell) // 2, (width - grid * cell) // 2)
     number = torch.arange(grid * grid, device=images.device)
-    top = (number // grid) * cell_height + (y * (cell_height - size + 1)).long()
-    left = (number % grid) * cell_width + (x * (cell_width - size + 1)).long()
-    rows = top[:, :, None] + torch.arange(size, device=images.device)
-    columns = left[:, :, None] + torch.arange(size, device=images.device)
-    source = (rows[:, :, :, None] * width + columns[:, :, None, :]).view(batch, 1, -1).expand(-1, channels, -1)
-    cut = images.flatten(2).gather(2, source)
+    top = first_row + (number // grid) * tall + (y * (tall - size - most + 1)).long()
+    left = first_column + (number % grid) * wide + (x * (wide - size - most + 1)).long()
+    step = torch.arange(size, device=images.device)
+    corner = (top * width + left)[:, None]  # (batch, 1, tiles)
+    if shift is not None:
+        corner = corner + (shift[..., 0] * width + shift[..., 1]).transpose(1, 2)  # of each channel
+    source = corner[..., None, None] + (step[:, None] * width + step)
+    cut = images.flatten(2).gather(2, source.flatten(2).expand(-1, channels, -1))
     return cut.view(batch, channels, grid * grid, size, size).transpose(1, 2)
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,13 @@ class Losses:
     parts: Mapping[str, Float[Tensor, ""]]
     embedding: Float[Tensor, "batch dim"] | None = None  # of this worker's images, detached: shows a collapse
     pseudo_labels: PseudoLabels | None = None  # of this worker's unlabelled images
+
+
+class Picture(NamedTuple):
+    """A row of the figure that shows what a method solves: images from 0 to 1, (3, h, w) of any size, and a caption."""
+
+    images: list[Float[Tensor, "3 _ _"]]
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,11 @@ class Method(nn.Module):
 
     def after_step(self, step: int, progress: float) -> None:
         """Update what is not learned by gradient (teachers, queues); `progress` runs from 0 to 1."""
+
+    def pictures(self, batch: Mapping[str, Batch]) -> list[Picture]:
+        """What the method makes of the images of a batch, for the report; called on all workers."""
+        del batch
+        return []
 
     @property
     def result(self) -> nn.Module:
@@ -187,11 +199,16 @@ class TaughtMethod(ClassifierMethod):
             return self.teacher.eval()(batch.views[0]).float()
 
 
-def build_method(settings: MethodSettings, model: ModelConfig, num_outputs: int) -> Method:
-    """Make the method of these settings: its code stands beside them, or in the module `method` of their package."""
+def find_method(settings: MethodSettings) -> type[Method]:
+    """The code of these settings: it stands beside them, or in the module `method` of their package."""
     module = sys.modules[type(settings).__module__]
     if hasattr(module, "__path__"):
         module = importlib.import_module(f"{module.__name__}.method")
     own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
     (cls,) = [c for c in own if issubclass(c, Method)]
-    return cls.build(settings, model, num_outputs)
+    return cls
+
+
+def build_method(settings: MethodSettings, model: ModelConfig, num_outputs: int) -> Method:
+    """Make the method of these settings."""
+    return find_method(settings).build(settings, model, num_outputs)

@@ -51,8 +51,9 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch features"]:
+    def forward(self, x: Float[Tensor, "batch 3 h w"], *, maps: bool = False) -> Float[Tensor, "batch features ..."]:
+        """Mean-pooled features, or with `maps` those of each place: (batch, features, h', w')."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for stage in range(1, 5):
             x = self.get_submodule(f"layer{stage}")(x)
-        return x.mean((2, 3))
+        return x if maps else x.mean((2, 3))

@@ -67,5 +67,7 @@ class WideResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch features"]:
-        return self.norm(self.blocks(self.stem(x))).relu_().mean((2, 3))
+    def forward(self, x: Float[Tensor, "batch 3 h w"], *, maps: bool = False) -> Float[Tensor, "batch features ..."]:
+        """Mean-pooled features, or with `maps` those of each place: (batch, features, h', w')."""
+        found = self.norm(self.blocks(self.stem(x))).relu_()
+        return found if maps else found.mean((2, 3))

@@ -171,6 +171,7 @@ def _curves(run: Run) -> Iterator[str]:
     for node in trainings[:_MOST_CURVES]:
         yield page.picture(node.folder / "curves.png", f"{node.name}: losses and accuracies", wide=True)
         yield page.picture(node.folder / "views.png", f"{node.name}: what the network was shown first, a row an image")
+        yield page.picture(node.folder / "pictures.png", f"{node.name}: what it solves, and how, after training")
     if len(trainings) > _MOST_CURVES:
         yield page.text(f"... and {len(trainings) - _MOST_CURVES} more trainings, in MLflow")
 

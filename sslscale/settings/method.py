@@ -131,6 +131,15 @@ class SelfSupervised(MethodSettings):
         return (StreamSpec(name="images", source="all", views=self.views),)
 
 
+class Pretext(SelfSupervised):
+    """Pretext tasks: the label is made of the image itself, of one view."""
+
+    @property
+    def views(self) -> tuple[ViewSpec, ...]:
+        """One view."""
+        return (ViewSpec("view"),)
+
+
 class MultiCrop(SelfSupervised):
     """Methods that compare two views with smaller crops, if `views.local` of the training names them."""
 

@@ -12,6 +12,7 @@ from sslscale.storage import mirror
 
 if TYPE_CHECKING:
     from sslscale.data.opening import Inputs
+    from sslscale.train.opening import Training
 
 
 def train(
@@ -61,6 +62,7 @@ def train_worker(ctx: RunContext, work: tuple[TrainConfig, Inputs]) -> dict[str,
     recorder = StageRecorder(ctx, engine.num_steps, config.image)
     monitor = _monitor(ctx, config, inputs, engine.device)
     steps = fit(engine, training.streams, recorder=recorder, monitor=monitor, threads=ctx.threads)
+    _draw(ctx, training)
     trained = engine.network()  # on all workers: they may hold a part each
     everything = engine.state_dict()["method"] if config.keep_method else {}
     if distributed.is_main():
@@ -76,6 +78,21 @@ def train_worker(ctx: RunContext, work: tuple[TrainConfig, Inputs]) -> dict[str,
         "step": steps,
         "metrics": {name: recorder.last[name] for name in shown if name in recorder.last},
     }
+
+
+def _draw(ctx: RunContext, training: Training) -> None:
+    """A figure of what the method solves, if it has one; not where weights are spread over the workers."""
+    from sslscale import distributed
+    from sslscale.data.loader import Loader
+    from sslscale.methods.method import Method
+    from sslscale.report.views import draw_pictures
+
+    method = training.engine.method
+    if type(method).pictures is Method.pictures or ctx.resources.strategy != "ddp":
+        return
+    rows = method.pictures(next(iter(Loader(training.streams, 1, threads=ctx.threads))))
+    if distributed.is_main():
+        draw_pictures(ctx.path / "pictures.png", rows)
 
 
 def _monitor(ctx: RunContext, config: TrainConfig, inputs: Inputs, device: Any) -> Any:

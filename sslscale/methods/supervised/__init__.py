@@ -17,7 +17,8 @@ class Supervised(MethodSettings):
     `mixup` and `cutmix` are the alphas of Beta(alpha, alpha) (0: none; arXiv:1710.09412, arXiv:1905.04899); with both,
     each batch takes one by chance. `adversarial` is the weight of the loss of images that were changed by `epsilon` so
     as to raise it: along the gradient's sign, or the gradient itself scaled to length 1 (arXiv:1412.6572, section 6,
-    where it is .5); epsilon is in units of the normalised image.
+    where it is .5); epsilon is in units of the normalised image. `label_noise` replaces this share of the labels by
+    any class, an image's the same in every epoch: for experiments on noisy labels.
     """
 
     name: Literal["supervised"] = "supervised"  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -28,6 +29,7 @@ class Supervised(MethodSettings):
     adversarial: float = 0.0
     epsilon: float = 0.03
     norm: Literal["linf", "l2"] = "linf"
+    label_noise: float = field(default=0.0, metadata={"new": True})
     version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
@@ -37,6 +39,7 @@ class Supervised(MethodSettings):
         require(self.cutmix >= 0, "cutmix", "must be 0 or more")
         require(0 <= self.adversarial < 1, "adversarial", "must lie in [0, 1)")
         require(self.epsilon > 0, "epsilon", "must be positive")
+        require(0 <= self.label_noise < 1, "label_noise", "must lie in [0, 1)")
 
     @property
     def accumulation_error(self) -> str:

@@ -11,6 +11,7 @@ from sslscale import distributed
 from sslscale.data import rng
 from sslscale.data.batch import Batch
 from sslscale.data.mix import Mixture, draw_mixture, mix
+from sslscale.data.transfer import to_device
 from sslscale.losses import smooth_labels, soft_cross_entropy
 from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.methods.supervised import Supervised
@@ -28,10 +29,15 @@ class SupervisedMethod(ClassifierMethod):
         self.settings = settings
 
     def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
-        """How the images are mixed, if they are."""
+        """How the images are mixed, if they are, and which labels are replaced."""
         settings, images = self.settings, batch["labeled"].views[0]
+        drawn: dict[str, Tensor] = {}
+        if settings.label_noise:
+            numbers = batch["labeled"].host_index
+            noise = rng.uniforms(rng.stream_seed(self.seed, "label noise"), torch.zeros_like(numbers), numbers, 2)
+            drawn["noise"] = to_device(noise, images.device)
         if not (settings.mixup or settings.cutmix):
-            return {}
+            return drawn
         mixture = draw_mixture(
             distributed.total(len(images)),
             (images.shape[-2], images.shape[-1]),
@@ -40,14 +46,18 @@ class SupervisedMethod(ClassifierMethod):
             seed=rng.stream_seed(self.seed, f"mixture {self.step_info.step}"),
             device=images.device,
         )
-        return mixture._asdict()
+        return drawn | mixture._asdict()
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         labeled, settings = batch["labeled"], self.settings
         images = labeled.views[0]
-        target = smooth_labels(labeled.label, self.num_classes, settings.label_smoothing)
+        label = labeled.label
+        if settings.label_noise:
+            replaced, other = drawn["noise"].unbind(1)
+            label = torch.where(replaced < settings.label_noise, (other * self.num_classes).long(), label)
+        target = smooth_labels(label, self.num_classes, settings.label_smoothing)
         if settings.mixup or settings.cutmix:
-            images, target = mix(images, target, Mixture(**drawn))
+            images, target = mix(images, target, Mixture(**{name: drawn[name] for name in Mixture._fields}))
         logits = self.network(images)
         loss = distributed.mean(soft_cross_entropy(logits, target))
         parts = {"train_accuracy": distributed.mean((logits.detach().argmax(-1) == labeled.label).float())}
