@@ -81,7 +81,7 @@ VIEWS = AugmentConfig(crop="resized", scale=(0.3, 1.0))
 SMALL = AugmentConfig(crop="resized", scale=(0.1, 0.4), size=6, count=2)
 VIT = ModelConfig(name="vit_32x2_2", grid=4)
 # where gradients are steep, rounding grows with the step
-STEEP = {"moco_v3", "barlow_twins", "vicreg", "emp_ssl", "nnclr", "supcon", "swav", "dinov2", "pirl"}
+STEEP = {"moco_v3", "barlow_twins", "vicreg", "emp_ssl", "nnclr", "supcon", "swav", "dinov2", "pirl", "multi_pretext"}
 
 
 def of(recipe: MethodSettings, **more: Any) -> TrainConfig:
@@ -156,7 +156,12 @@ TUNED = {
             of(RelativePosition(tile=16, hidden=24), image=ImageConfig(size=24)),
             of(Colorization(hidden=16)),
             of(
-                MultiPretext(tasks=(PretextTask(method=RelativePosition(tile=16)), PretextTask(method=Rotation()))),
+                MultiPretext(
+                    tasks=(
+                        PretextTask(method=RelativePosition(tile=16, hidden=24)),
+                        PretextTask(method=Rotation()),
+                    )
+                ),
                 image=ImageConfig(size=24),
             ),
             of(EMPSSL(patches=3, hidden=24, projection=16)),
@@ -173,6 +178,7 @@ TUNED = {
     ),
     "joint_training": dataclasses.replace(CONFIG, method=JointTraining(unlabeled_ratio=2, ema=0.9)),
     "mixed_and_adversarial": of(Supervised(mixup=0.4, cutmix=1.0, adversarial=0.5, epsilon=0.1)),
+    "label_noise": of(Supervised(label_noise=0.4)),
     "knowledge_distillation": of(KnowledgeDistillation(ema=0.9)),
     "deit": of(DeiT(mode="soft"), model=dataclasses.replace(VIT, distillation_token=True)),
     **{

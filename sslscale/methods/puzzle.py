@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sslscale.data import geometry
+from sslscale.data.lab import mix_channels
 from sslscale.methods.method import Losses, Picture
 from sslscale.methods.pretext import Task, classify
 from sslscale.nn.permutations import TILES, permutations
@@ -16,7 +17,7 @@ from sslscale.shapes import Float, Int
 
 _GRID = 3
 # the authors' projection off the axis from green to magenta, on which lenses' colour errors lie
-_PROJECTION = torch.tensor([[5.0, 2.0, -1.0], [2.0, 2.0, 2.0], [-1.0, 2.0, 5.0]]) / 6
+_PROJECTION = ((5 / 6, 1 / 3, -1 / 6), (1 / 3, 1 / 3, 1 / 3), (-1 / 6, 1 / 3, 5 / 6))
 
 
 def standardize(tiles: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 s s"]:
@@ -72,20 +73,23 @@ class JigsawTask(Task):
             plain = images.mean(1, keepdim=True).expand_as(images)
             images = torch.where((gray < own.gray)[:, :, None, None], plain, images)
         if own.projection:
-            without = torch.einsum("ij,bjhw->bihw", _PROJECTION.to(images), images)
+            without = mix_channels(images, _PROJECTION)
             images = torch.where((projected < own.projection)[:, :, None, None], without, images)
         return images
 
-    def logits(self, backbone: nn.Module, tiles: Float[Tensor, "batch 9 3 s s"]) -> Float[Tensor, "batch permutations"]:
-        """Of each puzzle."""
+    def logits(
+        self, backbone: nn.Module, tiles: Float[Tensor, "batch 9 3 s s"]
+    ) -> tuple[Float[Tensor, "batch permutations"], Float[Tensor, "batch dim"]]:
+        """Of each puzzle; and the features of its first tile."""
         features = backbone(standardize(tiles.flatten(0, 1)))
-        return self.head(self.tile(features).unflatten(0, (-1, TILES)).flatten(1))
+        return self.head(self.tile(features).unflatten(0, (-1, TILES)).flatten(1)), features[::TILES]
 
     def forward(
         self, backbone: nn.Module, view: Float[Tensor, "batch 3 h w"], draws: Float[Tensor, "batch draws"]
     ) -> Losses:
         tiles, target = self.puzzle(view, draws)
-        return classify(self.logits(backbone, tiles), target)
+        logits, features = self.logits(backbone, tiles)
+        return classify(logits, target, features)
 
     def pictures(
         self, backbone: nn.Module, view: Float[Tensor, "batch 3 h w"], draws: Float[Tensor, "batch draws"]
@@ -93,7 +97,7 @@ class JigsawTask(Task):
         tiles, target = self.puzzle(view, draws)
         training: Any = self.training
         self.eval()  # no dropout
-        found = self.logits(backbone, tiles).argmax(1)
+        found = self.logits(backbone, tiles)[0].argmax(1)
         self.train(training)
         solved = geometry.jigsaw(tiles, self.order[found].argsort(1))
         whole = self.pixels(view)

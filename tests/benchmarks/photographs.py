@@ -1,6 +1,6 @@
 """Pieces of the photographs that scikit-image and scikit-learn ship, as class folders: the class is the photograph.
 
-    python tests/benchmarks/photographs.py OUT [--side 96] [--train 150] [--test 40]
+    python tests/benchmarks/photographs.py OUT [--side 96] [--train 200] [--test 60]
 
 The left 60 % of a photograph give the pieces of OUT/train, the right 35 % those of OUT/test: no pixel is in both. Needs
 scikit-image (`pip install 'sslscale[bench]'`). Small and easy as a data set; it is for pretext tasks that need pixels.
@@ -15,9 +15,8 @@ from pathlib import Path
 
 from PIL import Image
 
-NAMES = (
-    "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "coffee.png", "coins.png", "grass.png",
-    "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png", "page.png", "retina.jpg",
+NAMES = (  # those that show things, not textures or text
+    "astronaut.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "motorcycle_left.png", "retina.jpg",
     "rocket.jpg", "china.jpg", "flower.jpg",
 )  # fmt: skip
 
@@ -35,8 +34,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--side", type=int, default=96)
-    parser.add_argument("--train", type=int, default=150, help="pieces of each photograph")
-    parser.add_argument("--test", type=int, default=40)
+    parser.add_argument("--train", type=int, default=200, help="pieces of each photograph")
+    parser.add_argument("--test", type=int, default=60)
     options = parser.parse_args()
     chosen = random.Random(0)
     for name in NAMES:

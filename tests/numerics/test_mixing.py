@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from sslscale.data import rng
+from sslscale.data.batch import Batch
 from sslscale.data.mix import mixup_with_all
+from sslscale.methods.method import StepInfo, build_method
 from sslscale.methods.mixmatch import MixMatch
 from sslscale.methods.remixmatch import ReMixMatch
 from sslscale.methods.remixmatch import method as remixmatch
+from tests.configurations import CONFIGS
 from tests.numerics.literal import (
     LABELED,
     UNLABELED,
@@ -116,3 +120,29 @@ def test_mixup_coefficients_favour_the_image_itself() -> None:
     ((mixed, found),) = mixup_with_all([(images, labels)], 0.75, 1)
     assert torch.equal(found.argmax(1), torch.arange(8)) and bool((found.amax(1) >= 0.5).all())
     torch.testing.assert_close(mixed[:, 0, 0, 0], found @ torch.arange(8.0))
+
+
+def test_noisy_labels_are_replaced_for_the_same_images_in_every_epoch() -> None:
+    config = CONFIGS["label_noise"]
+    method: Any = build_method(config.method, config.model, 10)
+    method.prepare({"labeled": 200}, config)
+    count = 4000
+    numbers = torch.arange(count)
+    batch = Batch((torch.zeros(count, 3, 4, 4),), numbers, {"label": numbers % 10}, numbers)
+    drawn = [method.draw({"labeled": batch})["noise"]]
+    method.before_step(StepInfo(7, 0.5, 3.0))
+    drawn.append(method.draw({"labeled": batch})["noise"])
+    assert torch.equal(*drawn)
+    replaced = drawn[0][:, 0] < 0.4
+    assert abs(float(replaced.float().mean()) - 0.4) < 0.03
+    other = (drawn[0][replaced, 1] * 10).long()
+    assert torch.bincount(other, minlength=10).min() > 0.07 * len(other)
+    few = Batch((torch.zeros(8, 3, 8, 8),), numbers[:8], {"label": numbers[:8] % 10}, numbers[:8])
+    label = torch.where(replaced[:8], (drawn[0][:8, 1] * 10).long(), numbers[:8] % 10)
+    logits = method.network(few.views[0]).double()
+    expected = 0.0
+    for row, target in zip(logits.tolist(), label.tolist(), strict=True):
+        soft = [0.1 / 10 + 0.9 * (n == target) for n in range(10)]
+        total = math.log(sum(math.exp(x) for x in row))
+        expected -= sum(p * (x - total) for p, x in zip(soft, row, strict=True)) / 8
+    assert float(method({"labeled": few}).total.detach()) == pytest.approx(expected, rel=1e-4)

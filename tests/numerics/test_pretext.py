@@ -345,7 +345,7 @@ def test_the_decoders_loss_moves_no_weight_of_the_judge() -> None:
     method.prepare({"images": 10}, config)
     view = torch.randn(4, 3, 32, 32)
     hole, _ = method.task.masks(torch.zeros(1, 1))
-    made = method.task.made(method.backbone, view, hole)
+    made, _ = method.task.made(method.backbone, view, hole)
     deceives, judges = method.task._adversarial(made, view, hole)
     judge = list(method.task.judge.parameters())
     assert all(g is None for g in torch.autograd.grad(deceives, judge, allow_unused=True, retain_graph=True))

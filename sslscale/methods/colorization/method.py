@@ -85,10 +85,10 @@ class ColorizationTask(Task):
 
     def logits(
         self, backbone: nn.Module, lab: Float[Tensor, "batch 3 h w"], size: tuple[int, int]
-    ) -> Float[Tensor, "batch bins _ _"]:
-        """Of every place of a map of this size."""
+    ) -> tuple[Float[Tensor, "batch bins _ _"], Float[Tensor, "batch dim"]]:
+        """Of every place of a map of this size; and the images' features."""
         maps = backbone(self.lightness(lab), maps=True)
-        return self.head(self.up(maps, size))
+        return self.head(self.up(maps, size)), maps.mean((2, 3))
 
     def forward(
         self, backbone: nn.Module, view: Float[Tensor, "batch 3 h w"], draws: Float[Tensor, "batch draws"]
@@ -96,7 +96,7 @@ class ColorizationTask(Task):
         own = self.settings
         lab = rgb_to_lab(self.pixels(view))
         ab = lab[:, 1:, own.stride // 2 :: own.stride, own.stride // 2 :: own.stride]
-        logits = self.logits(backbone, lab, (ab.shape[2], ab.shape[3]))
+        logits, features = self.logits(backbone, lab, (ab.shape[2], ab.shape[3]))
         nearest, shares = soft_bins(ab.permute(0, 2, 3, 1).reshape(-1, 2), self.bins, own.neighbours, own.sigma)
         frequency = self._count(nearest, shares)
         colourful = (lab[:, 1:].abs() > _COLOURFUL).flatten(1).any(1)
@@ -104,7 +104,7 @@ class ColorizationTask(Task):
         nearest, shares = (found.unflatten(0, (len(view), -1)) for found in (nearest, shares))
         loss = colorization_loss(flat, nearest, shares, class_weights(frequency, own.rebalance), colourful)
         right = distributed.mean((flat.argmax(2) == nearest[..., 0]).float().mean(1))
-        return Losses(loss, {"loss": loss.detach(), "pretext_accuracy": right.detach()})
+        return Losses(loss, {"loss": loss.detach(), "pretext_accuracy": right.detach()}, features.detach())
 
     @torch.no_grad()
     def _count(self, nearest: Int[Tensor, "n count"], shares: Float[Tensor, "n count"]) -> Float[Tensor, " bins"]:
@@ -121,7 +121,7 @@ class ColorizationTask(Task):
     ) -> list[Picture]:
         lab = rgb_to_lab(self.pixels(view))
         size = (max(view.shape[2] // self.settings.stride, 1), max(view.shape[3] // self.settings.stride, 1))
-        logits = self.logits(backbone, lab, size)
+        logits, _ = self.logits(backbone, lab, size)
         mean = annealed_mean(logits.permute(0, 2, 3, 1).flatten(0, 2), self.bins, self.settings.temperature)
         ab = mean.view(len(view), *size, 2).permute(0, 3, 1, 2)
         ab = F.interpolate(ab, view.shape[2:], mode="bilinear")

@@ -95,23 +95,24 @@ class InpaintingTask(Task):
 
     def made(
         self, backbone: nn.Module, view: Float[Tensor, "batch 3 h w"], hole: Float[Tensor, "1 1 h w"]
-    ) -> Float[Tensor, "batch 3 h w"]:
-        """The image as the decoder makes it; where it is hidden the network sees 0, the mean colour."""
-        return self.decoder(backbone(view * (1 - hole).to(view.dtype), maps=True))
+    ) -> tuple[Float[Tensor, "batch 3 h w"], Float[Tensor, "batch dim"]]:
+        """The image as the decoder makes it, and its features; where it is hidden the network sees 0."""
+        maps = backbone(view * (1 - hole).to(view.dtype), maps=True)
+        return self.decoder(maps), maps.mean((2, 3))
 
     def forward(
         self, backbone: nn.Module, view: Float[Tensor, "batch 3 h w"], draws: Float[Tensor, "batch draws"]
     ) -> Losses:
         hole, weight = self.masks(draws)
-        made = self.made(backbone, view, hole)
+        made, features = self.made(backbone, view, hole)
         error = reconstruction_loss(made, view, weight)
         share = self.settings.adversarial
         if not share:
-            return Losses(error, {"loss": error.detach()})
+            return Losses(error, {"loss": error.detach()}, features.detach())
         deceives, judges = self._adversarial(made, view, hole)
         total = (1 - share) * error + share * deceives + judges
         parts = {"loss": (1 - share) * error + share * deceives, "error": error, "deceives": deceives, "judge": judges}
-        return Losses(total, {name: value.detach() for name, value in parts.items()})
+        return Losses(total, {name: value.detach() for name, value in parts.items()}, features.detach())
 
     def _adversarial(
         self, made: Float[Tensor, "batch 3 h w"], view: Float[Tensor, "batch 3 h w"], hole: Float[Tensor, "1 1 h w"]
@@ -137,7 +138,7 @@ class InpaintingTask(Task):
         self, backbone: nn.Module, view: Float[Tensor, "batch 3 h w"], draws: Float[Tensor, "batch draws"]
     ) -> list[Picture]:
         hole, _ = self.masks(draws)
-        made = self.made(backbone, view, hole)
+        made, _ = self.made(backbone, view, hole)
         own = [self.pixels(x) for x in (view, view * (1 - hole), view * (1 - hole) + made.float() * hole)]
         return [
             Picture([shown[n] for shown in own], "the image, what is seen of it, and how it was filled")

@@ -78,7 +78,7 @@ class MultiPretextMethod(Method):
                 losses = self._head(name)(self.backbone, view, drawn[name])
             total = total + self._weights[name] * losses.total
             parts |= {f"{name}_{part}": value for part, value in losses.parts.items()}
-            embedding = losses.embedding if name == self._first else embedding
+            embedding = losses.embedding if embedding is None else embedding
         return Losses(total, {"loss": total.detach(), **parts}, embedding)
 
     @torch.no_grad()

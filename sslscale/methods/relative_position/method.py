@@ -128,10 +128,10 @@ class RelativePositionTask(Task):
         shown, whole = self.pixels(plain).unflatten(0, (-1, _TILES)), self.pixels(view)
         rows = []
         for number in range(len(view)):
-            said = int(found[number, 0])
-            pair = [shown[number, self.first[0]], shown[number, self.second[0]]]
-            truth = _NAMES[int(self.direction[0])]
-            rows.append(Picture([whole[number], *pair], f"the second patch is {truth}; said {_NAMES[said]}"))
+            pair = 7 * number % len(self.direction)  # others of each image
+            one, two = shown[number, self.first[pair]], shown[number, self.second[pair]]
+            truth, said = _NAMES[int(self.direction[pair])], _NAMES[int(found[number, pair])]
+            rows.append(Picture([whole[number], one, two], f"the second patch is {truth}; said {said}"))
         return rows
 
 
