@@ -19,6 +19,7 @@ def find(root: Path, pattern: str) -> list[Path]:
     return sorted(root.glob(f"artifacts/{pattern}"))
 
 
+@pytest.mark.slow
 def test_the_driver_killed_in_scoring_and_in_training(finished: Finished, tmp_path: Path) -> None:
     """The weights at the end are those of the run that nobody killed, bit for bit."""
     config, root = runs.write(tmp_path, runs.TINY), tmp_path / "runs"

@@ -112,6 +112,7 @@ def test_a_wrong_evaluation_is_one_line(
     pytest.fail(f"exit {process.returncode}: {err}")
 
 
+@pytest.mark.slow
 def test_k_means_on_two_workers_gives_the_bytes_of_one_and_survives_a_kill(
     tmp_path: Path, context: Callable[..., RunContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
