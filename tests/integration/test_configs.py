@@ -14,7 +14,7 @@ from sslscale.graph import dag
 from sslscale.graph.artifacts import Dataset
 from sslscale.graph.context import RunContext
 from sslscale.nn.classifier import build_backbone
-from sslscale.settings.method import SelfSupervised, SemiSupervised, find, method_names
+from sslscale.settings.method import Pretext, SelfSupervised, SemiSupervised, find, method_names
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.train import TrainConfig
 from sslscale.stages.train import train
@@ -57,6 +57,12 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
         judged = {f"{name}/probe" for name in ("random", "pretrain", "clusterfit", "pretrain_2x", "distill")}
         assert judged | {"clusters", "finetune/evaluate", "report"} <= names
         return
+    if loaded.pipeline == "knowledge_transfer":
+        students = {f"student_{k}" for k in loaded.config.k}
+        judged = {f"{name}/probe" for name in ("random", "teacher", "pretext", "distill", *students)}
+        assert judged | students | {f"clusters_{k}" for k in loaded.config.k} <= names
+        assert planned[-1].stage.name == "report"
+        return
     if loaded.pipeline in ("supervised", "cluster"):
         assert {"data", "train/evaluate"} <= names or {"features", "clusters", "list"} <= names
         return
@@ -67,8 +73,12 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
 
 SEMI_SUPERVISED = [name for name in method_names() if issubclass(find(name), SemiSupervised)]
 SELF_SUPERVISED = ["supcon", *(name for name in method_names() if issubclass(find(name), SelfSupervised))]
+PRETEXT = [name for name in method_names() if issubclass(find(name), Pretext)]
+SEVERAL = "{name: multi_pretext, tasks: [{method: {name: rotation}}, {method: {name: jigsaw}}]}"
 NEEDS_PATCHES = [
-    name for name in method_names() if find(name)().unsupported_model(ModelConfig(name="resnet_18"), 24) is not None
+    name
+    for name in method_names()
+    if name not in PRETEXT and find(name)().unsupported_model(ModelConfig(name="resnet_18"), 24) is not None
 ]
 
 
@@ -84,7 +94,8 @@ def test_every_semi_supervised_method_has_its_configurations(method: str) -> Non
 @pytest.mark.parametrize("method", SELF_SUPERVISED)
 def test_every_method_is_a_first_stage_of_either_graph(method: str, digits: Path, tmp_path: Path) -> None:
     model = "{name: vit_64x4_4, grid: 6}" if method in NEEDS_PATCHES else "{name: wrn_10_1}"
-    words = [f"pretrain.method={{name: {method}}}", f"pretrain.model={model}", "pretrain.image={size: 24}"]
+    named = SEVERAL if method == "multi_pretext" else f"{{name: {method}}}"
+    words = [f"pretrain.method={named}", f"pretrain.model={model}", "pretrain.image={size: 24}"]
     same = [f"{part}.model={model}" for part in ("clusterfit", "finetune")]
     loaded = experiment.load("configs/simclr_clusterfit/digits.yaml", [*words, *same])
     planned = {p.stage.name: p.stage for p in dag.plan(loaded.targets, tmp_path)}
@@ -98,6 +109,10 @@ def test_every_method_is_a_first_stage_of_either_graph(method: str, digits: Path
 
 @pytest.mark.parametrize("method", SELF_SUPERVISED)
 def test_every_method_has_its_configurations(method: str) -> None:
+    if method in PRETEXT:
+        assert f"configs/pretrain/{method}_imagenet.yaml" in CONFIGS
+        assert any(f"configs/pretrain/{method}_{data}_cpu.yaml" in CONFIGS for data in ("cifar10", "photographs"))
+        return
     for data in ("cifar10_cpu", "cifar10", "imagenet"):
         assert f"configs/pretrain/{method}_{data}.yaml" in CONFIGS
     config = experiment.load(f"configs/pretrain/{method}_cifar10.yaml", ["data.source=digits", "data.test=0.2"]).config
