@@ -27,8 +27,7 @@ class Task(nn.Module):
     """One pretext task: what is made of a view, and the head that solves it.
 
     `num_draws` uniform numbers for each image say what is made of it; one more is the same for all images of a step.
-    `mean` and `std` are those that views have been
-    normalised by.
+    `mean` and `std` are those that views have been normalised by.
     """
 
     num_draws = 0

@@ -30,7 +30,7 @@ class Meter:
     def reset(self) -> None:
         """Begin a new interval."""
         self._sums: dict[str, Tensor] = {}
-        self._steps = 0
+        self._counts: dict[str, int] = {}  # steps that had each part: not all have, where tasks take turns
         self._skipped_before = self._engine.skipped.clone()
 
     def add(self, parts: Mapping[str, Tensor], batch: Mapping[str, Batch]) -> None:
@@ -43,7 +43,7 @@ class Meter:
             parts |= {_CORRECT: (known * (found.label == label)).sum(), _KNOWN: known.sum()}
         for name, value in parts.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-        self._steps += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
         """The means over this interval and all workers, which all call this. Skipped steps do not count."""
@@ -52,7 +52,7 @@ class Meter:
         skipped_now, self.skipped_steps = means.pop(_SKIPPED), means.pop(_ALL_SKIPPED)
         allowed = self._engine.config.max_skipped_steps
         skipped_files = round(skipped_now) if allowed and self.skipped_steps <= allowed else 0
-        means = {name: value / max(self._steps - skipped_files, 1) for name, value in means.items()}
+        means = {name: value / max(self._counts[name] - skipped_files, 1) for name, value in means.items()}
         if _CORRECT in means:
             correct, known = means.pop(_CORRECT), means.pop(_KNOWN)
             means |= {"pseudo_label_accuracy": correct / known} if known else {}

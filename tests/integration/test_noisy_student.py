@@ -201,7 +201,9 @@ def test_a_registered_model_answers_encoded_images_without_pickle(
         model.predict(pd.DataFrame({"image": [images[0], b"no"]}))
 
 
-def test_predict_agrees_with_the_evaluation(finished: Finished, tmp_path: Path) -> None:
+def test_predict_agrees_with_the_evaluation(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from sslscale.data.samples import open_samples
 
     samples = open_samples(finished.folder("data") / "test")
@@ -216,15 +218,17 @@ def test_predict_agrees_with_the_evaluation(finished: Finished, tmp_path: Path) 
     assert len(rows) == 60
     assert right > 0.7
     (tmp_path / "no.png").write_bytes(b"no")
-    out, err = runs.sslscale("predict", model, tmp_path / "no.png", tmp_path / "none.png", rows[0]["path"], code=3)
+    out, err = runs.in_process(
+        capsys, "predict", model, tmp_path / "no.png", tmp_path / "none.png", rows[0]["path"], code=3
+    )
     assert "no.png: undecodable image" in err and "none.png: cannot be read" in err
     assert len(out.splitlines()) == 1
     (tmp_path / "empty").mkdir()
-    _, err = runs.sslscale("predict", model, tmp_path / "empty", code=3)
+    _, err = runs.in_process(capsys, "predict", model, tmp_path / "empty", code=3)
     assert "no images there" in err
-    _, err = runs.sslscale("predict", rows[0]["path"], rows[0]["path"], code=3)
+    _, err = runs.in_process(capsys, "predict", rows[0]["path"], rows[0]["path"], code=3)
     assert "no checkpoint there" in err
-    _, err = runs.sslscale("predict", tmp_path, tmp_path, code=3)
+    _, err = runs.in_process(capsys, "predict", tmp_path, tmp_path, code=3)
     assert "no checkpoint there" in err
 
 
@@ -244,18 +248,18 @@ def test_ls_and_gc(finished: Finished) -> None:
     assert "there is no such root" in err
 
 
-def test_pack_and_check_by_the_command(image_folder: Path, tmp_path: Path) -> None:
+def test_pack_and_check_by_the_command(image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = runs.sslscale("data", "pack", image_folder, tmp_path / "s", "--labels-per-class", "5", "--test", "0.2")
     assert "labeled            50 images" in out
-    out, _ = runs.sslscale("data", "check", tmp_path / "s")
+    out, _ = runs.in_process(capsys, "data", "check", tmp_path / "s")
     assert "no problems" in out
-    _, err = runs.sslscale("data", "pack", image_folder, tmp_path / "s", code=2)
+    _, err = runs.in_process(capsys, "data", "pack", image_folder, tmp_path / "s", code=2)
     assert "is there already" in err
     file = next((tmp_path / "s" / "labeled").glob("*.tar"))
     file.write_bytes(file.read_bytes()[:-512])
-    out, _ = runs.sslscale("data", "check", tmp_path / "s", code=3)
+    out, _ = runs.in_process(capsys, "data", "check", tmp_path / "s", code=3)
     assert file.name in out and "\n1 problem\n" in out
-    _, err = runs.sslscale("data", "pack", tmp_path / "none", tmp_path / "t", code=3)
+    _, err = runs.in_process(capsys, "data", "pack", tmp_path / "none", tmp_path / "t", code=3)
     assert "there is no such file or folder" in err and "Traceback" not in err
 
 

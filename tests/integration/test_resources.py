@@ -56,6 +56,7 @@ def cluster() -> Iterator[tuple[Any, str]]:
     made.shutdown()
 
 
+@pytest.mark.slow
 def test_a_stage_waits_for_nodes_that_come_and_says_so(cluster: tuple, tmp_path: Path) -> None:
     made, address = cluster
     config = runs.write(tmp_path, runs.SHORT_CONFIG.replace("num_steps: 400", "num_steps: 20"), "short.yaml")

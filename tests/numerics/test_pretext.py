@@ -41,6 +41,7 @@ from sslscale.nn.permutations import STORED, checksum, choose, distances, permut
 from sslscale.settings.method import Pretext
 from sslscale.settings.model import ImageConfig
 from sslscale.train.engine import Engine
+from sslscale.train.meter import Meter
 from tests.configurations import CONFIG, CONFIGS, batch_of, of
 
 CPU = torch.device("cpu")
@@ -408,6 +409,17 @@ def test_heads_that_a_step_does_not_use_stay_and_statistics_are_of_the_first_tas
             if key.endswith("running_mean") and key.startswith("backbone."):
                 assert torch.equal(value, before[key]) == (name != "colorization"), key
     assert seen == {"colorization", "rotation"}
+
+
+def test_the_log_has_each_tasks_mean_over_its_own_steps() -> None:
+    config = of(two_tasks(mode="alternate"))
+    method: Any = build_method(config.method, config.model, 10)
+    method.prepare({"images": 200}, config)
+    meter = Meter(Engine(method, config, 8, CPU), {})
+    meter.add({"loss": torch.tensor(1.0), "one_loss": torch.tensor(4.0)}, {})
+    meter.add({"loss": torch.tensor(3.0), "two_loss": torch.tensor(5.0)}, {})
+    meter.add({"loss": torch.tensor(5.0), "two_loss": torch.tensor(7.0)}, {})
+    assert meter.means() == {"loss": 3.0, "one_loss": 4.0, "two_loss": 6.0}
 
 
 @pytest.mark.parametrize("name", sorted(name for name, config in CONFIGS.items() if isinstance(config.method, Pretext)))

@@ -36,6 +36,11 @@ class Colorization(Pretext):
         require(0 < self.temperature <= 1, "temperature", "must lie in (0, 1]")
         require(self.hidden > 0, "hidden", "must be positive")
 
+    @property
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
+        return "it weighs colours by how often they have come, counted over whole batches"
+
     def unsupported_model(self, model: ModelConfig, size: int) -> str | None:
         """It needs features of each place."""
         if model.name.startswith(("timm:", "vit_")):

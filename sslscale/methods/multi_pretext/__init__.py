@@ -52,6 +52,12 @@ class MultiPretext(Pretext):
             return (ViewSpec("view"),)
         return tuple(ViewSpec(task.method.name) for task in self.tasks)
 
+    @property
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
+        wrong = [task.method.accumulation_error for task in self.tasks if task.method.accumulation_error]
+        return wrong[0] if wrong else ""
+
     def unsupported_model(self, model: ModelConfig, size: int) -> str | None:
         """What one of the tasks cannot do."""
         for task in self.tasks:
