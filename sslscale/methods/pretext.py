@@ -73,6 +73,19 @@ def classify(
     return Losses(loss, parts, None if embedding is None else embedding.detach())
 
 
+def standardize(patches: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 s s"]:
+    """Each patch to mean 0 and variance 1 over all its numbers: its brightness tells nothing of its place."""
+    centred = patches - patches.mean((1, 2, 3), keepdim=True)
+    return centred / (centred.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-5)
+
+
+def hashed(seeds: Float[Tensor, " n"], count: int) -> Float[Tensor, "n count"]:
+    """Numbers in [0, 1) that look random and follow from each seed alone: the same on any number of workers."""
+    place = torch.arange(count, device=seeds.device, dtype=torch.float32)
+    mixed = torch.sin(seeds[:, None] * 78.233 + (place + 1) * 12.9898) * 43758.5453
+    return mixed - mixed.floor()
+
+
 class PretextMethod(Method):
     """A backbone and one task; the backbone is kept. A subclass names the task, which is made of (settings, width)."""
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sslscale.data import geometry
 from sslscale.data.lab import mix_channels
 from sslscale.methods.method import Losses, Picture
-from sslscale.methods.pretext import Task, classify
+from sslscale.methods.pretext import Task, classify, standardize
 from sslscale.nn.permutations import TILES, permutations
 from sslscale.settings.puzzle import Puzzle
 from sslscale.shapes import Float, Int
@@ -18,12 +18,6 @@ from sslscale.shapes import Float, Int
 _GRID = 3
 # the authors' projection off the axis from green to magenta, on which lenses' colour errors lie
 _PROJECTION = ((5 / 6, 1 / 3, -1 / 6), (1 / 3, 1 / 3, 1 / 3), (-1 / 6, 1 / 3, 5 / 6))
-
-
-def standardize(tiles: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 s s"]:
-    """Each tile to mean 0 and variance 1 over all its numbers: its brightness tells nothing of its place."""
-    centred = tiles - tiles.mean((1, 2, 3), keepdim=True)
-    return centred / (centred.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-5)
 
 
 class JigsawTask(Task):

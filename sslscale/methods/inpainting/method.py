@@ -11,7 +11,7 @@ from sslscale import distributed
 from sslscale.losses import in_float32
 from sslscale.methods.inpainting import Inpainting
 from sslscale.methods.method import Losses, Picture
-from sslscale.methods.pretext import PretextMethod, Task
+from sslscale.methods.pretext import PretextMethod, Task, hashed
 from sslscale.nn.maps import Decoder
 from sslscale.settings.train import TrainConfig
 from sslscale.shapes import Float
@@ -86,9 +86,7 @@ class InpaintingTask(Task):
             return self.hole, self.weight
         size = self.hole.shape[-1]
         side = max(round(size * _BLOT), 2)
-        place = torch.arange(side * side, device=draws.device, dtype=torch.float32)
-        mixed = torch.sin(draws[0, -1] * 78.233 + (place + 1) * 12.9898) * 43758.5453
-        noise = (mixed - mixed.floor()).view(1, 1, side, side)
+        noise = hashed(draws[:1, -1], side * side).view(1, 1, side, side)
         smooth = F.interpolate(noise, (size, size), mode="bicubic")
         hole = (smooth <= smooth.flatten().kthvalue(round(_HIDDEN * size * size)).values).float()
         return hole, hole

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sslscale.data import geometry
 from sslscale.methods.method import Losses, Picture
-from sslscale.methods.pretext import PretextMethod, Task, classify
+from sslscale.methods.pretext import PretextMethod, Task, classify, hashed, standardize
 from sslscale.methods.relative_position import RelativePosition
 from sslscale.shapes import Float, Int
 
@@ -39,12 +39,6 @@ def hide_colours(
     centred = patches - patches.mean((2, 3), keepdim=True)
     mixed = torch.where(kept.bool(), centred, noise)
     return mixed / (mixed.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-5)
-
-
-def standardize(patches: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 s s"]:
-    """Each patch to mean 0 and variance 1 over all its numbers."""
-    centred = patches - patches.mean((1, 2, 3), keepdim=True)
-    return centred / (centred.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-5)
 
 
 class RelativePositionTask(Task):
@@ -95,14 +89,8 @@ class RelativePositionTask(Task):
             patches = torch.where((level == number)[:, None, None, None], again, patches)
         if self.settings.colours == "keep":
             return standardize(patches)
-        return hide_colours(patches, (channel * 3).long(), self._noise(patches, channel))
-
-    @staticmethod
-    def _noise(patches: Float[Tensor, "n 3 s s"], seeds: Float[Tensor, " n"]) -> Float[Tensor, "n 3 s s"]:
-        """Uniform numbers in +-.5 that follow from each patch's own draw: the same on any number of workers."""
-        place = torch.arange(patches[0].numel(), device=patches.device, dtype=torch.float32)
-        mixed = torch.sin(seeds[:, None] * 78.233 + (place + 1) * 12.9898) * 43758.5453
-        return (mixed - mixed.floor() - 0.5).view_as(patches)
+        noise = hashed(channel, patches[0].numel()).view_as(patches) - 0.5
+        return hide_colours(patches, (channel * 3).long(), noise)
 
     def logits(
         self, backbone: nn.Module, patches: Float[Tensor, "n 3 s s"]
