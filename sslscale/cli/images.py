@@ -34,6 +34,7 @@ def pack(options: argparse.Namespace) -> int:
         options,
         source=options.source,
         labels=options.labels,
+        captions=options.captions,
         shard_size=options.shard_size,
         resize=options.resize,
     )

@@ -139,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
     )
     pack.add_argument("out", metavar="OUT", help="a folder that is not there yet, or s3://...")
     pack.add_argument("--labels", help="CSV (path,label) of the few labelled images; all others are unlabelled")
+    pack.add_argument("--captions", help="txt for the text file beside each image, or the column of a CSV")
     pack.add_argument("--shard-size", type=_count, default=1000, help="images a shard (1000)")
     pack.add_argument("--resize", type=_count, help="scale larger images to this short side (re-encodes them)")
     index = add(data, "index", images.index, "Index shards that others wrote, where they lie: nothing is copied.")
@@ -190,7 +191,7 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument(
         "--protocol",
         default="knn,linear",
-        help="of knn, linear, sgd, retrieval, clustering, layerwise, finetune, classify, robustness (knn,linear)",
+        help="knn, linear, sgd, retrieval, clustering, layerwise, finetune, classify, robustness, zero_shot, captions",
     )
     judge.add_argument("--labels", default="1%,10%,100%", help="shares of the labels to fine-tune on (1%%,10%%,100%%)")
     judge.add_argument("--split", default="test", help="the split to measure on (test)")

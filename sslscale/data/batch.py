@@ -52,6 +52,11 @@ class Batch:
         return self["features"]
 
     @property
+    def text(self) -> Int[Tensor, "batch context"]:
+        """Tokens of the captions, zeros behind the end."""
+        return self["text"]
+
+    @property
     def global_index(self) -> Int[Tensor, " global_batch"]:
         """The numbers of all workers' samples, on the host. A batch that no loader made gathers them."""
         return distributed.gather(self.index).cpu() if self.global_numbers is None else self.global_numbers

@@ -13,11 +13,11 @@ from sslscale.storage import jsonio, mirror
 HASHED_BYTES = 2 << 30  # a larger folder is identified by names, sizes and times instead of its content
 
 
-def fingerprint(source: str, root: Path | None) -> str:
-    """Hash the content of a source. Contents are read once: sizes and times tell whether to read them again.
+def fingerprint(source: str, root: Path | None, captions: str | None = None) -> str:
+    """Hash the content of a source, and of the captions beside its images, if they are read.
 
-    A folder over 2 GiB is identified by the names, sizes and times of its files, as is any without a root to remember
-    the hash.
+    Contents are read once: sizes and times tell whether to read them again. A folder over 2 GiB is identified by the
+    names, sizes and times of its files, as is any without a root to remember the hash.
     """
     if source == "digits":
         return "digits"
@@ -44,9 +44,11 @@ def fingerprint(source: str, root: Path | None) -> str:
     if path.is_file():
         base, files = path.parent, [path]
         if path.suffix == ".csv":
-            files += [file for _, file, _ in sources.manifest_rows(path)[0]]
+            files += [file for _, file, _ in sources.manifest_rows(path, captions)[0]]
     else:
         base, files = path, list(sources.image_files(path))
+        if captions is not None:
+            files += [text for text in map(sources.caption_file, files) if text.is_file()]
     return _content(base, files, root)
 
 

@@ -72,7 +72,7 @@ def index_webdataset(config: PackConfig, folder: Path, parts: Path, run: Examine
     labeled = left & (found.label >= 0)
     if config.labels_per_class is not None:
         labeled = _of_each_class(found, labeled, config.labels_per_class, f"label{config.seed}")
-        if not labeled.any():
+        if config.labels_per_class and not labeled.any():
             raise DataError(f"{config.source}: no labelled image to keep labels_per_class={config.labels_per_class} of")
     chosen |= {"labeled": (found, labeled), "unlabeled": (found, left & ~labeled)}
     indexes = {}

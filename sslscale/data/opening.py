@@ -7,10 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from sslscale.data.samples import Samples, open_clustered, open_described, open_images, open_samples, open_unlabeled
+from sslscale.data.samples import (
+    Samples,
+    open_captioned,
+    open_clustered,
+    open_described,
+    open_images,
+    open_samples,
+    open_unlabeled,
+)
 from sslscale.data.selection import open_selected
 from sslscale.errors import DataError
-from sslscale.graph.artifacts import Artifact, Clusters, Embeddings, Selection
+from sslscale.graph.artifacts import Artifact, Captions, Clusters, Embeddings, Selection
 from sslscale.settings.streams import StreamSpec
 from sslscale.settings.train import TrainConfig
 from sslscale.storage.scratch import Local
@@ -37,6 +45,11 @@ def open_stream(spec: StreamSpec, inputs: Inputs, config: TrainConfig, local: Lo
                 "data.labels_per_class, or name the labelled ones alone (splits: [labeled])"
             )
         return open_unlabeled(data, config.splits, local=local)
+    if "text" in spec.fields:
+        captions = inputs["captions"]
+        assert isinstance(captions, Captions)
+        captioned = tuple(split for split in config.splits if split in captions.num_samples)
+        return open_captioned(data, captions.dir, captioned, local=local)
     if "features" not in spec.fields:
         return open_images(data, config.splits, labels="label" in spec.fields, local=local)
     features = inputs["features"]

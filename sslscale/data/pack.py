@@ -60,7 +60,7 @@ def pack(
     the shards, by default in this process; the same bytes whoever writes which. Shards that an interrupted packing of
     the same source into this folder wrote are kept. `done` are the images by split, if they are not to be listed.
     """
-    done = done or split(config, sources.list_source(config.source))
+    done = done or split(config, sources.list_source(config.source, config.captions))
     for note in done.notes:
         say(note)
     every = [Task(name, n, items) for name, mine in done.parts.items() for n, items in _parts(mine, config.shard_size)]
@@ -98,7 +98,8 @@ def make_writer(config: PackConfig, classes: tuple[str, ...], folder: Path, thre
                 data, extension, shape = result
                 label = label_of.get(item.label or "", -1)
                 labels.append(label)
-                yield Sample(item.key, data, extension, -1 if hide else label, shape=shape)
+                caption = None if item.caption is None else item.caption()
+                yield Sample(item.key, data, extension, -1 if hide else label, shape=shape, caption=caption)
 
         file = task.note(folder).with_suffix(".tar")
         info = write_shard(file, samples())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sslscale.data.captions import Captions, usable
 from sslscale.data.features import Features, read_clusters
 from sslscale.data.index import INDEX, Index, joined, label_type, read_index
 from sslscale.data.shards import Shards
@@ -41,6 +42,7 @@ class Samples:
     stored: bool = False  # pseudo-labels stand in the shards
     copies: np.ndarray | None = None  # int (n,): which repeat of its image a sample is
     features: Features | None = None  # what a network made of each image of the shards
+    captions: Captions | None = None  # tokens of the captions
     hidden: np.ndarray | None = None  # int32 (n,), -1: unknown; the truth, for the log alone: no batch has it
 
     def __len__(self) -> int:
@@ -72,10 +74,13 @@ class Samples:
         """Whether the samples have this field."""
         if name == "label":
             return True
+        if name == "text":
+            return self.captions is not None
         return self.has_soft if name == "soft_label" else self.features is not None
 
     def field(self, name: Field, numbers: np.ndarray) -> np.ndarray:
-        """A field of these samples: labels int64 (n,), soft labels float32 (n, classes), features float32 (n, dim)."""
+        """A field of these samples: labels int64 (n,), soft labels float32 (n, classes), features float32 (n, dim),
+        tokens of captions int64 (n, context)."""
         if name == "label":
             return self.labels[numbers].astype(np.int64)
         if name == "soft_label" and self.soft is not None:
@@ -85,6 +90,9 @@ class Samples:
         if name == "soft_label":
             found = [self.shards[s].soft(r) for s, r in zip(shard.tolist(), row.tolist(), strict=True)]
             return read_stored(found, len(self.index.classes))
+        if name == "text":
+            assert self.captions is not None
+            return self.captions.take(shard, row)
         assert self.features is not None
         return self.features.take(shard, row)
 
@@ -226,3 +234,12 @@ def open_described(
     if sizes != [rows for rows, _ in found.shapes]:
         raise DataError(f"{features}: its features are not those of the images of {folder}")
     return dataclasses.replace(samples, features=found)
+
+
+def open_captioned(folder: Path, captions: Path, splits: Sequence[str], *, local: Local | None = None) -> Samples:
+    """The images of these splits that have a usable caption, with its tokens."""
+    samples, found = open_images(folder, splits, local=local), Captions(captions, splits)
+    sizes = [info.samples for info in samples.index.shards]
+    if sizes != [rows for rows, _ in found.shapes]:
+        raise DataError(f"{captions}: its captions are not those of the images of {folder}")
+    return dataclasses.replace(samples, captions=found).keep(usable(captions, splits))

@@ -40,6 +40,7 @@ class Item(NamedTuple):
     suffix: str
     label: str | None
     read: Callable[[], bytes]
+    caption: Callable[[], bytes | None] | None = None
 
 
 class Listing(NamedTuple):
@@ -62,18 +63,25 @@ class Listing(NamedTuple):
         ]
 
 
-def list_source(source: str) -> Listing:
-    """List `digits`, `torchvision:NAME:ROOT[:SPLIT]`, a .csv or a folder; raises DataError."""
+def list_source(source: str, captions: str | None = None) -> Listing:
+    """List `digits`, `torchvision:NAME:ROOT[:SPLIT]`, a .csv or a folder; raises DataError.
+
+    `captions` are those of PackConfig.
+    """
     if mirror.is_url(source):
         raise DataError(f"{source}: no packed images there; pack them where they lie: sslscale data pack SRC {source}")
+    path = Path(source)
+    if captions is not None and (source == "digits" or source.startswith("torchvision:")):
+        raise DataError(f"{source}: has no captions: leave data.captions out")
     if source == "digits":
         return digits()
     if source.startswith("torchvision:"):
         return torchvision_set(source)
-    path = Path(source)
     if path.suffix == ".csv":
-        return manifest(path)
-    return folder(path)
+        return manifest(path, captions)
+    if captions not in (None, "txt"):
+        raise DataError(f"{source}: captions beside the images of a folder are txt files, not {captions!r}")
+    return folder(path, captions is not None)
 
 
 def is_packed(source: str) -> bool:
@@ -95,14 +103,19 @@ def resolve(source: str, share: str) -> str:
     return str(inside) if inside.is_dir() else share
 
 
-def folder(root: Path) -> Listing:
-    """Images below a folder. With sub-folders and no loose images, each sub-folder is a class."""
+def folder(root: Path, captions: bool = False) -> Listing:
+    """Images below a folder. With sub-folders and no loose images, each sub-folder is a class.
+
+    With `captions` the text file beside an image, of the same name, holds its caption.
+    """
     if not is_dir(root):
         raise DataError(f"{root}: there is no such folder")
     passed: Counter[str] = Counter()
     example: dict[str, str] = {}
 
     def skip_file(kind: str, path: Path) -> None:
+        if captions and path.suffix == ".txt":
+            return
         passed[kind] += 1
         example.setdefault(kind, str(path))
 
@@ -111,7 +124,8 @@ def folder(root: Path) -> Listing:
     for path in image_files(root, skip_file):
         relative = path.relative_to(root)
         label = class_name(relative.parts[0]) if classes else None
-        items.append(_file_item(path, relative, label))
+        item = _file_item(path, relative, label)
+        items.append(item._replace(caption=partial(_beside, str(caption_file(path)))) if captions else item)
     listing = Listing(unique(items), tuple(sorted(set(map(class_name, classes)))), passed, example)
     more = "".join(f"; {line}" for line in listing.skipped_files())
     if not items:
@@ -144,12 +158,24 @@ def is_dir(path: Path) -> bool:
         raise DataError(f"{str(path)[:80]}...: not a usable path: {error.strerror}") from None
 
 
-def manifest(path: Path) -> Listing:
+def caption_file(image: Path) -> Path:
+    """The text file with the caption of an image."""
+    return image.with_suffix(".txt")
+
+
+def _beside(path: str) -> bytes | None:
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        return None
+
+
+def manifest(path: Path, captions: str | None = None) -> Listing:
     """A CSV with a column of paths (relative to the CSV) and one of labels (empty for an unlabelled image).
 
-    Without a column of labels all images are unlabelled.
+    Without a column of labels all images are unlabelled. `captions` names the column that has them.
     """
-    rows, taken = manifest_rows(path)
+    rows, taken, texts = _manifest(path, captions)
     missing = [(line, file) for line, file, _ in rows if not file.is_file()]
     if missing:
         line, file = missing[0]
@@ -159,13 +185,26 @@ def manifest(path: Path) -> Listing:
     for _, file, label in rows:
         relative = file.relative_to(path.parent) if file.is_relative_to(path.parent) else Path(*file.parts[1:])
         items.append(_file_item(file, relative, label or None))
+    if texts is not None:
+        items = [i._replace(caption=partial(_encoded, text)) for i, text in zip(items, texts, strict=True)]
     return Listing(unique(items), tuple(sorted({item.label for item in items if item.label})), taken=taken)
 
 
-def manifest_rows(path: Path) -> tuple[list[tuple[int, Path, str]], str]:
+def manifest_rows(path: Path, captions: str | None = None) -> tuple[list[tuple[int, Path, str]], str]:
     """Line, image and label of each row of a manifest, and how it was read; raises DataError."""
-    table = tables.read_table(path, lambda name: (path.parent / name).is_file(), labels=False)
-    return [(row.line, path.parent / row.path, class_name(row.label)) for row in table.rows], table.taken
+    return _manifest(path, captions)[:2]
+
+
+def _manifest(path: Path, captions: str | None = None) -> tuple[list[tuple[int, Path, str]], str, list[str] | None]:
+    """The same with the text of each row in the column that is named."""
+    known = lambda name: (path.parent / name).is_file()  # noqa: E731
+    table = tables.read_table(path, known, labels=False, extra=captions)
+    texts = None if captions is None else [row.extra for row in table.rows]
+    return [(row.line, path.parent / row.path, class_name(row.label)) for row in table.rows], table.taken, texts
+
+
+def _encoded(text: str) -> bytes | None:
+    return text.encode() if text else None
 
 
 def digits() -> Listing:

@@ -50,7 +50,7 @@ def split(config: PackConfig, listing: Listing) -> Split:
     parts: dict[str, list[Item]] = {}
     for name, share in (("test", config.test), ("val", config.val)):
         if isinstance(share, str):
-            parts[name] = _held(config, name, share, classes)
+            parts[name], classes = _held(config, name, share, classes)
         elif share and not any(item.label is not None for item in items):
             notes.append(f"no {name} split: there is no labelled image to hold out ({name}: {share:g})")
         elif share:
@@ -59,7 +59,7 @@ def split(config: PackConfig, listing: Listing) -> Split:
     chosen = {item.key for item in labeled}
     parts["labeled"] = labeled
     parts["unlabeled"] = [item for item in items if item.key not in chosen]
-    if not labeled and config.labels_per_class is not None:
+    if not labeled and config.labels_per_class:
         raise DataError(
             f"{config.source}: no labelled image to keep labels_per_class={config.labels_per_class} of; give class "
             "folders or a labels file, or leave labels_per_class out"
@@ -97,12 +97,14 @@ def contents(config: PackConfig) -> Contents | None:
                     raise DataError(f"{file}: unreadable index ({error})") from None
         classes = next((classes for _, classes in found.values()), ())
         return Contents({name: count for name, (count, _) in found.items()}, classes)
-    done = split(config, sources.list_source(config.source))
+    done = split(config, sources.list_source(config.source, config.captions))
     return Contents({name: len(items) for name, items in done.parts.items()}, done.classes)
 
 
 def is_labeled(config: PackConfig) -> bool:
     """Whether a source has labelled images to learn from, as far as can be told at little cost; else True."""
+    if config.labels_per_class == 0:
+        return False
     if config.labels is not None or config.source == "digits" or config.source.startswith("torchvision:"):
         return True
     if config.source.startswith(webdatasets.PREFIX):
@@ -113,6 +115,13 @@ def is_labeled(config: PackConfig) -> bool:
             return not sources.is_dir(path) or bool(sources.class_folders(path))
     found = contents(config)
     return found is None or found.labeled
+
+
+def has_test(config: PackConfig) -> bool:
+    """Whether there is a test split."""
+    if config.test is None and sources.is_packed(config.source):
+        return (sources.local_path(config.source) / "test" / "index.json").is_file()
+    return config.test is not None
 
 
 def _label_by_file(config: PackConfig, listing: Listing) -> tuple[list[Item], tuple[str, ...], list[str]]:
@@ -132,15 +141,18 @@ def _label_by_file(config: PackConfig, listing: Listing) -> tuple[list[Item], tu
     return labeled, tuple(sorted(folders | found.classes)), notes
 
 
-def _held(config: PackConfig, name: str, share: str, classes: tuple[str, ...]) -> list[Item]:
-    """The images of a folder that is the test or the val split."""
-    held = sources.list_source(sources.resolve(config.source, share))
+def _held(config: PackConfig, name: str, share: str, classes: tuple[str, ...]) -> tuple[list[Item], tuple[str, ...]]:
+    """The images of a folder that is the test or the val split, and the classes: its own if the source has none."""
+    place = sources.resolve(config.source, share)
+    alike = place.endswith(".csv") == config.source.endswith(".csv")  # a folder beside a CSV has no captions
+    held = sources.list_source(place, config.captions if alike else None)
+    classes = classes or held.classes
     unknown = sorted({item.label for item in held.items if item.label} - set(classes))
     if unknown:
         raise DataError(f"{share}: the class {unknown[0]!r} is not a class of {config.source}")
     if any(item.label is None for item in held.items):
         raise DataError(f"{share}: its images have no classes; {name} images need labels")
-    return held.items
+    return held.items, classes
 
 
 def _choose(config: PackConfig, items: list[Item], classes: tuple[str, ...]) -> list[Item]:

@@ -27,11 +27,15 @@ LABELS = ("label", "labels", "class", "class_name", "classname", "category", "ta
 
 
 class Row(NamedTuple):
-    """One row of a table, with its line in the file. `label` is empty for an image without one."""
+    """One row of a table, with its line in the file. `label` is empty for an image without one.
+
+    `extra` is the cell of one more column that was asked for.
+    """
 
     line: int
     path: str
     label: str
+    extra: str = ""
 
 
 class Table(NamedTuple):
@@ -41,11 +45,12 @@ class Table(NamedTuple):
     taken: str
 
 
-def read_table(path: Path, is_image: Callable[[str], bool], *, labels: bool = True) -> Table:
+def read_table(path: Path, is_image: Callable[[str], bool], *, labels: bool = True, extra: str | None = None) -> Table:
     """Read a CSV file with a column of image paths and a column of classes; raises DataError.
 
     The delimiter may be a comma, a semicolon, a tab or a bar. The columns are found by their names, or without a header
-    by `is_image`, if there are two of them. Without `labels` the column of classes may be missing.
+    by `is_image`, if there are two of them. Without `labels` the column of classes may be missing. `extra` names one
+    more column to read.
     """
     try:
         text = path.read_text("utf-8-sig")
@@ -56,15 +61,20 @@ def read_table(path: Path, is_image: Callable[[str], bool], *, labels: bool = Tr
     first = next((line for line in text.splitlines() if line.strip()), "")
     for delimiter in sorted(DELIMITERS, key=first.count, reverse=True):
         cells = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
-        found = _columns(cells, is_image, labels)
+        found = _columns(cells, is_image, labels, extra)
         if found is not None:
             break
     else:
+        if extra is not None and extra not in first:
+            raise DataError(f"{path}: has no column {extra!r}; its first line is {first[:120]!r}")
         raise DataError(
             f"{path}: its first line must name the columns path and label, for instance 'path,label'; it is: "
             f"{first[:120]!r}"
         )
     place, label, header = found
+    if extra is not None and (not header or extra not in cells):
+        raise DataError(f"{path}: has no column {extra!r}; its first line is {first[:120]!r}")
+    third = cells.index(extra) if extra is not None else None
     rows = []
     reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
     for number, row in enumerate(line for line in reader if any(cell.strip() for cell in line)):
@@ -73,7 +83,10 @@ def read_table(path: Path, is_image: Callable[[str], bool], *, labels: bool = Tr
         name = row[place].strip() if place < len(row) else ""
         if not name:
             raise DataError(f"{path}:{reader.line_num}: an empty path")
-        rows.append(Row(reader.line_num, name, row[label].strip() if label is not None and label < len(row) else ""))
+        of_label, of_extra = (
+            row[column].strip() if column is not None and column < len(row) else "" for column in (label, third)
+        )
+        rows.append(Row(reader.line_num, name, of_label, of_extra))
     if not rows:
         raise DataError(f"{path}: no rows below its header")
     plain = (
@@ -93,12 +106,14 @@ def read_table(path: Path, is_image: Callable[[str], bool], *, labels: bool = Tr
     return Table(rows, "" if plain else f"read with {DELIMITERS[delimiter]}, {names}")
 
 
-def _columns(cells: list[str], is_image: Callable[[str], bool], labels: bool) -> tuple[int, int | None, bool] | None:
+def _columns(
+    cells: list[str], is_image: Callable[[str], bool], labels: bool, extra: str | None
+) -> tuple[int, int | None, bool] | None:
     """Places of the path and of the label, and whether the first line is a header; None if that is not plain."""
     names = [cell.lower().replace(" ", "_") for cell in cells]
     place = _one(names, PATHS)
     label = _one(names, LABELS)
-    if place is not None and (label is not None or (not labels and len(cells) == 1)):
+    if place is not None and (label is not None or (not labels and len(cells) == 1 + (extra in cells))):
         return place, label, True
     if len(cells) == 2:
         images = [number for number, cell in enumerate(cells) if is_image(cell)]

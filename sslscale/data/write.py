@@ -31,6 +31,7 @@ class Sample(NamedTuple):
     label: int = -1
     soft: np.ndarray | None = None
     shape: tuple[int, int] | None = None
+    caption: bytes | None = None
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> ShardInfo:
@@ -90,6 +91,8 @@ def _members(sample: Sample) -> dict[str, bytes | memoryview]:
     members: dict[str, bytes | memoryview] = {sample.extension: sample.image}
     if sample.label >= 0:
         members["cls"] = str(sample.label).encode()
+    if sample.caption is not None:
+        members["txt"] = sample.caption
     if sample.soft is not None:
         array = io.BytesIO()
         np.save(array, sample.soft, allow_pickle=False)

@@ -79,6 +79,15 @@ class Embeddings(Artifact):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Captions(Artifact):
+    """Tokens of the captions of the images of some splits: SPLIT/features-%06d.npy, one file a shard."""
+
+    num_samples: Mapping[str, int]
+    context: int
+    accounting: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Clusters(Artifact):
     """Centroids (centroids.npy) and the cluster of each image: SPLIT/clusters-%06d.npy, one file a shard."""
 

@@ -21,6 +21,8 @@ class PackConfig:
 
     The shards of a WebDataset are indexed and read where they lie; with `resize` they are packed anew. `label` names
     the member that has a sample's class: cls, txt, json:FIELD, or none; null is cls, where there is one.
+    `captions` packs a caption beside each image, as KEY.txt: of a folder `txt`, the text file beside the image; of a
+    CSV the name of its column. WebDatasets keep their own (see CaptionConfig). `labels_per_class: 0` hides all labels.
     `prefix_keys` puts the name of its shard before every key, for sets that count in each shard from 0.
     """
 
@@ -38,6 +40,7 @@ class PackConfig:
     on_bad_sample: Literal["error", "skip"] = "error"  # skip leaves out 1 % at most, and lists them in skipped.txt
     label: str | None = None
     prefix_keys: bool = False
+    captions: str | None = field(default=None, metadata={"new": True})
     seed: int = field(default=0, metadata={"hidden": True})
     version: int = field(default=1, init=False)
 
@@ -45,7 +48,7 @@ class PackConfig:
         for name in ("val", "test"):
             share = getattr(self, name)
             require(not isinstance(share, float) or 0 < share < 1, name, "must lie between 0 and 1")
-        require(self.labels_per_class is None or self.labels_per_class > 0, "labels_per_class", "must be positive")
+        require(self.labels_per_class is None or self.labels_per_class >= 0, "labels_per_class", "must be 0 or more")
         require(self.shard_size > 0, "shard_size", "must be positive")
         known = self.label is None or self.label in ("cls", "txt", "none") or self.label.startswith("json:")
         require(known, "label", f"cls, txt, json:FIELD or none, not {self.label!r}")

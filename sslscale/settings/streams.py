@@ -10,8 +10,9 @@ from typing import Literal
 Source = Literal["labeled", "unlabeled", "all", "pseudo"]
 
 # label: the class, int, -1 where it is not known. soft_label: class probabilities. features: of another network, from
-# the `features` input. teacher_logits: likewise, there if the stage is given them instead of a `teacher`.
-Field = Literal["label", "soft_label", "features", "teacher_logits"]
+# the `features` input. teacher_logits: likewise, there if the stage is given them instead of a `teacher`. text: tokens
+# of the caption, from the `captions` input; images without a usable caption are left out of the stream.
+Field = Literal["label", "soft_label", "features", "teacher_logits", "text"]
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,8 @@ class TrainConfig:
             return f"{name} {'reads' if 'pseudo' in sources else 'does not read'} pseudo-labelled images"
         if "clusters" in given and "labeled" not in sources:
             return f"{name} reads no labels, so none of clusters"
+        if ("text" in fields) != ("captions" in given):
+            return f"{name} {'reads' if 'text' in fields else 'does not read'} captions"
         if "features" in fields and "features" not in given:
             return f"{name} reads the features of another network"
         if "features" in given and not fields & {"features", "teacher_logits"}:

@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 
 def content(config: PackConfig, root: Path | None) -> str:
     """Identity of everything outside the root that packing reads."""
-    parts: dict[str, str | float | None] = {"source": fingerprint.fingerprint(config.source, root)}
+    parts: dict[str, str | float | None] = {"source": fingerprint.fingerprint(config.source, root, config.captions)}
     if config.labels is not None:
         parts["labels"] = fingerprint.file_hash(Path(config.labels))
     for name in ("val", "test"):
         share = getattr(config, name)
         if isinstance(share, str):
-            share = fingerprint.fingerprint(sources.resolve(config.source, share), root)
+            share = fingerprint.fingerprint(sources.resolve(config.source, share), root, config.captions)
         parts[name] = share
     return digest(parts)
 
@@ -44,6 +44,11 @@ def content(config: PackConfig, root: Path | None) -> str:
 def is_labeled(config: PackConfig) -> bool:
     """Whether there are labelled images to learn from, as far as a plan can tell at little cost; else True."""
     return split.is_labeled(config)
+
+
+def has_test(config: PackConfig) -> bool:
+    """Whether there is a test split to measure on."""
+    return split.has_test(config)
 
 
 @cpu_only
@@ -126,7 +131,7 @@ def _take_packed(ctx: RunContext, config: PackConfig) -> dict[str, Index]:
     """Refer to the shards of a folder that was packed or indexed before."""
     from sslscale.data.build import read_indexes
 
-    if config.labels or config.labels_per_class or config.val or config.test or config.resize:
+    if config.labels or config.labels_per_class is not None or config.val or config.test or config.resize:
         raise DataError(f"{config.source}: is packed already; set labels and splits when packing")
     source = sources.local_path(config.source).absolute()
     indexes = read_indexes(source)
