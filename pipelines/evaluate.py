@@ -24,7 +24,10 @@ from sslscale.settings.model import read_info
 from sslscale.settings.probe import LayerwiseConfig, ProbeConfig
 from sslscale.settings.pseudo import EvaluateConfig, read_class_map
 from sslscale.settings.robustness import RobustnessConfig
+from sslscale.settings.text import CaptionConfig, CaptionRetrievalConfig, ZeroShotConfig, resolved
 from sslscale.stages import open_checkpoint, training
+from sslscale.stages.caption_retrieval import caption_retrieval
+from sslscale.stages.captions import captions
 from sslscale.stages.checkpoint_report import CheckpointReportConfig, checkpoint_report
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.extract import extract
@@ -32,8 +35,8 @@ from sslscale.stages.layerwise import layerwise
 from sslscale.stages.pack import content, pack
 from sslscale.stages.probe import probe
 from sslscale.stages.robustness import robustness
+from sslscale.stages.zero_shot import zero_shot
 
-Protocol = Literal["knn", "linear", "sgd", "retrieval", "clustering", "layerwise", "finetune", "classify", "robustness"]
 _PROBES = ("knn", "linear", "sgd", "retrieval", "clustering")
 
 
@@ -50,13 +53,27 @@ class Workers:
 class Config:
     """A whole evaluation. `labels` are the shares of the labelled images that fine-tuning is given, `seeds` as often.
 
+    `zero_shot` and `captions` (retrieval both ways) are for checkpoints with a text tower.
+
     `class_map` is a CSV (class of the data, class of the checkpoint) for test sets that hold some of its classes.
     """
 
     model: str
     data: PackConfig
     protocols: tuple[
-        Literal["knn", "linear", "sgd", "retrieval", "clustering", "layerwise", "finetune", "classify", "robustness"],
+        Literal[
+            "knn",
+            "linear",
+            "sgd",
+            "retrieval",
+            "clustering",
+            "layerwise",
+            "finetune",
+            "classify",
+            "robustness",
+            "zero_shot",
+            "captions",
+        ],
         ...,
     ] = ("knn", "linear")
     labels: tuple[float, ...] = (0.01, 0.1, 1.0)
@@ -69,6 +86,9 @@ class Config:
     finetune: FinetuneConfig = FinetuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     robustness: RobustnessConfig = RobustnessConfig()
+    zero_shot: ZeroShotConfig = ZeroShotConfig()
+    captions: CaptionConfig = CaptionConfig()
+    caption_retrieval: CaptionRetrievalConfig = CaptionRetrievalConfig()
     resources: Workers = Workers()
     seed: int = 0
 
@@ -109,6 +129,20 @@ def build(config: Config) -> list[Stage]:
     if "classify" in config.protocols:
         settings = dataclasses.replace(config.evaluate, split=split, class_map=read_class_map(config.class_map))
         reports["classify"] = stage(evaluate, settings, name="classify/evaluate", model=model, data=data)
+    if "zero_shot" in config.protocols:
+        classifier = stage(zero_shot, resolved(config.zero_shot), name="zero_shot", model=model, data=data)
+        settings = dataclasses.replace(config.evaluate, split=split)
+        reports["zero_shot"] = stage(evaluate, settings, name="zero_shot/evaluate", model=classifier, data=data)
+    if "captions" in config.protocols:
+        text = read_info(Path(config.model)).text
+        require(text is not None, "protocols", f"{config.model} has no text tower for captions")
+        assert text is not None
+        settings = dataclasses.replace(config.captions, splits=(split,), context=text.context)
+        texts = stage(captions, settings, name="captions", resources=config.resources.data, data=data)
+        settings = dataclasses.replace(config.caption_retrieval, split=split, seed=seed)
+        reports["captions"] = stage(
+            caption_retrieval, settings, name="captions/evaluate", model=model, data=data, captions=texts
+        )
     if "robustness" in config.protocols:
         settings = dataclasses.replace(config.robustness, split=split, seed=seed)
         reports["robustness"] = stage(robustness, settings, name="robustness/evaluate", model=model, data=data)

@@ -19,7 +19,9 @@ from sslscale.graph.dag import Planned
 from sslscale.settings.streams import StreamSpec
 from sslscale.settings.train import TrainConfig
 
-_SPLIT_OF = {"evaluate": "split", "attention": "split", "robustness": "split", "layerwise": "split"}
+_SPLIT_OF: dict[str, str] = dict.fromkeys(
+    ("evaluate", "attention", "robustness", "layerwise", "caption_retrieval"), "split"
+)
 
 
 def require(planned: Sequence[Planned]) -> None:

@@ -32,6 +32,6 @@ def show_metric(name: str, value: float) -> str:
     words = name.replace("_", " ").removesuffix(" per s")
     if name.endswith("_per_s"):
         return f"{value:,.0f} {words}/s"
-    if ("accuracy" in name or "agreement" in name) and 0 <= value <= 1:
+    if any(share in name for share in ("accuracy", "agreement", "recall")) and 0 <= value <= 1:
         return f"{words} {100 * value:.1f} %"
     return f"{words} {value:,.0f}" if float(value).is_integer() else f"{words} {value:,.4g}"

@@ -12,6 +12,7 @@ from sslscale.data.samples import Samples
 from sslscale.evaluate.knn import knn_classify
 from sslscale.evaluate.outputs import network_outputs
 from sslscale.nn.classifier import Classifier
+from sslscale.nn.towers import TwoTowers
 from sslscale.settings.model import ImageConfig
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class KnnMonitor:
 
     def __call__(self, network: nn.Module) -> float:
         """The accuracy now."""
-        backbone = network.backbone if isinstance(network, Classifier) else network
+        backbone = network.backbone if isinstance(network, Classifier | TwoTowers) else network
         modes = [(module, module.training) for module in network.modules()]
         features = network_outputs(
             backbone, self._image, self._images, *self._places, batch_size=_BATCH, device=self._device

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sslscale.errors import ConfigError
-from sslscale.nn.heads import MeanOfHeads
+from sslscale.nn.ensemble import Backbones, MeanOfMembers
+from sslscale.nn.heads import CosineHead, MeanOfHeads
 from sslscale.nn.resnet import ResNet
 from sslscale.nn.vit import SIZES, VisionTransformer
 from sslscale.nn.wide_resnet import WideResNet
@@ -17,14 +19,13 @@ from sslscale.shapes import Float
 
 
 class Classifier(nn.Module):
-    """Features, dropout, one linear layer."""
+    """Features, dropout, a head: one linear layer, or cosines with the classes."""
 
-    def __init__(self, backbone: nn.Module, num_features: int, num_classes: int, dropout: float):
+    def __init__(self, backbone: nn.Module, num_features: int, head: nn.Module, dropout: float = 0.0):
         super().__init__()
         self.backbone, self.num_features = backbone, num_features
         self.dropout = nn.Dropout(dropout)
-        two = isinstance(backbone, VisionTransformer) and backbone.distillation_token is not None
-        self.head = (MeanOfHeads if two else nn.Linear)(num_features, num_classes)
+        self.head = head
 
     def forward(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes"]:
         return self.head(self.dropout(self.backbone(x)))
@@ -32,6 +33,10 @@ class Classifier(nn.Module):
 
 def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
     """Build a network without its classifier; returns it with its number of features."""
+    if config.name.startswith("open_clip:"):
+        from sslscale.nn.open_clip_towers import build_image_tower
+
+        return build_image_tower(config.name.removeprefix("open_clip:"))
     if config.name.startswith("timm:"):
         import timm
 
@@ -67,10 +72,27 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
     return network, network.num_features
 
 
-def build_classifier(config: ModelConfig, num_classes: int) -> Classifier:
-    """Build a network with its classifier, initialised from torch's global generator."""
+def build_classifier(
+    config: ModelConfig, num_classes: int, cosine_dim: int | None = None, members: int = 1
+) -> Classifier:
+    """Build a network with its classifier, initialised from torch's global generator.
+
+    With `cosine_dim` the classes are vectors of so many dimensions. Several `members` are such networks side by side.
+    """
+    if members > 1:
+        return together([build_classifier(config, num_classes, cosine_dim) for _ in range(members)])
     backbone, num_features = build_backbone(config)
-    return Classifier(backbone, num_features, num_classes, config.dropout)
+    if cosine_dim is not None:
+        return Classifier(backbone, num_features, CosineHead(num_features, cosine_dim, num_classes), config.dropout)
+    two = isinstance(backbone, VisionTransformer) and backbone.distillation_token is not None
+    head = (MeanOfHeads if two else nn.Linear)(num_features, num_classes)
+    return Classifier(backbone, num_features, head, config.dropout)
+
+
+def together(members: Sequence[Classifier]) -> Classifier:
+    """Several classifiers as one, whose logits are the mean of theirs."""
+    width = sum(member.num_features for member in members)
+    return Classifier(Backbones(m.backbone for m in members), width, MeanOfMembers(m.head for m in members))
 
 
 def forward_together(network: nn.Module, *views: Float[Tensor, "_ 3 h w"]) -> tuple[Float[Tensor, "_ outputs"], ...]:

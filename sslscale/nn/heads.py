@@ -48,6 +48,20 @@ class MeanOfHeads(nn.Module):
         return torch.stack(self.each(x)).mean(0)
 
 
+class CosineHead(nn.Module):
+    """scale * cos(projection(features), class): what a text tower says of class names, as a classifier of images
+    (arXiv:2103.00020, section 3.1)."""
+
+    def __init__(self, num_features: int, dim: int, num_classes: int):
+        super().__init__()
+        self.projection = nn.Linear(num_features, dim, bias=False)
+        self.classes = nn.Parameter(torch.zeros(num_classes, dim))
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
+        return self.scale * F.normalize(self.projection(x).float(), dim=1) @ F.normalize(self.classes.float(), dim=1).T
+
+
 class PrototypeHead(nn.Module):
     """DINO's head: three layers with GELU, a bottleneck scaled to length 1, and cosines with prototypes.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sslscale.report import page
+from sslscale.report.captions import retrieval_parts
 from sslscale.report.results import (
     Measure,
     Spread,
@@ -66,6 +67,7 @@ def write(run: Run, out: Path) -> Path:
         "Mistakes": lambda: _mistakes(run, local),
         "Features": lambda: _features(run, local),
         "Clusters": lambda: _clusters(run, local),
+        "Captions": lambda: _captions(run),
         "Details": lambda: _own_pages(run),
     }
     sections: dict[str, list[str]] = {}
@@ -238,6 +240,14 @@ def _clusters(run: Run, local: Local) -> Iterator[str]:
         yield page.picture(node.folder / "sizes.png", "Images of each cluster")
         features = Features(source.folder, (splits[-1],))
         yield from cluster_gallery(node.folder, features, splits, source.inputs["data"], local)
+
+
+def _captions(run: Run) -> Iterator[str]:
+    for node in _kind(run, "captions"):
+        counts = node.record["fields"]["accounting"]
+        yield page.table(["captions", "images"], [[name.replace("_", " "), f"{n:,}"] for name, n in counts.items()])
+    for node in _kind(run, "caption_retrieval"):
+        yield from retrieval_parts(jsonio.read_json(node.folder / "report.json"), node.folder)
 
 
 def _own_pages(run: Run) -> Iterator[str]:

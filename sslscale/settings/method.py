@@ -14,11 +14,12 @@ import pkgutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sslscale.config import modules, require
 from sslscale.errors import ConfigError
 from sslscale.settings.streams import StreamSpec, ViewSpec
+from sslscale.settings.text import PREFIX, TextConfig, open_clip_config
 from sslscale.storage.jsonio import digest
 
 if TYPE_CHECKING:
@@ -138,6 +139,43 @@ class Pretext(SelfSupervised):
     def views(self) -> tuple[ViewSpec, ...]:
         """One view."""
         return (ViewSpec("view"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageText(MethodSettings):
+    """Methods that learn from images and their captions.
+
+    With `equal_captions: positive` all images of a batch whose captions are the same text belong to that text; the
+    papers take each pair alone for a match. `gradient_cache` is the number of parts in which a batch goes through the
+    towers, so that the activations of one part alone are in memory: the loss is that of the whole batch, at the cost
+    of one more forward pass (Gao et al. 2021, arXiv:2101.06983). Batch norm sees a part.
+    """
+
+    text: TextConfig = TextConfig()
+    equal_captions: Literal["negative", "positive"] = "negative"
+    gradient_cache: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.gradient_cache >= 1, "gradient_cache", "must be 1 or more")
+
+    @property
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """One stream, `images`, with the tokens of their captions."""
+        return (StreamSpec(name="images", source="all", fields=("text",)),)
+
+    @property
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
+        return "it compares all pairs of a batch; gradient_cache takes them through the towers in parts"
+
+    def unsupported_model(self, model: ModelConfig, size: int) -> str | None:
+        """Why the method cannot train this network."""
+        if not model.name.startswith(PREFIX):
+            return None
+        if self.text != TextConfig():
+            return f"{model.name} has a text tower of its own: leave method.text out"
+        own = open_clip_config(model.name.removeprefix(PREFIX))["vision_cfg"].get("image_size", 224)
+        return None if own == size else f"{model.name} takes images of {own} pixels, not of {size}"
 
 
 class MultiCrop(SelfSupervised):

@@ -11,6 +11,7 @@ from sslscale.config import require
 from sslscale.config.build import build
 from sslscale.config.document import Document
 from sslscale.errors import ConfigError, DataError
+from sslscale.settings.text import TextConfig
 from sslscale.storage import jsonio, sums
 
 FORMAT = "sslscale-checkpoint/1"
@@ -47,9 +48,10 @@ class ModelConfig:
     `wrn_DEPTH_WIDTH` is a wide residual network for small images (WIDTH may be a fraction: wrn_10_0.5); with
     `stem_stride` 2 its first layer halves the side, for about a quarter of the time. `resnet_DEPTH` is a ResNet of
     depth 18, 34, 50, 101 or 152; `resnet_DEPTH_WIDTH` multiplies all channels by WIDTH; `small_images` gives it a stem
-    for 32 pixels. `timm:NAME` is any model of timm. `vit_SIZE_PATCH` is a vision transformer of size tiny, small,
-    base, large or WIDTHxDEPTH. Its positions are learned for a `grid` of patches (image side / PATCH) and resized for
-    other images; its features are the class token or the mean of the patches (`pool`).
+    for 32 pixels. `timm:NAME` is any model of timm, `open_clip:NAME` the image tower of any of open_clip's.
+    `vit_SIZE_PATCH` is a vision transformer of size tiny, small, base, large or WIDTHxDEPTH. Its positions are learned
+    for a `grid` of patches (image side / PATCH) and resized for other images; its features are the class token or the
+    mean of the patches (`pool`).
 
     `dropout` is applied to the features before the classifier. `survival` is the probability of keeping the last
     residual block; it falls linearly from 1 at the first block (Huang et al. 2016, arXiv:1603.09382).
@@ -84,10 +86,13 @@ class ModelConfig:
         own = self.registers == 0 and self.layer_scale is None and self.pool == "cls" and self.grid == 14
         own = own and not self.distillation_token
         require(own, "name", "grid, registers, layer_scale, pool and distillation_token are for vit_SIZE_PATCH alone")
-        if resnet is None and not self.name.startswith("timm:"):
+        if resnet is None and not self.name.startswith(("timm:", "open_clip:")):
             wide = re.fullmatch(r"wrn_(\d+)_(\d+(\.\d+)?)", self.name)
             valid = wide is not None and (int(wide[1]) - 4) % 6 == 0 and int(wide[1]) >= 10 and float(wide[2]) > 0
-            known = "wrn_DEPTH_WIDTH (depth 10, 16, 22, 28, ...), resnet_DEPTH (18, 34, ...), vit_SIZE_PATCH, timm:NAME"
+            known = (
+                "wrn_DEPTH_WIDTH (depth 10, 16, 22, 28, ...), resnet_DEPTH (18, 34, ...), vit_SIZE_PATCH, timm:NAME, "
+            )
+            known += "open_clip:NAME"
             require(valid, "name", f"{self.name!r} is none of {known}")
 
     @property
@@ -98,13 +103,20 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What model.json says: how to build the network, and what to feed it. Without `head` it is a backbone alone."""
+    """What model.json says: how to build the network, and what to feed it.
+
+    Without `head` it is a backbone alone, or with `text` an image and a text tower. With `cosine_dim` its classifier
+    compares images with classes in a space of so many dimensions.
+    """
 
     model: ModelConfig
     image: ImageConfig
     classes: tuple[str, ...]
     num_parameters: int
     head: bool = True
+    text: TextConfig | None = None
+    cosine_dim: int | None = None
+    members: int = 1  # networks whose logits are averaged
 
 
 def parse_info(data: dict[str, Any], where: str = "model.json") -> ModelInfo:

@@ -25,6 +25,7 @@ class CheckpointReportConfig:
 def checkpoint_report(ctx: RunContext, config: CheckpointReportConfig, **inputs: Artifact) -> Report:
     """Write report.html and summary.json from the reports of the protocols, whichever there are."""
     from sslscale.report import page
+    from sslscale.report.captions import retrieval_parts
     from sslscale.report.robustness import robustness_parts
 
     found = {name: read_json(report.dir / "report.json") for name, report in inputs.items()}
@@ -35,6 +36,13 @@ def checkpoint_report(ctx: RunContext, config: CheckpointReportConfig, **inputs:
             page.table(_HEADER, [_row("its own classes", found["classify"])]),
             page.picture(inputs["classify"].dir / "confusion.png", "Confusion matrix, per cent of the true class"),
         ]
+    if "zero_shot" in found:
+        sections["By class names alone"] = [
+            page.table(_HEADER, [_row("zero-shot", found["zero_shot"])]),
+            page.picture(inputs["zero_shot"].dir / "confusion.png", "Confusion matrix, per cent of the true class"),
+        ]
+    if "captions" in found:
+        sections["Captions"] = list(retrieval_parts(found["captions"], inputs["captions"].dir))
     if "probe" in found:
         rows = {n: r for n, r in found["probe"].items() if isinstance(r, dict) and "accuracy" in r}
         parts = [page.table(_HEADER, [_row(name, row) for name, row in rows.items()])] if rows else []

@@ -23,6 +23,9 @@ from torch.distributed.tensor import DTensor
 from sslscale import distributed
 from sslscale.errors import DataError, ResourceError
 from sslscale.nn.classifier import Classifier, build_backbone, build_classifier, num_parameters
+from sslscale.nn.ensemble import Backbones, MeanOfMembers
+from sslscale.nn.heads import CosineHead
+from sslscale.nn.towers import TwoTowers, build_towers
 from sslscale.settings.model import FORMAT, ImageConfig, ModelConfig, ModelInfo, read_info
 from sslscale.storage import jsonio, sums
 from sslscale.train import sharded
@@ -171,7 +174,7 @@ def load_model(folder: Path) -> tuple[Classifier, ModelInfo]:
     info = read_info(folder)
     if not info.head:
         raise DataError(f"{folder}: a pre-trained backbone without a classifier: fine-tune it or probe it")
-    network = build_classifier(info.model, len(info.classes))
+    network = build_classifier(info.model, len(info.classes), info.cosine_dim, info.members)
     load_weights(network, folder / "model.safetensors")
     return network.to(memory_format=torch.channels_last).eval(), info  # pyright: ignore[reportCallIssue]
 
@@ -182,17 +185,43 @@ def load_backbone(folder: Path) -> tuple[nn.Module, ModelInfo]:
     if info.head:
         return load_model(folder)[0].backbone, info
     network, _ = build_backbone(info.model)
-    load_weights(network, folder / "model.safetensors")
+    load_weights(network, folder / "model.safetensors", prefix=_prefix(info))
     return network.to(memory_format=torch.channels_last).eval(), info  # pyright: ignore[reportCallIssue]
+
+
+def load_towers(folder: Path) -> TwoTowers:
+    """Build the image and the text tower of a checkpoint folder in eval mode; raises DataError if it has no text."""
+    info = read_info(folder)
+    if info.text is None:
+        raise DataError(f"{folder}: has no text tower: its training must be by clip or siglip")
+    weights = folder / "model.safetensors"
+    network = build_towers(info.model, info.text, has_bias="bias" in _names(weights))
+    load_weights(network, weights)
+    return network.eval()
+
+
+def _names(file: Path) -> set[str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as weights:
+            return set(weights.keys())
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{file}: unreadable weights ({error})") from None
+
+
+def _prefix(info: ModelInfo) -> str:
+    """What stands before the names of a backbone's weights."""
+    return "backbone." if info.head or info.text is not None else ""
 
 
 def initialize(network: Classifier, folder: Path, classes: tuple[str, ...]) -> None:
     """Take up the weights of a checkpoint: all of them if it knows the same classes, else those of its backbone."""
     info = read_info(folder)
-    if info.head and info.classes == classes:
+    if info.head and info.classes == classes and info.cosine_dim is None:
         load_weights(network, folder / "model.safetensors")
     else:
-        load_weights(network.backbone, folder / "model.safetensors", prefix="backbone." if info.head else "")
+        load_weights(network.backbone, folder / "model.safetensors", prefix=_prefix(info))
 
 
 def initialize_method(method: nn.Module, folder: Path, classes: tuple[str, ...]) -> None:
@@ -207,15 +236,18 @@ def initialize_method(method: nn.Module, folder: Path, classes: tuple[str, ...])
     if (folder / _METHOD).exists():
         load_weights(method, folder / _METHOD)
         return
-    prefix = "backbone." if read_info(folder).head else ""
+    info, result = read_info(folder), method.result
+    if isinstance(result, TwoTowers) and info.text == result.config:
+        load_weights(result, folder / "model.safetensors")
+        return
     for part in backbones(method):
-        load_weights(part, folder / "model.safetensors", prefix=prefix)
+        load_weights(part, folder / "model.safetensors", prefix=_prefix(info))
 
 
 def backbones(method: nn.Module) -> list[nn.Module]:
     """A method's backbone, and the averages and teachers that are built like it."""
     result: Any = method.result
-    backbone = result.backbone if isinstance(result, Classifier) else result
+    backbone = result.backbone if isinstance(result, Classifier | TwoTowers) else result
     shapes = {name: value.shape for name, value in backbone.state_dict().items()}
     return [
         module
@@ -275,12 +307,18 @@ def load_weights(module: nn.Module, file: Path, *, prefix: str = "") -> None:
 
 def describe_model(network: nn.Module, model: ModelConfig, image: ImageConfig, classes: tuple[str, ...]) -> ModelInfo:
     """The ModelInfo of a network just trained."""
+    backbone, head = getattr(network, "backbone", None), getattr(network, "head", None)
+    members = len(backbone.members) if isinstance(backbone, Backbones) else 1
+    one = head.members[0] if isinstance(head, MeanOfMembers) else head
     return ModelInfo(
         model=model,
         image=image,
         classes=classes,
         num_parameters=num_parameters(network),
         head=isinstance(network, Classifier),
+        text=network.config if isinstance(network, TwoTowers) else None,
+        cosine_dim=one.classes.shape[1] if isinstance(one, CosineHead) else None,
+        members=members,
     )
 
 

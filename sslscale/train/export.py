@@ -35,6 +35,10 @@ def export_model(checkpoint: Path, out: Path, kind: str | None = None) -> str:
     if kind not in FORMATS:
         raise ConfigError(f"{out}: name a .safetensors, .pth, .onnx or .pt file, or a folder; or the format by --to")
     backbone, info = load_backbone(checkpoint)
+    if info.members > 1 and kind not in ("onnx", "torchscript"):
+        raise ConfigError(f"{checkpoint}: is {info.members} networks together: export it as one graph, .onnx or .pt")
+    if info.cosine_dim is not None and kind == "hf":
+        raise ConfigError(f"{checkpoint}: its classifier is of class names: export it as a graph, .onnx or .pt")
     out.parent.mkdir(parents=True, exist_ok=True)
     if kind in ("safetensors", "pth"):
         return _write_weights(out, kind, backbone, info)

@@ -14,8 +14,10 @@ from sslscale.errors import ConfigError, DataError
 from sslscale.nn import names
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.positions import resize_positions
+from sslscale.nn.towers import TwoTowers, build_towers
 from sslscale.nn.vit import VisionTransformer
 from sslscale.settings.model import ModelConfig
+from sslscale.settings.text import TextConfig
 
 log = logging.getLogger(__name__)
 _WRAPPERS = ("state_dict", "model", "teacher", "model_ema", "ema", "student", "network", "module")
@@ -59,6 +61,38 @@ def read_backbone(file: Path, model: ModelConfig) -> nn.Module:
     if others > 0:
         log.info("%s: %d tensors are not of the backbone and left out", file, others)
     return backbone.eval()
+
+
+def read_towers(file: Path, model: ModelConfig) -> TwoTowers:
+    """An open_clip model with the weights of a file, read as `read_backbone` reads them, both towers and the scale.
+
+    Raises DataError if a weight is missing, unexpected or of another shape.
+    """
+    found = _unwrapped(_read(file))
+    if any(
+        name.startswith(("transformer.", "token_embedding.")) for name in found
+    ):  # CLIP's own names of its text tower
+        found = {n if n.startswith(("visual.", "logit_")) else f"text.{n}": value for n, value in found.items()}
+    known = {"visual.proj": "projection.weight", "logit_scale": "log_scale", "logit_bias": "bias"}
+    left_out = ("text.attn_mask", "text.input_resolution", "text.context_length", "text.vocab_size")
+    weights: dict[str, Tensor] = {}
+    for name, value in found.items():
+        if name in left_out:
+            continue
+        own = known.get(name) or (f"backbone.{name.removeprefix('visual.')}" if name.startswith("visual.") else name)
+        value = value.T.contiguous() if own == "projection.weight" else value
+        weights[own] = value.reshape(()) if own in ("log_scale", "bias") else value
+    towers = build_towers(model, TextConfig(), has_bias="bias" in weights)
+    wanted = towers.state_dict()
+    wrong = sorted(wanted.keys() ^ weights.keys())
+    wrong += sorted(n for n in wanted.keys() & weights.keys() if wanted[n].shape != weights[n].shape)
+    if wrong:
+        raise DataError(
+            f"{file}: holds no weights of {model.name}: of {len(wanted)} tensors {len(wrong)} are missing, unexpected "
+            f"or of another shape, such as {wrong[0]}; the file has {', '.join(list(found)[:3])}, ..."
+        )
+    towers.load_state_dict({name: value.to(wanted[name].dtype) for name, value in weights.items()})
+    return towers.eval()
 
 
 def timm_backbone(name: str) -> nn.Module:

@@ -14,7 +14,8 @@ from sslscale.settings.streams import StreamSpec
 class NoisyStudent(MethodSettings):
     """A student trained on labelled and pseudo-labelled images side by side (Xie et al. 2020, arXiv:1911.04252).
 
-    Its noise stands elsewhere: RandAugment in `augment`, dropout and stochastic depth in `model`.
+    Its noise stands elsewhere: RandAugment in `augment`, dropout and stochastic depth in `model`. With `labels: false`
+    it learns from pseudo-labelled images alone, which `batch_size` then counts.
     """
 
     name: Literal["noisy_student"] = "noisy_student"  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -24,6 +25,7 @@ class NoisyStudent(MethodSettings):
     temperature: float = 1.0  # of the soft labels; 1 leaves them as the teacher gave them
     label_smoothing: float = 0.1  # of labels and hard pseudo-labels
     ema: float = 0.0  # the authors' code: .9999
+    labels: bool = field(default=True, metadata={"new": True})
     version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
@@ -36,6 +38,8 @@ class NoisyStudent(MethodSettings):
     @property
     def streams(self) -> tuple[StreamSpec, ...]:
         """Labelled images, and `unlabeled_ratio` times as many pseudo-labelled ones."""
+        if not self.labels:
+            return (StreamSpec(name="pseudo", source="pseudo", fields=("soft_label",)),)
         return (
             StreamSpec(name="labeled", source="labeled", fields=("label",)),
             StreamSpec(name="pseudo", source="pseudo", ratio=self.unlabeled_ratio, fields=("soft_label",)),

@@ -43,6 +43,8 @@ class NoisyStudentMethod(ClassifierMethod):
         self.settings = settings
 
     def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        if not self.settings.labels:
+            return self._alone(batch["pseudo"])
         labeled, pseudo = batch["labeled"], batch["pseudo"]
         logits = self.network(torch.cat([labeled.views[0], pseudo.views[0]]))
         logits_labeled, logits_pseudo = logits.split([len(labeled.index), len(pseudo.index)])
@@ -61,6 +63,12 @@ class NoisyStudentMethod(ClassifierMethod):
             "pseudo_agreement": agreement,
         }
         return Losses(total, {name: value.detach() for name, value in parts.items()})
+
+    def _alone(self, pseudo: Batch) -> Losses:
+        logits = self.network(pseudo.views[0])
+        loss = distributed.mean(soft_cross_entropy(logits, self.pseudo_target(pseudo.soft_label)))
+        agreement = distributed.mean((logits.argmax(-1) == pseudo.soft_label.argmax(-1)).float())
+        return Losses(loss, {"loss": loss.detach(), "pseudo_agreement": agreement})
 
     def pseudo_target(self, soft: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
         """The distribution that the student learns: the teacher's, or its hard label smoothed like a true one."""
