@@ -1,6 +1,7 @@
 """Noisy Student (Xie et al. 2020, arXiv:1911.04252, algorithm 1).
 
-1. Train a teacher on the labelled images (from pre-trained weights, if the file says how).
+1. Train a teacher on the labelled images (from pre-trained weights, if the file says how); or make it of the class
+   names alone, by CLIP's towers.
 2. Let it score the unlabelled ones, without noise; keep the confident ones, balance the classes.
 3. Train an equal or larger student on both, with noise.
 4. The student becomes the teacher: back to 2.
@@ -23,15 +24,19 @@ from sslscale.settings.data import PackConfig
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.pseudo import EvaluateConfig, ScoreConfig, SelectConfig
 from sslscale.settings.robustness import RobustnessConfig
+from sslscale.settings.text import ClipConfig, ZeroShotConfig, resolved
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.stages import training
 from sslscale.stages.evaluate import evaluate
+from sslscale.stages.open_clip_weights import TowersConfig, open_towers
+from sslscale.stages.open_clip_weights import content as towers_content
 from sslscale.stages.pack import content, pack
 from sslscale.stages.robustness import robustness
 from sslscale.stages.score import score
 from sslscale.stages.select import select
 from sslscale.stages.shard import ShardConfig, shard
 from sslscale.stages.summary import SummaryConfig, summary
+from sslscale.stages.zero_shot import zero_shot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +79,15 @@ class Config:
 
     `pretrain` makes the teacher's first weights from every image, labels unread. `robustness` measures the
     teacher and the last student, whose mCE and mFR are then relative to the teacher's.
+
+    `clip` instead of `teacher` takes CLIP's towers, and the classifier that `zero_shot` makes of the class names, as
+    the first teacher. Its first student may be smaller. With `student.method.labels: false` no label is needed.
     """
 
     data: PackConfig
-    teacher: TrainConfig
+    teacher: TrainConfig | None = None
+    clip: ClipConfig | None = None
+    zero_shot: ZeroShotConfig = ZeroShotConfig()
     student: TrainConfig
     pretrain: TrainConfig | None = None
     rounds: tuple[Round, ...] = (Round(), Round(), Round())
@@ -91,9 +101,13 @@ class Config:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(isinstance(self.teacher.method, Supervised), "teacher", "its method must be supervised")
+        require((self.teacher is None) != (self.clip is None), "teacher", "give teacher or clip, and not both")
+        own = self.teacher is None or isinstance(self.teacher.method, Supervised)
+        require(own, "teacher", "its method must be supervised")
         require(isinstance(self.student.method, NoisyStudent), "student", "its method must be noisy_student")
         if self.pretrain is not None:
+            require(self.teacher is not None, "pretrain", "is for a teacher that is trained")
+            assert self.teacher is not None
             same = self.pretrain.model.name == self.teacher.model.name
             require(same, "pretrain", f"its model must be the teacher's, {self.teacher.model.name}")
         require(len(self.rounds) > 0, "rounds", "must name at least one student")
@@ -109,18 +123,7 @@ def build(config: Config) -> list[Stage]:
     def test(name: str, model: Stage) -> Stage:
         return stage(evaluate, config.evaluate, name=f"{name}/evaluate", model=model, data=data)
 
-    first_weights: dict[str, Any] = {}
-    if config.pretrain is not None:
-        settings = dataclasses.replace(config.pretrain, seed=seed)
-        first_weights["init"] = training(settings, name="pretrain", resources=workers.train, data=data)
-    teacher = training(
-        dataclasses.replace(config.teacher, seed=seed),
-        name="teacher",
-        resources=workers.train,
-        data=data,
-        **first_weights,
-    )
-    first = teacher
+    first = teacher = _first_teacher(config, data)
     reports: dict[str, Any] = {"teacher_report": test("teacher", teacher)}
     selections: dict[str, Any] = {}
     for number, own in enumerate(config.rounds, 1):
@@ -135,6 +138,8 @@ def build(config: Config) -> list[Stage]:
             pseudo: dict[str, Any] = {"pseudo": shards}
         else:
             pseudo = {"selection": chosen}
+        if config.clip is None or number > 1:
+            pseudo["at_least"] = teacher
         if config.warm_start if own.warm_start is None else own.warm_start:
             pseudo["init"] = teacher
         student = training(
@@ -142,7 +147,6 @@ def build(config: Config) -> list[Stage]:
             name=name,
             resources=workers.train,
             data=data,
-            at_least=teacher,
             **pseudo,
         )
         if own.high_resolution is not None:
@@ -167,6 +171,22 @@ def build(config: Config) -> list[Stage]:
     names = ("teacher", *(f"student_{number}" for number in range(1, len(config.rounds) + 1)))
     settings = SummaryConfig(names=names, split=config.evaluate.split)
     return [stage(summary, settings, name="report", **reports, **selections)]
+
+
+def _first_teacher(config: Config, data: Stage) -> Stage:
+    """A network that is trained on the labels, or CLIP's image tower with the class names."""
+    seed, workers = config.seed, config.resources
+    if config.clip is not None:
+        origin = TowersConfig(source=config.clip)
+        towers = stage(open_towers, origin, name="clip", content=partial(towers_content, origin))
+        return stage(zero_shot, resolved(config.zero_shot), name="teacher", model=towers, data=data)
+    assert config.teacher is not None
+    first_weights: dict[str, Any] = {}
+    if config.pretrain is not None:
+        settings = dataclasses.replace(config.pretrain, seed=seed)
+        first_weights["init"] = training(settings, name="pretrain", resources=workers.train, data=data)
+    settings = dataclasses.replace(config.teacher, seed=seed)
+    return training(settings, name="teacher", resources=workers.train, data=data, **first_weights)
 
 
 def student_config(student: TrainConfig, own: Round, seed: int) -> TrainConfig:
