@@ -2,7 +2,7 @@
 
 A method that TUNED does not name is there too, with its defaults made small.
 
-Needs torch and numpy alone."""
+Needs torch and numpy alone, and open_clip for the methods that read captions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import torch
 from sslscale.data.batch import Batch
 from sslscale.methods.barlow_twins import BarlowTwins
 from sslscale.methods.byol import BYOL
+from sslscale.methods.clip import CLIP
 from sslscale.methods.colorization import Colorization
 from sslscale.methods.dash import Dash
 from sslscale.methods.deit import DeiT
@@ -47,6 +48,7 @@ from sslscale.methods.relative_position import RelativePosition
 from sslscale.methods.remixmatch import ReMixMatch
 from sslscale.methods.rotation import Rotation
 from sslscale.methods.scl import SCL
+from sslscale.methods.siglip import SigLIP
 from sslscale.methods.simclr import SimCLR
 from sslscale.methods.simsiam import SimSiam
 from sslscale.methods.softmatch import SoftMatch
@@ -61,6 +63,7 @@ from sslscale.settings.augment import AugmentConfig, JitterConfig, RandAugmentCo
 from sslscale.settings.method import MethodSettings, SemiSupervised, find, method_names
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.streams import Field
+from sslscale.settings.text import TextConfig
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.recorder import Recorder
 
@@ -80,6 +83,7 @@ CONFIG = TrainConfig(
 VIEWS = AugmentConfig(crop="resized", scale=(0.3, 1.0))
 SMALL = AugmentConfig(crop="resized", scale=(0.1, 0.4), size=6, count=2)
 VIT = ModelConfig(name="vit_32x2_2", grid=4)
+TEXT = TextConfig(context=6, width=32, depth=1, heads=1, embed_dim=16)
 # where gradients are steep, rounding grows with the step
 STEEP = {"moco_v3", "barlow_twins", "vicreg", "emp_ssl", "nnclr", "supcon", "swav", "dinov2", "pirl", "multi_pretext"}
 
@@ -166,8 +170,12 @@ TUNED = {
             ),
             of(EMPSSL(patches=3, hidden=24, projection=16)),
             of(MAE(width=32, depth=1), model=VIT),
+            of(CLIP(text=TEXT)),
+            of(SigLIP(text=dataclasses.replace(TEXT, causal=False))),
         )
     },
+    "clip_cached": of(CLIP(text=TEXT, gradient_cache=2, equal_captions="positive"), model=VIT),
+    "noisy_student_alone": dataclasses.replace(CONFIG, method=NoisyStudent(labels=False)),
     "inpainting": of(Inpainting(width=16, adversarial=0.1), image=ImageConfig(size=16)),
     "inpainting_random": of(Inpainting(width=16, region="random")),
     "multi_pretext_alternate": of(
@@ -223,6 +231,14 @@ class Rows(Recorder):
         self.rows.append(dict(metrics))
 
 
+def texts(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Tokens of captions of TEXT's length, of which some are equal: a start, one of 9 words, an end, zeros."""
+    tokens = torch.zeros(count, TEXT.context, dtype=torch.int64)
+    tokens[:, 0], tokens[:, 2] = 49406, 49407
+    tokens[:, 1] = torch.randint(1, 10, (count,), generator=generator)
+    return tokens
+
+
 def batch_of(config: TrainConfig, stream: str, size: int, step: int, device: torch.device | None = None) -> Batch:
     """Batch `step` of a stream of 200 samples, of random numbers, with the fields that the method declares."""
     generator = torch.Generator().manual_seed(step)
@@ -238,6 +254,7 @@ def batch_of(config: TrainConfig, stream: str, size: int, step: int, device: tor
         "label": numbers % 10,
         "soft_label": torch.rand(size, 10, generator=generator).softmax(1),
         "features": torch.randn(size, 10, generator=generator),
+        "text": texts(size, generator),
     }
     given["teacher_logits"] = given["features"]
     fields: dict[Field, torch.Tensor] = {name: given[name].to(device) for name in spec.fields}

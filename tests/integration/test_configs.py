@@ -14,10 +14,13 @@ from sslscale.graph import dag
 from sslscale.graph.artifacts import Dataset
 from sslscale.graph.context import RunContext
 from sslscale.nn.classifier import build_backbone
+from sslscale.nn.towers import build_towers
 from sslscale.settings.method import Pretext, SelfSupervised, SemiSupervised, find, method_names
-from sslscale.settings.model import ModelConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.train import TrainConfig
 from sslscale.stages.train import train
+from sslscale.train import checkpoint
+from tests.configurations import TEXT
 
 EVERY = (experiment.share() / "configs").rglob("*.yaml")
 CONFIGS = sorted(str(p.relative_to(experiment.share())) for p in EVERY if p.parent.name != "tune")
@@ -28,19 +31,31 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
     text = (experiment.share() / config).read_text()
     assert text.startswith(f"# sslscale run {config}")
     words = [] if "source: digits" in text else [f"data.source={digits}"]
-    if "test: data" in text:
+    if "test: data" in text or 'test: "webdataset:' in text:
         words += ["data.test=null"]
     if "labels_per_class" in text and "source: digits" not in text:
         words += ["data.labels_per_class=null"]
     if "\n  init: {checkpoint" in text:
         save_file(dict(build_backbone(ModelConfig(name="wrn_10_1"))[0].state_dict()), tmp_path / "w.safetensors")
         words += [f"pretrain.init.checkpoint={tmp_path / 'w.safetensors'}"]
+    if "\nclip: {checkpoint" in text:
+        towers = build_towers(ModelConfig(name="wrn_10_0.5"), TEXT)
+        info = checkpoint.describe_model(towers, ModelConfig(name="wrn_10_0.5"), ImageConfig(size=8), ())
+        (tmp_path / "clip").mkdir()
+        checkpoint.save_model(tmp_path / "clip", towers, info)
+        words += [f"clip.checkpoint={tmp_path / 'clip'}"]
     loaded = experiment.load(config, words)
     planned = dag.plan(loaded.targets, tmp_path)
     assert not (tmp_path / "artifacts").exists()
     names = {p.stage.name for p in planned}
     if loaded.pipeline == "pretrain":
         assert {"random/probe", "pretrain/probe"} <= names
+        return
+    if loaded.pipeline == "image_text":
+        assert {"zero_shot/evaluate", "random/probe", "image_tower/probe"} <= names
+        return
+    if loaded.pipeline == "reclip":
+        assert {"zero_shot/evaluate", "reclip/evaluate"} <= names
         return
     if loaded.pipeline == "pretrain_vs_selftrain":
         kinds = {name.partition("_")[2] for name in names if name.startswith("S1_100pct") and "/" not in name}

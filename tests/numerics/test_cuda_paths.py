@@ -28,7 +28,7 @@ from sslscale.settings.train import TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.lars import LARS
 from sslscale.train.optim import step_if
-from tests.configurations import CONFIGS
+from tests.configurations import CONFIGS, TEXT
 from tests.device import DEVICE, Device, HostWaits
 
 
@@ -41,8 +41,9 @@ def batch_of(device: Device, config: TrainConfig, stream: str, size: int, step: 
         for _ in range(view.count)
     )
     numbers = torch.arange(size) + step
+    given = {"label": numbers, "text": torch.ones(size, TEXT.context, dtype=torch.int64)}
     fields: dict[Field, torch.Tensor] = {
-        name: device.put(numbers if name == "label" else torch.empty(size, 10)) for name in spec.fields
+        name: device.put(given.get(name, torch.empty(size, 10))) for name in spec.fields
     }
     return Batch(views, device.put(numbers), fields, numbers)
 

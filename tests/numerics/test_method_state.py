@@ -17,7 +17,7 @@ from sslscale.settings.method import SelfSupervised, SemiSupervised
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train import checkpoint
 from sslscale.train.engine import Engine
-from tests.configurations import CONFIGS
+from tests.configurations import CONFIGS, texts
 
 SEMI_SUPERVISED = sorted(name for name, config in CONFIGS.items() if isinstance(config.method, SemiSupervised))
 SELF_SUPERVISED = sorted(n for n, config in CONFIGS.items() if isinstance(config.method, (SelfSupervised, SupCon)))
@@ -46,6 +46,7 @@ def batch(config: TrainConfig, step: int) -> dict[str, Batch]:
         index = torch.randperm(IMAGES, generator=generator)[:count]
         numbers = torch.rand(count, 10, generator=generator)
         given = {"label": index % 3, "soft_label": numbers.softmax(1), "features": numbers, "teacher_logits": numbers}
+        given["text"] = texts(count, generator)
         found[spec.name] = Batch(views, index, {name: given[name] for name in spec.fields})
     return found
 

@@ -19,18 +19,18 @@ from torch.multiprocessing.spawn import start_processes
 
 from sslscale import distributed
 from sslscale.data.index import read_index
-from sslscale.data.samples import open_described, open_images, open_samples
+from sslscale.data.samples import open_captioned, open_described, open_images, open_samples
 from sslscale.data.soft_labels import SoftLabels
 from sslscale.data.stream import Stream
 from sslscale.errors import DataError
 from sslscale.graph.resources import Resources, Strategy
 from sslscale.methods.method import build_method
 from sslscale.nn.batch_norm import use_global
-from sslscale.settings.method import method_names
+from sslscale.settings.method import ImageText, method_names
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.fit import fit
 from sslscale.train.strategy import build_engine
-from tests.configurations import CONFIG, CONFIGS, STEPS, Rows
+from tests.configurations import CONFIG, CONFIGS, STEPS, Rows, texts
 
 
 def configuration(name: str, strategy: Strategy) -> TrainConfig:
@@ -59,6 +59,8 @@ def train(
     )
     if config.method.needs_teacher:
         samples["labeled"] = open_described(folder, described, ("labeled",), labels=True)
+    if isinstance(config.method, ImageText):
+        samples["images"] = open_captioned(folder, described / "captions", ("labeled", "unlabeled"))
     if name == "feature_distillation":
         samples["images"] = open_described(folder, described, ("labeled", "unlabeled"))
     data = dataclasses.replace(config, seed=1)
@@ -150,11 +152,16 @@ def fit_with_other_data(rank: int) -> None:
 
 
 def features(folder: Path, out: Path) -> None:
-    """Ten numbers for every image."""
-    rng = np.random.default_rng(0)
+    """Ten numbers for every image, and the tokens of a caption."""
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     for split in ("labeled", "unlabeled"):
         (out / split).mkdir(parents=True, exist_ok=True)
-        for number, info in enumerate(read_index(folder / split).shards):
+        (out / "captions" / split).mkdir(parents=True, exist_ok=True)
+        index = read_index(folder / split)
+        np.save(out / "captions" / split / "usable.npy", np.ones(index.num_samples, bool))
+        for number, info in enumerate(index.shards):
+            tokens = texts(info.samples, generator).numpy().astype(np.uint16)
+            np.save(out / "captions" / split / f"features-{number:06d}.npy", tokens)
             np.save(out / split / f"features-{number:06d}.npy", rng.normal(size=(info.samples, 10)).astype(np.float16))
 
 

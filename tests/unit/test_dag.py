@@ -229,6 +229,8 @@ def test_every_settings_field_is_identity_or_reviewed() -> None:
         "PackConfig": {"source", "labels", "val", "test"},  # their content is hashed instead
         "TimmConfig": {"weights", "classes"},  # likewise
         "InitConfig": {"checkpoint", "weights"},  # likewise, in the stage that opens them
+        "ClipConfig": {"checkpoint"},  # likewise
+        "CaptionRetrievalConfig": {"batch_size"},
         "TrainConfig": {
             "log_every",
             "save_every",
