@@ -36,7 +36,7 @@ def list_methods(options: argparse.Namespace) -> int:
 
 def methods() -> list[dict[str, str]]:
     """The rows of the methods' own page, which ships with the package."""
-    from sslscale.settings.method import SelfSupervised, SemiSupervised, find, method_names
+    from sslscale.settings.method import ImageText, SelfSupervised, SemiSupervised, find, method_names
 
     text = (Path(__file__).parent.parent / "methods" / "README.md").read_text("utf-8")
     known, rows = method_names(), {}
@@ -54,6 +54,8 @@ def methods() -> list[dict[str, str]]:
             kind = "self-supervised"
         elif issubclass(cls, SemiSupervised) or name in ("noisy_student", "joint_training"):
             kind = "semi-supervised"
+        elif issubclass(cls, ImageText):
+            kind = "image-text"
         elif name != "supervised":
             kind = "distillation"
         plain = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", cell).replace("`", "") for cell in cells]
