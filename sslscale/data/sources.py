@@ -245,7 +245,8 @@ def torchvision_set(source: str) -> Listing:
     items = []
     for i, label in enumerate(labels):
         key = f"{name}/{split}/{i:07d}"
-        items.append(Item(key, key, ".png", classes[label], partial(_torchvision_image, source, i)))
+        name_of = classes[label] if label >= 0 else None  # STL-10's unlabelled images have -1
+        items.append(Item(key, key, ".png", name_of, partial(_torchvision_image, source, i)))
     return Listing(items, classes)
 
 

@@ -13,7 +13,8 @@ class InitConfig:
     {checkpoint: DIR or FILE}.
 
     `checkpoint` is a folder that sslscale wrote, the key of a result in the same root, or a file of weights under the
-    names of sslscale, timm or torchvision (.safetensors or .pth; of pickles, tensors alone are read). `timm` is a model
+    names of sslscale, timm or torchvision (.safetensors or .pth; of pickles, tensors alone are read). A file for a
+    model `open_clip:NAME` is of both its towers, under open_clip's names. `timm` is a model
     of timm; without a file of `weights`, the ones that timm publishes under that name are downloaded. The training's
     `model` must be the same network: `timm:NAME`, or a resnet_ or vit_ of the same shape. The backbone is taken, into
     teachers and averages too; a classifier is taken if it knows the same classes, else it begins anew.

@@ -14,6 +14,7 @@ from sslscale.graph.dag import cpu_only
 from sslscale.graph.lookup import find_checkpoint
 from sslscale.settings.first_weights import InitConfig
 from sslscale.settings.model import FILES, ImageConfig, ModelConfig, read_info
+from sslscale.settings.text import PREFIX
 from sslscale.storage import mirror
 from sslscale.storage.jsonio import digest
 
@@ -65,7 +66,8 @@ def _folder(name: str, root: Path) -> Path:
 
 @cpu_only
 def open_weights(ctx: RunContext, config: WeightsConfig) -> Checkpoint:
-    """Write a checkpoint's two files again, or a backbone without a classifier of public weights.
+    """Write a checkpoint's two files again, or public weights: a backbone without a classifier, or open_clip's two
+    towers.
 
     Raises ConfigError and DataError for weights that are not of the training's network.
     """
@@ -84,7 +86,9 @@ def open_weights(ctx: RunContext, config: WeightsConfig) -> Checkpoint:
         parameters = info.num_parameters
     else:
         file = source.checkpoint or source.weights
-        if file is not None:
+        if file is not None and config.model.name.startswith(PREFIX):
+            network = public_weights.read_towers(Path(file), config.model)
+        elif file is not None:
             network = public_weights.read_backbone(Path(file), config.model)
         else:
             assert source.timm is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
     text = (experiment.share() / config).read_text()
     assert text.startswith(f"# sslscale run {config}")
     words = [] if "source: digits" in text else [f"data.source={digits}"]
-    if "test: data" in text or 'test: "webdataset:' in text:
+    if re.search(r'test: (data|"(webdataset|torchvision):)', text):
         words += ["data.test=null"]
     if "labels_per_class" in text and "source: digits" not in text:
         words += ["data.labels_per_class=null"]

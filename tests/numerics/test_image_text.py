@@ -21,10 +21,13 @@ from sslscale.methods.clip.method import clip_loss
 from sslscale.methods.image_text import ImageTextMethod, own_captions
 from sslscale.methods.method import StepInfo, build_method
 from sslscale.methods.siglip.method import siglip_loss
+from sslscale.methods.simclr import SimCLR
+from sslscale.nn.classifier import build_classifier, together
 from sslscale.nn.open_clip_towers import count_tokens, text_of, tokenizer
 from sslscale.nn.towers import build_towers, classifier_of
-from sslscale.settings.model import ModelConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.text import TextConfig, ZeroShotConfig
+from sslscale.train import checkpoint
 from sslscale.train.engine import Engine
 from sslscale.train.public_weights import read_towers
 from tests.configurations import CONFIGS, TEXT, batch_of
@@ -219,6 +222,45 @@ def test_public_weights_give_open_clips_embeddings(tmp_path: Path) -> None:
     assert towers.config == TextConfig(width=256, depth=10, heads=4, embed_dim=256)
     with pytest.raises(DataError, match="holds no weights of open_clip:RN50"):
         read_towers(file, ModelConfig(name="open_clip:RN50"))
+
+
+def test_first_weights_of_both_towers_or_of_the_image_tower_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, image = ModelConfig(name="wrn_10_0.5"), ImageConfig(size=8)
+    towers = build_towers(model, TEXT)
+    checkpoint.save_model(tmp_path, towers, checkpoint.describe_model(towers, model, image, ()))
+    method = build_method(CLIP(text=TEXT), model, 10)
+    checkpoint.initialize_method(method, tmp_path, ())
+    torch.testing.assert_close(method.result.state_dict(), towers.state_dict())
+    for other in (
+        build_method(CLIP(text=dataclasses.replace(TEXT, depth=2)), model, 10),
+        build_method(SimCLR(), model, 10),
+    ):
+        checkpoint.initialize_method(other, tmp_path, ())
+        backbone: Any = checkpoint.backbones(other)[0]
+        torch.testing.assert_close(backbone.state_dict(), towers.backbone.state_dict())
+    classifier = build_classifier(model, 10)
+    checkpoint.initialize(classifier, tmp_path, ("a", "b"))
+    torch.testing.assert_close(classifier.backbone.state_dict(), towers.backbone.state_dict())
+    loaded = checkpoint.load_towers(tmp_path)
+    torch.testing.assert_close(loaded.state_dict(), towers.state_dict())
+    described = checkpoint.describe_model(classifier, model, image, tuple("abcdefghij"))
+    checkpoint.save_model(tmp_path, classifier, described)
+    with pytest.raises(DataError, match="has no text tower"):
+        checkpoint.load_towers(tmp_path)
+
+
+def test_two_networks_are_one_classifier_after_loading(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ModelConfig(name="wrn_10_0.5")
+    members = [classifier_of(build_towers(model, TEXT), torch.randn(3, 16), torch.tensor(5.0)) for _ in range(2)]
+    both = together(members).eval()
+    checkpoint.save_model(tmp_path, both, checkpoint.describe_model(both, model, ImageConfig(size=8), ("a", "b", "c")))
+    loaded, info = checkpoint.load_model(tmp_path)
+    x = torch.randn(4, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), (members[0](x) + members[1](x)) / 2)
+    assert (info.members, info.cosine_dim) == (2, 16)
 
 
 def test_names_that_open_clip_does_not_have_are_one_line() -> None:
