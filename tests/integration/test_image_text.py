@@ -24,7 +24,7 @@ from sslscale.nn.open_clip_towers import text_of
 from sslscale.settings.data import PackConfig
 from sslscale.settings.text import CaptionConfig
 from sslscale.stages.captions import captions
-from sslscale.stages.pack import content, pack
+from sslscale.stages.pack import content, has_test, is_labeled, pack
 from tests import runs
 from tests.benchmarks.captions import of_digits
 
@@ -217,5 +217,6 @@ def test_hidden_labels_leave_classes_and_a_test_split(tmp_path: Path) -> None:
     of_digits(tmp_path, wrong=0.0, turn=0.0, seed=0)
     source = PackConfig(source=f"{tmp_path}/adapt", test=f"{tmp_path}/test", labels_per_class=0)
     data = pack(context(tmp_path, "data"), source)
+    assert not is_labeled(source) and has_test(source)
     assert set(data.num_samples) == {"unlabeled", "test"} and len(data.classes) == 10
     assert (read_index(data.split("unlabeled")).labels == -1).all()
