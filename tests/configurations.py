@@ -27,6 +27,7 @@ from sslscale.methods.emp_ssl import EMPSSL
 from sslscale.methods.feature_distillation import FeatureDistillation
 from sslscale.methods.fixmatch import FixMatch
 from sslscale.methods.flexmatch import FlexMatch
+from sslscale.methods.frame_interpolation import FrameInterpolation
 from sslscale.methods.freematch import FreeMatch
 from sslscale.methods.inpainting import Inpainting
 from sslscale.methods.jigsaw import Jigsaw
@@ -48,6 +49,7 @@ from sslscale.methods.relative_position import RelativePosition
 from sslscale.methods.remixmatch import ReMixMatch
 from sslscale.methods.rotation import Rotation
 from sslscale.methods.scl import SCL
+from sslscale.methods.shuffle_and_learn import ShuffleAndLearn
 from sslscale.methods.siglip import SigLIP
 from sslscale.methods.simclr import SimCLR
 from sslscale.methods.simsiam import SimSiam
@@ -67,7 +69,7 @@ from sslscale.settings.text import TextConfig
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.recorder import Recorder
 
-STEPS = 6
+STEPS, FRAMES = 6, 5  # FRAMES of a clip
 CONFIG = TrainConfig(
     method=NoisyStudent(unlabeled_ratio=2, ema=0.9),
     model=ModelConfig(name="wrn_10_0.5"),
@@ -171,6 +173,8 @@ TUNED = {
             of(EMPSSL(patches=3, hidden=24, projection=16)),
             of(MAE(width=32, depth=1), model=VIT),
             of(CLIP(text=TEXT)),
+            of(ShuffleAndLearn(spread=2, gap=1, hidden=16)),
+            of(FrameInterpolation(spread=2, gap=1, outside=0.3, foreign=0.3)),
             of(SigLIP(text=dataclasses.replace(TEXT, causal=False))),
         )
     },
@@ -247,8 +251,9 @@ def batch_of(config: TrainConfig, stream: str, size: int, step: int, device: tor
     for view in config.views_of(spec):
         side = view.size or config.image.size
         for _ in range(view.count):
-            image = torch.randn(size, 3, side, side, generator=generator)
-            views.append(image.contiguous(memory_format=torch.channels_last).to(device))
+            image = torch.randn(size * (FRAMES if spec.clips else 1), 3, side, side, generator=generator)
+            image = image.contiguous(memory_format=torch.channels_last).to(device)
+            views.append(image.unflatten(0, (size, FRAMES)) if spec.clips else image)
     numbers = (torch.arange(size) * 7 + step * size) % 200
     given = {
         "label": numbers % 10,

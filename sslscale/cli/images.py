@@ -35,6 +35,7 @@ def pack(options: argparse.Namespace) -> int:
         source=options.source,
         labels=options.labels,
         captions=options.captions,
+        video=None if options.frames is None else {"frames": options.frames, "fps": options.fps},
         shard_size=options.shard_size,
         resize=options.resize,
     )
@@ -54,9 +55,11 @@ def _webdataset(share: str) -> str:
 
 def _build(options: argparse.Namespace, **settings: Any) -> int:
     """Pack or index a source into a folder, or a prefix of a store, that appears whole or not at all."""
-    from sslscale.settings.data import PackConfig
+    from sslscale.settings.data import PackConfig, VideoConfig
 
     try:
+        if settings.get("video") is not None:
+            settings["video"] = VideoConfig(**settings["video"])
         config = PackConfig(
             **settings,
             labels_per_class=options.labels_per_class,

@@ -139,6 +139,8 @@ def parser() -> argparse.ArgumentParser:
     )
     pack.add_argument("out", metavar="OUT", help="a folder that is not there yet, or s3://...")
     pack.add_argument("--labels", help="CSV (path,label) of the few labelled images; all others are unlabelled")
+    pack.add_argument("--frames", type=_count, help="of a folder of videos: cut them into clips of so many frames")
+    pack.add_argument("--fps", type=float, default=8.0, help="frames a second of those clips (8)")
     pack.add_argument("--captions", help="txt for the text file beside each image, or the column of a CSV")
     pack.add_argument("--shard-size", type=_count, default=1000, help="images a shard (1000)")
     pack.add_argument("--resize", type=_count, help="scale larger images to this short side (re-encodes them)")

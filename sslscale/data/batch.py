@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 class Batch:
     """This worker's part of one stream's global batch.
 
-    `views` are normalised float images (batch, 3, size, size). `index` holds the samples' numbers in the stream, on the
-    device; `global_numbers` those of all workers, in the workers' order, on the host. `fields` has what the stream's
-    specification names, one row a sample.
+    `views` are normalised float images (batch, 3, size, size), or clips of them (batch, frames, 3, size, size). `index`
+    holds the samples' numbers in the stream, on the device; `global_numbers` those of all workers, in the workers'
+    order, on the host. `fields` has what the stream's specification names, one row a sample.
     """
 
-    views: tuple[Float[Tensor, "batch 3 _ _"], ...]
+    views: tuple[Float[Tensor, "batch *frames 3 _ _"], ...]
     index: Int[Tensor, " batch"]
     fields: Mapping[Field, Tensor] = field(default_factory=dict)
     global_numbers: Int[Tensor, " global_batch"] | None = None

@@ -6,15 +6,15 @@ import hashlib
 import os
 from pathlib import Path
 
-from sslscale.data import sources, webdatasets
+from sslscale.data import sources, videos, webdatasets
 from sslscale.errors import DataError
 from sslscale.storage import jsonio, mirror
 
 HASHED_BYTES = 2 << 30  # a larger folder is identified by names, sizes and times instead of its content
 
 
-def fingerprint(source: str, root: Path | None, captions: str | None = None) -> str:
-    """Hash the content of a source, and of the captions beside its images, if they are read.
+def fingerprint(source: str, root: Path | None, captions: str | None = None, *, video: bool = False) -> str:
+    """Hash the content of a source, and of the captions beside its images, if they are read; or of videos.
 
     Contents are read once: sizes and times tell whether to read them again. A folder over 2 GiB is identified by the
     names, sizes and times of its files, as is any without a root to remember the hash.
@@ -46,7 +46,8 @@ def fingerprint(source: str, root: Path | None, captions: str | None = None) -> 
         if path.suffix == ".csv":
             files += [file for _, file, _ in sources.manifest_rows(path, captions)[0]]
     else:
-        base, files = path, list(sources.image_files(path))
+        suffixes = videos.SUFFIXES if video else sources.SUFFIXES
+        base, files = path, list(sources.image_files(path, suffixes=suffixes))
         if captions is not None:
             files += [text for text in map(sources.caption_file, files) if text.is_file()]
     return _content(base, files, root)

@@ -42,8 +42,9 @@ class Index:
     """The index of a folder of shards.
 
     `soft` says that every sample has a pseudo-label in its shard. `prefixed` keys have the name of their shard before
-    them. `sums` are the SHA-256 of the arrays beside the index; without labels.npy the shards must be read for the
-    labels. `parts` are the indexes that this one joins.
+    them. With `frames` above 1 so many samples after one another are a clip of a video. `sums` are the SHA-256 of the
+    arrays beside the index; without labels.npy the shards must be read for the labels. `parts` are the indexes that
+    this one joins.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class Index:
     classes: tuple[str, ...]
     soft: bool = False
     prefixed: bool = False
+    frames: int = 1
     sums: Mapping[str, str] = dataclasses.field(default_factory=dict)
     parts: tuple[Index, ...] = ()
 
@@ -120,6 +122,7 @@ def joined(folder: Path, indexes: Sequence[Index]) -> Index:
         indexes[0].classes,
         soft=all(index.soft for index in indexes),
         prefixed=any(index.prefixed for index in indexes),
+        frames=indexes[0].frames,
         parts=tuple(indexes),
     )
 
@@ -137,7 +140,8 @@ def read_index(folder: str | Path) -> Index:
         if any(Path(shard.file).name != shard.file for shard in shards):
             raise DataError(f"{folder / INDEX}: a shard lies outside its folder")
         classes, arrays = tuple(data["classes"]), dict(data.get("arrays", {}))
-        return Index(folder, shards, classes, bool(data.get("soft")), bool(data.get("prefixed")), arrays)
+        soft, prefixed, frames = bool(data.get("soft")), bool(data.get("prefixed")), int(data.get("frames", 1))
+        return Index(folder, shards, classes, soft, prefixed, frames, arrays)
     except FileNotFoundError:
         raise DataError(
             f"{folder}: no {INDEX} there; make shards with `sslscale data pack SRC {folder}`, or index those that are "
@@ -162,6 +166,7 @@ def write_index(
     *,
     soft: bool = False,
     prefixed: bool = False,
+    frames: int = 1,
 ) -> Index:
     """Write the arrays, then index.json, which makes the shards a finished set.
 
@@ -174,7 +179,7 @@ def write_index(
         arrays[LABELS] = _save(folder / LABELS, np.asarray(labels, label_type(len(classes))))
     if rows is not None:
         arrays[ROWS] = _save(folder / ROWS, np.asarray(rows, np.int32))
-    index = Index(folder, shards, classes, soft, prefixed, arrays)
+    index = Index(folder, shards, classes, soft, prefixed, frames, arrays)
     jsonio.write_json(
         folder / INDEX,
         jsonio.sealed(
@@ -184,6 +189,7 @@ def write_index(
                 "classes": list(classes),
                 "soft": soft,
                 "prefixed": prefixed,
+                **({"frames": frames} if frames > 1 else {}),
                 "arrays": arrays,
                 "shards": [_as_json(shard) for shard in shards],
             }

@@ -10,6 +10,7 @@ import numpy as np
 from sslscale.data.samples import (
     Samples,
     open_captioned,
+    open_clips,
     open_clustered,
     open_described,
     open_images,
@@ -45,6 +46,8 @@ def open_stream(spec: StreamSpec, inputs: Inputs, config: TrainConfig, local: Lo
                 "data.labels_per_class, or name the labelled ones alone (splits: [labeled])"
             )
         return open_unlabeled(data, config.splits, local=local)
+    if spec.clips:
+        return open_clips(data, config.splits, local=local)
     if "text" in spec.fields:
         captions = inputs["captions"]
         assert isinstance(captions, Captions)

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sslscale.data import decode, shard, sources
+from sslscale.data import decode, shard
 from sslscale.data.index import Index, shard_info, write_index
 from sslscale.data.limits import SKIPPED, require_few_bad
 from sslscale.data.sources import HIDDEN, Item
-from sslscale.data.split import Split, split
+from sslscale.data.split import Split, listing, split
 from sslscale.data.threads import pool
 from sslscale.data.write import Sample, write_shard
 from sslscale.errors import DataError
@@ -60,10 +60,12 @@ def pack(
     the shards, by default in this process; the same bytes whoever writes which. Shards that an interrupted packing of
     the same source into this folder wrote are kept. `done` are the images by split, if they are not to be listed.
     """
-    done = done or split(config, sources.list_source(config.source, config.captions))
+    done = done or split(config, listing(config, config.source, config.captions))
     for note in done.notes:
         say(note)
-    every = [Task(name, n, items) for name, mine in done.parts.items() for n, items in _parts(mine, config.shard_size)]
+    frames = config.video.frames if config.video is not None else 1
+    size = max(config.shard_size // frames, 1) * frames  # no clip is in two shards
+    every = [Task(name, n, items) for name, mine in done.parts.items() for n, items in _parts(mine, size)]
     waiting = [task for task in every if not task.note(folder).exists()]
     for name in done.parts:
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -138,7 +140,9 @@ def _finish(
         hide = name == "unlabeled"
         if hide and config.keep_hidden_labels:
             np.save(folder / name / HIDDEN, known.astype(np.int32))
-        indexes[name] = write_index(folder / name, infos, done.classes, np.full(len(known), -1) if hide else known)
+        visible = np.full(len(known), -1) if hide else known
+        frames = config.video.frames if config.video is not None else 1
+        indexes[name] = write_index(folder / name, infos, done.classes, visible, frames=frames)
     if bad:
         (folder / SKIPPED).write_text("\n".join(bad) + "\n", "utf-8")
         say(f"{len(bad):,} of {total:,} images left out, as {SKIPPED} lists them; the first: {bad[0]}")

@@ -43,6 +43,7 @@ class Samples:
     copies: np.ndarray | None = None  # int (n,): which repeat of its image a sample is
     features: Features | None = None  # what a network made of each image of the shards
     captions: Captions | None = None  # tokens of the captions
+    frames: int = 1  # a sample is so many images after one another, a clip: its place is that of the first
     hidden: np.ndarray | None = None  # int32 (n,), -1: unknown; the truth, for the log alone: no batch has it
 
     def __len__(self) -> int:
@@ -243,3 +244,28 @@ def open_captioned(folder: Path, captions: Path, splits: Sequence[str], *, local
     if sizes != [rows for rows, _ in found.shapes]:
         raise DataError(f"{captions}: its captions are not those of the images of {folder}")
     return dataclasses.replace(samples, captions=found).keep(usable(captions, splits))
+
+
+def open_clips(folder: Path, splits: Sequence[str], *, local: Local | None = None) -> Samples:
+    """The clips of the videos in these splits, without labels. Raises DataError for images that are none."""
+    samples = open_images(folder, splits, local=local)
+    if samples.index.frames == 1:
+        raise DataError(f"{folder}: holds images, not clips of videos: pack a folder of videos with data.video")
+    return as_clips(samples, samples.index.frames)
+
+
+def as_clips(samples: Samples, frames: int) -> Samples:
+    """So many samples after one another as one, without labels; raises DataError if a shard holds a part of one."""
+    sizes = [info.samples for info in samples.index.shards]
+    wrong = [info.file for info, size in zip(samples.index.shards, sizes, strict=True) if size % frames]
+    if wrong:
+        raise DataError(f"{wrong[0]}: holds a clip with fewer than {frames} frames: pack the videos again")
+    first = np.arange(0, sum(sizes), frames)
+    shard, row = samples.places(first)
+    return dataclasses.replace(
+        samples,
+        labels=samples.labels[first],
+        block_sizes=[size // frames for size in sizes],
+        order=(shard.astype(np.int32), row.astype(np.int32)),
+        frames=frames,
+    )

@@ -41,6 +41,7 @@ class Item(NamedTuple):
     label: str | None
     read: Callable[[], bytes]
     caption: Callable[[], bytes | None] | None = None
+    group: str = ""  # the video that a frame is of: all of it is in one split
 
 
 class Listing(NamedTuple):
@@ -136,11 +137,11 @@ def folder(root: Path, captions: bool = False) -> Listing:
     return listing
 
 
-def class_folders(root: Path) -> list[str]:
+def class_folders(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
     """The sub-folders of a folder that are classes: all of them, or none if an image lies beside them."""
     with os.scandir(root) as entries:
         found = [(entry.name, entry.is_dir()) for entry in entries if not _hidden(entry.name)]
-    if any(not is_folder and name.lower().endswith(SUFFIXES) for name, is_folder in found):
+    if any(not is_folder and name.lower().endswith(suffixes) for name, is_folder in found):
         return []
     return sorted(name for name, is_folder in found if is_folder)
 
@@ -275,8 +276,13 @@ def _torchvision_image(source: str, number: int) -> bytes:
     return buffer.getvalue()
 
 
-def image_files(root: Path, skip_file: Callable[[str, Path], None] = lambda kind, path: None) -> Iterator[Path]:
-    """The images below a folder in the order of their names; `skip_file` hears of all that is none."""
+def image_files(
+    root: Path,
+    skip_file: Callable[[str, Path], None] = lambda kind, path: None,
+    suffixes: tuple[str, ...] = SUFFIXES,
+) -> Iterator[Path]:
+    """The images below a folder, or the files of other `suffixes`, in the order of their names; `skip_file` hears of
+    all others."""
     for parent, folders, files in os.walk(root):
         for name in sorted(folders):
             if _hidden(name):
@@ -285,7 +291,7 @@ def image_files(root: Path, skip_file: Callable[[str, Path], None] = lambda kind
                 skip_file("links to folders, which are not followed", Path(parent, name))
         folders[:] = sorted(name for name in folders if not _hidden(name))
         for name in sorted(files):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(suffixes) and not name.startswith("."):
                 yield Path(parent, name)
             else:
                 skip_file(_kind(name), Path(parent, name))

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from sslscale.data import sources, webdatasets
+from sslscale.data import sources, videos, webdatasets
 from sslscale.data.labels import read_labels
 from sslscale.data.sources import Item, Listing
 from sslscale.errors import DataError
@@ -72,7 +72,7 @@ def split(config: PackConfig, listing: Listing) -> Split:
                     f"{config.source}: class {label!r} has no labelled image left for training; label one, or leave "
                     "the class out"
                 )
-    ordered = {name: sorted(items, key=lambda i: _order(i, "shard")) for name, items in sorted(parts.items()) if items}
+    ordered = {name: sorted(items, key=_place) for name, items in sorted(parts.items()) if items}
     return Split(ordered, classes, tuple(notes))
 
 
@@ -82,7 +82,7 @@ def contents(config: PackConfig) -> Contents | None:
 
     Raises DataError as packing does.
     """
-    if config.source.startswith(("torchvision:", webdatasets.PREFIX)):
+    if config.source.startswith(("torchvision:", webdatasets.PREFIX)) or config.video is not None:
         return None
     if sources.is_packed(config.source):
         found = {}
@@ -97,7 +97,7 @@ def contents(config: PackConfig) -> Contents | None:
                     raise DataError(f"{file}: unreadable index ({error})") from None
         classes = next((classes for _, classes in found.values()), ())
         return Contents({name: count for name, (count, _) in found.items()}, classes)
-    done = split(config, sources.list_source(config.source, config.captions))
+    done = split(config, listing(config, config.source, config.captions))
     return Contents({name: len(items) for name, items in done.parts.items()}, done.classes)
 
 
@@ -112,7 +112,8 @@ def is_labeled(config: PackConfig) -> bool:
     if not sources.is_packed(config.source):
         path = Path(config.source)
         if path.suffix != ".csv":
-            return not sources.is_dir(path) or bool(sources.class_folders(path))
+            suffixes = videos.SUFFIXES if config.video is not None else sources.SUFFIXES
+            return not sources.is_dir(path) or bool(sources.class_folders(path, suffixes))
     found = contents(config)
     return found is None or found.labeled
 
@@ -145,7 +146,7 @@ def _held(config: PackConfig, name: str, share: str, classes: tuple[str, ...]) -
     """The images of a folder that is the test or the val split, and the classes: its own if the source has none."""
     place = sources.resolve(config.source, share)
     alike = place.endswith(".csv") == config.source.endswith(".csv")  # a folder beside a CSV has no captions
-    held = sources.list_source(place, config.captions if alike else None)
+    held = listing(config, place, config.captions if alike else None)
     classes = classes or held.classes
     unknown = sorted({item.label for item in held.items if item.label} - set(classes))
     if unknown:
@@ -157,35 +158,51 @@ def _held(config: PackConfig, name: str, share: str, classes: tuple[str, ...]) -
 
 def _choose(config: PackConfig, items: list[Item], classes: tuple[str, ...]) -> list[Item]:
     """The images that keep their label."""
-    known = [item for item in items if item.label is not None]
     if config.labels_per_class is None:
-        return known
-    by_class: dict[str, list[Item]] = {label: [] for label in classes}
-    for item in known:
-        by_class[str(item.label)].append(item)
+        return [item for item in items if item.label is not None]
     labeled = []
-    for label, mine in by_class.items():
+    by_class = _units_of(items)
+    for label in classes:
+        mine = by_class.get(label, {})
         if len(mine) < config.labels_per_class:
             raise DataError(
-                f"{config.source}: class {label!r} has {len(mine)} images, "
+                f"{config.source}: class {label!r} has {len(mine)} {'videos' if config.video else 'images'}, "
                 f"fewer than labels_per_class={config.labels_per_class}"
             )
-        labeled += sorted(mine, key=lambda i: _order(i, f"label{config.seed}"))[: config.labels_per_class]
+        for unit in sorted(mine, key=lambda u: _order(u, f"label{config.seed}"))[: config.labels_per_class]:
+            labeled += mine[unit]
     return labeled
 
 
 def _hold_out(items: list[Item], share: float, name: str) -> tuple[list[Item], list[Item]]:
-    """Hold out a share of each class's labelled images, the same ones whatever the seed."""
-    by_class: dict[str, list[Item]] = {}
-    for item in items:
-        if item.label is not None:
-            by_class.setdefault(item.label, []).append(item)
+    """Hold out a share of each class's labelled images, the same ones whatever the seed; of videos, whole ones."""
     held: set[str] = set()
-    for mine in by_class.values():
-        mine.sort(key=lambda i: _order(i, name))
-        held.update(item.key for item in mine[: max(round(len(mine) * share), 1)])
+    for mine in _units_of(items).values():
+        chosen = sorted(mine, key=lambda u: _order(u, name))[: max(round(len(mine) * share), 1)]
+        held.update(item.key for unit in chosen for item in mine[unit])
     return [i for i in items if i.key not in held], [i for i in items if i.key in held]
 
 
-def _order(item: Item, salt: str) -> bytes:
-    return hashlib.sha256(f"{salt}:{item.key}".encode()).digest()
+def _units_of(items: list[Item]) -> dict[str, dict[str, list[Item]]]:
+    """By class, what is in a split together: each labelled image, or all frames of a video."""
+    found: dict[str, dict[str, list[Item]]] = {}
+    for item in items:
+        if item.label is not None:
+            found.setdefault(item.label, {}).setdefault(item.group or item.key, []).append(item)
+    return found
+
+
+def _place(item: Item) -> tuple[bytes, str]:
+    """Where an image stands among the others of its split: anywhere, but the frames of a clip in their order."""
+    return _order(item.key.rpartition("/")[0] if item.group else item.key, "shard"), item.key
+
+
+def _order(key: str, salt: str) -> bytes:
+    return hashlib.sha256(f"{salt}:{key}".encode()).digest()
+
+
+def listing(config: PackConfig, source: str, captions: str | None = None) -> Listing:
+    """What a source holds; raises DataError."""
+    if config.video is None:
+        return sources.list_source(source, captions)
+    return videos.list_videos(Path(source), config.video, config.resize, skip=config.on_bad_sample == "skip")

@@ -177,10 +177,13 @@ class Stream:
 
     def load(self, numbers: np.ndarray, epochs: np.ndarray, global_numbers: np.ndarray | None = None) -> RawBatch:
         """Read these samples on the host. `global_numbers` are those of all workers, by default these alone."""
-        index, epoch = torch.from_numpy(numbers), torch.from_numpy(epochs)
+        index, epoch, frames = torch.from_numpy(numbers), torch.from_numpy(epochs), self.samples.frames
         shard, row = self.samples.places(numbers)
+        row = (row[:, None] + np.arange(frames)).ravel()
+        # the frames of a clip have the number of their clip, by which what happens to an image is drawn
+        drawn = index.repeat_interleave(frames), epoch.repeat_interleave(frames)
         return RawBatch(
-            self._reader.load(shard, row, index, epoch),
+            self._reader.load(shard.repeat(frames), row, *drawn),
             index,
             index if global_numbers is None else torch.from_numpy(global_numbers),
             {name: torch.from_numpy(self.samples.field(name, numbers)) for name in self._fields},
@@ -189,4 +192,7 @@ class Stream:
     def finish(self, raw: RawBatch) -> Batch:
         """Make the views, on the stream's device."""
         fields: dict[Field, Tensor] = {name: to_device(x, self.device) for name, x in raw.fields.items()}
-        return Batch(self._reader.finish(raw.views), to_device(raw.index, self.device), fields, raw.global_numbers)
+        views = self._reader.finish(raw.views)
+        if self.samples.frames > 1:
+            views = tuple(view.unflatten(0, (-1, self.samples.frames)) for view in views)
+        return Batch(views, to_device(raw.index, self.device), fields, raw.global_numbers)

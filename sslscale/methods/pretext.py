@@ -56,7 +56,7 @@ class Task(nn.Module):
         """What the task makes of a few images, and how it is solved."""
         raise TypeError(f"{type(self).__name__} has no pictures")
 
-    def pixels(self, view: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 h w"]:
+    def pixels(self, view: Float[Tensor, "*batch 3 h w"]) -> Float[Tensor, "*batch 3 h w"]:
         """RGB from 0 to 1 of normalised images."""
         return (view.float() * self.std + self.mean).clamp(0, 1)
 

@@ -19,13 +19,15 @@ def draw_views(file: Path, batch: Mapping[str, Batch], mean: Sequence[float], st
     """Write a PNG with a row for each of a few images of every stream, and their views side by side."""
     rows = []
     for part in batch.values():
-        views = [_pixels(view[:_IMAGES], mean, std) for view in part.views[:_VIEWS]]
+        shown = part.views[0].unbind(1) if part.views and part.views[0].ndim == 5 else part.views  # a clip's frames
+        views = [_pixels(view[:_IMAGES], mean, std) for view in shown[:_VIEWS]]
         blank = [torch.full_like(views[0], 255)] * (_VIEWS - len(views)) if views else []
         if views:
             rows.append(torch.cat([*views, *blank], 3))  # (images, 3, side, views * side)
     if not rows:
         return
-    widest = max(min(len(part.views), _VIEWS) for part in batch.values())
+    clips = any(view.ndim == 5 for part in batch.values() for view in part.views)
+    widest = _VIEWS if clips else max(min(len(part.views), _VIEWS) for part in batch.values())
     picture = torch.cat([row.permute(0, 2, 3, 1).flatten(0, 1) for row in rows])[:, : widest * (_SIDE + 4)]
     Image.fromarray(picture.numpy()).save(file)
 

@@ -12,6 +12,18 @@ from sslscale.storage import jsonio
 
 
 @dataclass(frozen=True, kw_only=True)
+class VideoConfig:
+    """How videos are cut into clips: `frames` of each, `fps` of them a second of the video, whatever its own rate."""
+
+    frames: int = 16
+    fps: float = 8.0
+
+    def __post_init__(self) -> None:
+        require(self.frames > 1, "frames", "must be 2 or more")
+        require(self.fps > 0, "fps", "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PackConfig:
     """Which images to use, which of them are labelled, and how they are split.
 
@@ -23,6 +35,8 @@ class PackConfig:
     the member that has a sample's class: cls, txt, json:FIELD, or none; null is cls, where there is one.
     `captions` packs a caption beside each image, as KEY.txt: of a folder `txt`, the text file beside the image; of a
     CSV the name of its column. WebDatasets keep their own (see CaptionConfig). `labels_per_class: 0` hides all labels.
+    With `video` the source is a folder of videos, whose clips are packed frame by frame, as JPEG of `resize` pixels; a
+    video's clips are all in one split, and shares count videos.
     `prefix_keys` puts the name of its shard before every key, for sets that count in each shard from 0.
     """
 
@@ -41,6 +55,7 @@ class PackConfig:
     label: str | None = None
     prefix_keys: bool = False
     captions: str | None = field(default=None, metadata={"new": True})
+    video: VideoConfig | None = field(default=None, metadata={"new": True})
     seed: int = field(default=0, metadata={"hidden": True})
     version: int = field(default=1, init=False)
 

@@ -178,6 +178,34 @@ class ImageText(MethodSettings):
         return None if own == size else f"{model.name} takes images of {own} pixels, not of {size}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Clips(MethodSettings):
+    """Methods that learn from the order of the frames of a clip, labels unread.
+
+    Of each clip a window of five frames a < b < c < d < e is taken: b and d at most `spread` frames apart, c at least
+    `gap` from both, a and e outside, `gap` to 2 * `gap` away. Windows are drawn by their motion. Windows whose a or e
+    looks like c are drawn only if there are no others: frames differ by `distinct` times the clip's mean motion. The
+    features of three frames, side by side, go through a linear layer, or with `hidden` through two with a ReLU between:
+    a linear one cannot compare frames that a small network has not compared.
+    """
+
+    spread: int = 8
+    gap: int = 2
+    distinct: float = 0.5
+    hidden: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.gap >= 1, "gap", "must be 1 or more")
+        require(self.spread >= 2 * self.gap, "spread", f"must be 2 * gap or more: {2 * self.gap}")
+        require(self.distinct >= 0, "distinct", "must be 0 or more")
+        require(self.hidden >= 0, "hidden", "must be 0 (a linear layer) or more")
+
+    @property
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """One stream, `images`, whose samples are clips."""
+        return (StreamSpec(name="images", source="all", clips=True),)
+
+
 class MultiCrop(SelfSupervised):
     """Methods that compare two views with smaller crops, if `views.local` of the training names them."""
 

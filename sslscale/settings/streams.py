@@ -40,4 +40,5 @@ class StreamSpec:
     source: Source
     ratio: int = 1
     fields: tuple[Field, ...] = ()
+    clips: bool = False  # a sample is a clip of a video: its frames are augmented alike
     views: tuple[ViewSpec, ...] = (ViewSpec("view"),)

@@ -30,13 +30,17 @@ log = logging.getLogger(__name__)
 
 def content(config: PackConfig, root: Path | None) -> str:
     """Identity of everything outside the root that packing reads."""
-    parts: dict[str, str | float | None] = {"source": fingerprint.fingerprint(config.source, root, config.captions)}
+    parts: dict[str, str | float | None] = {
+        "source": fingerprint.fingerprint(config.source, root, config.captions, video=config.video is not None)
+    }
     if config.labels is not None:
         parts["labels"] = fingerprint.file_hash(Path(config.labels))
     for name in ("val", "test"):
         share = getattr(config, name)
         if isinstance(share, str):
-            share = fingerprint.fingerprint(sources.resolve(config.source, share), root, config.captions)
+            share = fingerprint.fingerprint(
+                sources.resolve(config.source, share), root, config.captions, video=config.video is not None
+            )
         parts[name] = share
     return digest(parts)
 
@@ -131,7 +135,8 @@ def _take_packed(ctx: RunContext, config: PackConfig) -> dict[str, Index]:
     """Refer to the shards of a folder that was packed or indexed before."""
     from sslscale.data.build import read_indexes
 
-    if config.labels or config.labels_per_class is not None or config.val or config.test or config.resize:
+    own = (config.labels, config.val, config.test, config.resize, config.video)
+    if any(own) or config.labels_per_class is not None:
         raise DataError(f"{config.source}: is packed already; set labels and splits when packing")
     source = sources.local_path(config.source).absolute()
     indexes = read_indexes(source)

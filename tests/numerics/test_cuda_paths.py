@@ -28,15 +28,16 @@ from sslscale.settings.train import TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.lars import LARS
 from sslscale.train.optim import step_if
-from tests.configurations import CONFIGS, TEXT
+from tests.configurations import CONFIGS, FRAMES, TEXT
 from tests.device import DEVICE, Device, HostWaits
 
 
 def batch_of(device: Device, config: TrainConfig, stream: str, size: int, step: int) -> Batch:
     """A batch such as the loader makes: its tensors are on the device, and its numbers on the host too."""
     spec = next(spec for spec in config.method.streams if spec.name == stream)
+    frames = (FRAMES,) if spec.clips else ()
     views = tuple(
-        device.put(torch.empty(size, 3, view.size or config.image.size, view.size or config.image.size))
+        device.put(torch.empty(size, *frames, 3, view.size or config.image.size, view.size or config.image.size))
         for view in config.views_of(spec)
         for _ in range(view.count)
     )

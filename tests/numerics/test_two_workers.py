@@ -19,18 +19,18 @@ from torch.multiprocessing.spawn import start_processes
 
 from sslscale import distributed
 from sslscale.data.index import read_index
-from sslscale.data.samples import open_captioned, open_described, open_images, open_samples
+from sslscale.data.samples import as_clips, open_captioned, open_described, open_images, open_samples
 from sslscale.data.soft_labels import SoftLabels
 from sslscale.data.stream import Stream
 from sslscale.errors import DataError
 from sslscale.graph.resources import Resources, Strategy
 from sslscale.methods.method import build_method
 from sslscale.nn.batch_norm import use_global
-from sslscale.settings.method import ImageText, method_names
+from sslscale.settings.method import Clips, ImageText, method_names
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.fit import fit
 from sslscale.train.strategy import build_engine
-from tests.configurations import CONFIG, CONFIGS, STEPS, Rows, texts
+from tests.configurations import CONFIG, CONFIGS, FRAMES, STEPS, Rows, texts
 
 
 def configuration(name: str, strategy: Strategy) -> TrainConfig:
@@ -61,6 +61,8 @@ def train(
         samples["labeled"] = open_described(folder, described, ("labeled",), labels=True)
     if isinstance(config.method, ImageText):
         samples["images"] = open_captioned(folder, described / "captions", ("labeled", "unlabeled"))
+    if isinstance(config.method, Clips):
+        samples["images"] = as_clips(open_images(folder, ("labeled",)), FRAMES)
     if name == "feature_distillation":
         samples["images"] = open_described(folder, described, ("labeled", "unlabeled"))
     data = dataclasses.replace(config, seed=1)

@@ -1,0 +1,159 @@
+"""Videos as a source of images: each is cut into clips of equally many frames, by the time that frames are shown."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from sslscale.data.sources import Item, Listing, class_folders, class_name, image_files, is_dir, unique, usable_key
+from sslscale.errors import ConfigError, DataError
+from sslscale.settings.data import VideoConfig
+
+SUFFIXES = (".mp4", ".webm", ".avi", ".mov", ".mkv")
+_QUALITY = 95  # of the JPEG that a frame becomes
+_LOCKS = [threading.Lock() for _ in range(64)]
+
+
+def list_videos(root: Path, video: VideoConfig, resize: int | None, *, skip: bool) -> Listing:
+    """The frames of all clips of the videos below a folder; each sub-folder of it is a class, as for images.
+
+    A video shorter than a clip is passed over, and what is left at the end of a longer one. One that cannot be read is
+    an error, or with `skip` is passed over: both are counted. Raises DataError.
+    """
+    if not is_dir(root):
+        raise DataError(f"{root}: there is no such folder")
+    passed: Counter[str] = Counter()
+    example: dict[str, str] = {}
+
+    def skip_file(kind: str, path: Path) -> None:
+        passed[kind] += 1
+        example.setdefault(kind, str(path))
+
+    classes = class_folders(root, SUFFIXES)
+    items: list[Item] = []
+    unreadable: list[str] = []
+    for path in image_files(root, skip_file, SUFFIXES):
+        relative = path.relative_to(root)
+        try:
+            clips = int(seconds(path) * video.fps / video.frames + 1e-6)
+        except DataError as error:
+            unreadable.append(str(error))
+            skip_file("videos that cannot be read", path)
+            continue
+        if not clips:
+            skip_file(f"videos shorter than a clip of {video.frames / video.fps:g} s", path)
+        group = usable_key(relative.with_suffix("").as_posix())
+        label = class_name(relative.parts[0]) if classes else None
+        for clip in range(clips):
+            for frame in range(video.frames):
+                read = partial(_frame, str(path), clip, frame, video, resize)
+                key = f"{group}/{clip:04d}/{frame:03d}"
+                items.append(Item(key, f"{path} (clip {clip})", ".jpg", label, read, group=group))
+    if unreadable and not skip:
+        more = f", as are {len(unreadable) - 1} more" if unreadable[1:] else ""
+        raise DataError(f"{unreadable[0]}{more}; on_bad_sample: skip leaves such videos out")
+    listing = Listing(unique(items), tuple(sorted(map(class_name, classes))), passed, example)
+    if not items:
+        lines = "".join(f"; {line}" for line in listing.skipped_files())
+        raise DataError(f"{root}: no videos there ({', '.join(SUFFIXES)}) that are long enough{lines}")
+    return listing
+
+
+def _library() -> Any:
+    try:
+        import av
+    except ImportError:
+        raise ConfigError("videos are decoded by PyAV: pip install 'sslscale[video]'") from None
+    return av
+
+
+def _opened(path: Path) -> Any:
+    av = _library()
+    try:
+        container = av.open(str(path))
+        if not container.streams.video:
+            raise DataError(f"{path}: has no video track")
+        return container
+    except av.FFmpegError as error:
+        raise DataError(f"{path}: cannot be read as a video ({error.strerror})") from None
+
+
+def seconds(path: Path) -> float:
+    """How long a video is shown, from its header if that says so, else from its frames."""
+    with _opened(path) as container:
+        track = container.streams.video[0]
+        if track.duration is not None and track.time_base is not None:
+            long = float(track.duration * track.time_base)
+            if track.frames and track.average_rate and long < 0.9 * float(track.frames / track.average_rate):
+                raise DataError(f"{path}: is {long:.1f} s long, its header says more: cut or damaged")
+            return long
+        times = [time for time, _ in _shown(container, path)]
+        if not times:
+            raise DataError(f"{path}: has no frames")
+        last = times[-1] - times[-2] if len(times) > 1 else 0.0
+        return times[-1] - times[0] + last
+
+
+def _shown(container: Any, path: Path) -> Iterator[tuple[float, Any]]:
+    """Time and frame, in the order of time."""
+    av = _library()
+    try:
+        for frame in container.decode(container.streams.video[0]):
+            if frame.time is not None:
+                yield frame.time, frame
+    except av.FFmpegError as error:
+        raise DataError(f"{path}: damaged ({error.strerror})") from None
+
+
+def frames_of(path: Path, clip: int, video: VideoConfig) -> list[Any]:
+    """The frames of a clip as PIL images: those that are shown at its times, whatever the video's own rate.
+
+    Raises DataError for a video that ends before.
+    """
+    with _opened(path) as container:
+        track = container.streams.video[0]
+        begin = float((track.start_time or 0) * track.time_base)
+        times = [begin + (clip * video.frames + k + 0.5) / video.fps for k in range(video.frames)]
+        container.seek(int(times[0] / track.time_base), stream=track, backward=True)
+        found: list[Any] = []
+        shown, last, interval = None, begin, 0.0
+        for time, frame in _shown(container, path):
+            while shown is not None and len(found) < video.frames and times[len(found)] < time:
+                found.append(shown)
+            if len(found) == video.frames:
+                break
+            interval = max(interval, time - last)
+            shown, last = frame, time
+        else:  # the last frame stays as long as those before it
+            end = last + interval + 0.5 / video.fps
+            while shown is not None and len(found) < video.frames and times[len(found)] <= end:
+                found.append(shown)
+        if len(found) < video.frames:
+            raise DataError(f"{path}: ends at {last:.1f} s, before its header says: cut or damaged")
+        return [frame.to_image() for frame in found]
+
+
+@lru_cache(maxsize=32)
+def _clip(path: str, clip: int, video: VideoConfig, resize: int | None) -> list[bytes]:
+    from PIL import Image
+
+    encoded = []
+    for image in frames_of(Path(path), clip, video):
+        short = min(image.size)
+        if resize is not None and short > resize:
+            size = (round(image.width * resize / short), round(image.height * resize / short))
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=_QUALITY)
+        encoded.append(buffer.getvalue())
+    return encoded
+
+
+def _frame(path: str, clip: int, frame: int, video: VideoConfig, resize: int | None) -> bytes:
+    with _LOCKS[hash((path, clip)) % len(_LOCKS)]:  # the threads that ask for one clip's frames decode it once
+        return _clip(path, clip, video, resize)[frame]
