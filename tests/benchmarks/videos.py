@@ -1,0 +1,94 @@
+"""Clips a second: the loader on packed clips against decoding the videos each time by PyAV, in one run.
+
+    PYTHONPATH=. python tests/benchmarks/videos.py [--threads 2] [--clips 600]
+
+Videos of digits that turn (tests/benchmarks/moving_digits.py); a clip is 16 frames at 32 pixels, flipped and
+normalised. The plain loader is a pool of threads that open, decode and resize; PyAV decodes outside Python's lock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sslscale.data.pack import pack
+from sslscale.data.samples import open_clips
+from sslscale.data.stream import Stream
+from sslscale.data.videos import frames_of
+from sslscale.settings.augment import AugmentConfig
+from sslscale.settings.data import PackConfig, VideoConfig
+from sslscale.settings.model import ImageConfig
+from tests.benchmarks.moving_digits import write_set
+
+SIDE, BATCH, VIDEO = 32, 32, VideoConfig(frames=16, fps=8)
+MEAN, STD = torch.full((3, 1, 1), 0.1), torch.full((3, 1, 1), 0.25)
+
+
+def plain(files: list[Path], threads: int, count: int) -> float:
+    """Clips a second of a pool of threads that decode each clip anew."""
+
+    def one(number: int) -> torch.Tensor:
+        images = frames_of(files[number % len(files)], 0, VIDEO)
+        resized = [image.resize((SIDE, SIDE), Image.Resampling.BILINEAR) for image in images]
+        clip = torch.stack([torch.from_numpy(np.asarray(x).copy()).permute(2, 0, 1) for x in resized]).float() / 255
+        return ((clip.flip(3) if random.random() < 0.5 else clip) - MEAN) / STD
+
+    with ThreadPoolExecutor(threads) as pool:
+        start = time.perf_counter()
+        for first in range(0, count, BATCH):
+            torch.stack(list(pool.map(one, range(first, first + BATCH))))
+        return count / (time.perf_counter() - start)
+
+
+def ours(folder: Path, cache: Path, threads: int, count: int) -> tuple[float, float]:
+    """Clips a second of the loader, and the seconds in which the decoded files were made."""
+    image = ImageConfig(size=SIDE, mean=(0.1, 0.1, 0.1), std=(0.25, 0.25, 0.25))
+    options: dict[str, Any] = {"views": [AugmentConfig(crop="none", flip=True)], "fields": (), "cache_bytes": None}
+    stream = Stream(
+        "images", open_clips(folder, ("labeled",)), batch_size=BATCH, seed=0, image=image, cache=cache, threads=threads,
+        **options,
+    )  # fmt: skip
+    start = time.perf_counter()
+    stream.make_ready()
+    made = time.perf_counter() - start
+    with ThreadPoolExecutor(threads) as pool:
+        start = time.perf_counter()
+        chosen = [stream.choose(step) for step in range(count // BATCH)]
+        for _ in pool.map(lambda where: stream.finish(stream.load(*where)), chosen):
+            pass
+        return count / (time.perf_counter() - start), made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--clips", type=int, default=640)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        write_set(root / "videos", train=16, test=0, seed=0)
+        start = time.perf_counter()
+        pack(PackConfig(source=str(root / "videos/train"), video=VIDEO, resize=SIDE), root / "packed", threads=2)
+        packed = time.perf_counter() - start
+        files = sorted((root / "videos/train").rglob("*.mp4"))
+        slow = [plain(files, options.threads, options.clips) for _ in range(3)]
+        found = [ours(root / "packed", root / "cache", options.threads, 4 * options.clips) for _ in range(3)]
+    fast = sorted(speed for speed, _ in found)[1]
+    print(f"packing {len(files)} clips, once: {packed:.1f} s; decoding the frames, once: {found[0][1]:.1f} s")
+    print(f"PyAV each time: {sorted(slow)[1]:,.0f} clips a second; packed and decoded once: {fast:,.0f}")
+    print(f"ratio {fast / sorted(slow)[1]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
