@@ -26,7 +26,7 @@ CHECKED = ["losses", "methods", "nn", "evaluate", "train"]
 CHECKED += [f"data.{file.stem}" for file in (PACKAGE / "data").glob("*.py") if file.stem not in ("__init__", "kernels")]
 install_import_hook([f"sslscale.{name}" for name in CHECKED], "tests.checker.check")
 
-from sslscale.data import sources
+from sslscale.data import ready_sets
 from sslscale.data.pack import pack
 from sslscale.graph.context import RunContext
 from sslscale.graph.resources import Resources
@@ -48,7 +48,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """200 digits as PNG files in class folders: what a user has."""
     root = tmp_path_factory.mktemp("images")
-    for item in sources.digits().items[:200]:
+    for item in ready_sets.digits().items[:200]:
         path = root / str(item.label) / f"{item.key.split('/')[-1]}.png"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(item.read())

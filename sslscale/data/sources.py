@@ -6,21 +6,17 @@ are the same for all. Nothing here decodes an image or knows torch.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import importlib.util
-import io
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
 
-from sslscale.data import tables
+from sslscale.data import ready_sets, tables
+from sslscale.data.items import Item, Listing
 from sslscale.errors import DataError
 from sslscale.storage import mirror
 
@@ -30,38 +26,6 @@ HIDDEN = "hidden_labels.npy"
 PACKED = ("index.json", "labels.npy", "rows.npy", HIDDEN)  # what a split has beside its shards
 _HEIF = (".heic", ".heif", ".avif", ".jxl", ".jp2")
 _RAW = (".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f")
-
-
-class Item(NamedTuple):
-    """One image of a source. `where` names it for people; `label` is the class's name or None."""
-
-    key: str
-    where: str
-    suffix: str
-    label: str | None
-    read: Callable[[], bytes]
-    caption: Callable[[], bytes | None] | None = None
-    group: str = ""  # the video that a frame is of: all of it is in one split
-
-
-class Listing(NamedTuple):
-    """Everything a source holds, with its classes in the order of their label.
-
-    `passed` counts the files that were passed over by their kind; `example` names one of each kind.
-    """
-
-    items: list[Item]
-    classes: tuple[str, ...]
-    passed: Mapping[str, int] = MappingProxyType({})
-    example: Mapping[str, str] = MappingProxyType({})
-    taken: str = ""  # how a CSV manifest was read, if it is not plain
-
-    def skipped_files(self) -> list[str]:
-        """A line for each kind of file that was passed over."""
-        return [
-            f"passed over: {count:,} {kind} (for instance {self.example[kind]})"
-            for kind, count in sorted(self.passed.items())
-        ]
 
 
 def list_source(source: str, captions: str | None = None) -> Listing:
@@ -75,9 +39,9 @@ def list_source(source: str, captions: str | None = None) -> Listing:
     if captions is not None and (source == "digits" or source.startswith("torchvision:")):
         raise DataError(f"{source}: has no captions: leave data.captions out")
     if source == "digits":
-        return digits()
+        return ready_sets.digits()
     if source.startswith("torchvision:"):
-        return torchvision_set(source)
+        return ready_sets.torchvision_set(source)
     if path.suffix == ".csv":
         return manifest(path, captions)
     if captions not in (None, "txt"):
@@ -206,74 +170,6 @@ def _manifest(path: Path, captions: str | None = None) -> tuple[list[tuple[int, 
 
 def _encoded(text: str) -> bytes | None:
     return text.encode() if text else None
-
-
-def digits() -> Listing:
-    """The 1,797 real handwritten digits, 8x8 gray, that scikit-learn carries in its package."""
-    items = []
-    for number, label in enumerate(_digits()[:, 64].tolist()):
-        key = f"digits/{number:04d}"
-        items.append(Item(key, key, ".png", str(label), partial(_digit, number)))
-    return Listing(items, tuple(str(digit) for digit in range(10)))
-
-
-@lru_cache(maxsize=1)
-def _digits() -> Any:
-    """Pixels and label of each digit, int64 (1797, 65)."""
-    import numpy as np
-
-    found = importlib.util.find_spec("sklearn")  # located, not imported: a plan must not wait for it
-    assert found is not None and found.origin is not None
-    with gzip.open(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
-        return np.loadtxt(file, delimiter=",", dtype=np.int64)
-
-
-def _digit(row: int) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    image = _digits()[row, :64].reshape(8, 8) * (255 / 16)
-    Image.fromarray(image.round().astype("uint8")).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def torchvision_set(source: str) -> Listing:
-    """`torchvision:CIFAR10:ROOT` or `torchvision:SVHN:ROOT:test`; never downloads."""
-    data, name, split = _torchvision(source)
-    classes = tuple(str(c).replace("/", "_") for c in getattr(data, "classes", ()))
-    labels = [int(data[i][1]) for i in range(len(data))]
-    classes = classes or tuple(str(label) for label in range(max(labels) + 1))
-    items = []
-    for i, label in enumerate(labels):
-        key = f"{name}/{split}/{i:07d}"
-        name_of = classes[label] if label >= 0 else None  # STL-10's unlabelled images have -1
-        items.append(Item(key, key, ".png", name_of, partial(_torchvision_image, source, i)))
-    return Listing(items, classes)
-
-
-@lru_cache(maxsize=2)
-def _torchvision(source: str) -> tuple[Any, str, str]:
-    """The data set, once a process, with its name and split."""
-    import torchvision.datasets
-
-    _, name, root, *rest = [*source.split(":"), ""]
-    cls = getattr(torchvision.datasets, name, None)
-    if cls is None or not root:
-        raise DataError(f"{source!r}: write torchvision:NAME:ROOT[:SPLIT] with a class of torchvision.datasets")
-    split = rest[0] or "train"
-    try:
-        try:
-            return cls(root, train=split == "train", download=False), name, split
-        except TypeError:
-            return cls(root, split=split, download=False), name, split
-    except (RuntimeError, OSError, TypeError, ValueError) as error:
-        raise DataError(f"{source}: {str(error).splitlines()[0]}") from None
-
-
-def _torchvision_image(source: str, number: int) -> bytes:
-    buffer = io.BytesIO()
-    _torchvision(source)[0][number][0].save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def image_files(

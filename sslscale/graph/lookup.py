@@ -6,9 +6,10 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from sslscale.errors import ConfigError
+from sslscale.errors import ConfigError, DataError
 from sslscale.graph.dag import RECORD
-from sslscale.storage import sums
+from sslscale.settings.model import FILES
+from sslscale.storage import mirror, sums
 
 LATEST = "latest"
 
@@ -16,6 +17,20 @@ LATEST = "latest"
 def find_checkpoint(root: Path, name: str, *, by_key: bool = False) -> Path:
     """The folder of a checkpoint; see `find`."""
     return find(root, name, kind="Checkpoint", by_key=by_key)
+
+
+def checkpoint_folder(root: Path, name: str) -> Path:
+    """The folder of a checkpoint that a configuration names by its folder, its URL or its key, with both of its files.
+
+    Raises ConfigError, DataError if the files are not there.
+    """
+    if mirror.is_url(name) or Path(name).is_dir():
+        folder = mirror.local(name, FILES)
+    else:
+        folder = find_checkpoint(root, name, by_key=True)
+    if not all((folder / file).is_file() for file in FILES):
+        raise DataError(f"{name}: no checkpoint there (it has no {' and '.join(FILES)}); see `sslscale ls`")
+    return folder
 
 
 def find(root: Path, name: str, *, kind: str | None = None, by_key: bool = False) -> Path:

@@ -11,10 +11,9 @@ from sslscale.errors import DataError
 from sslscale.graph.artifacts import Checkpoint
 from sslscale.graph.context import RunContext
 from sslscale.graph.dag import cpu_only
-from sslscale.graph.lookup import find_checkpoint
+from sslscale.graph.lookup import checkpoint_folder
 from sslscale.settings.model import FILES, ImageConfig, ModelConfig, read_info
 from sslscale.settings.text import PREFIX, ClipConfig, open_clip_config
-from sslscale.storage import mirror
 from sslscale.storage.jsonio import digest
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
@@ -36,20 +35,10 @@ def content(config: TowersConfig, root: Path) -> str:
         if not file.is_file():
             raise DataError(f"{file}: there is no such file of weights")
         return digest(file_hash(file))
-    folder = _folder(source.checkpoint, root)
+    folder = checkpoint_folder(root, source.checkpoint)
     if read_info(folder).text is None:
         raise DataError(f"{source.checkpoint}: has no text tower: its training must be by clip or siglip")
     return digest([file_hash(folder / name) for name in FILES])
-
-
-def _folder(name: str, root: Path) -> Path:
-    if mirror.is_url(name) or Path(name).is_dir():
-        folder = mirror.local(name, FILES)
-    else:
-        folder = find_checkpoint(root, name, by_key=True)
-    if not all((folder / file).is_file() for file in FILES):
-        raise DataError(f"{name}: no checkpoint there (it has no {' and '.join(FILES)}); see `sslscale ls`")
-    return folder
 
 
 @cpu_only
@@ -57,7 +46,7 @@ def open_towers(ctx: RunContext, config: TowersConfig) -> Checkpoint:
     """Write a checkpoint's two files again, or public weights as a checkpoint; raises DataError if they do not fit."""
     source = config.source
     if source.model is None:
-        folder = _folder(source.checkpoint, ctx.root)
+        folder = checkpoint_folder(ctx.root, source.checkpoint)
         for name in FILES:
             shutil.copyfile(folder / name, ctx.path / name)
         return Checkpoint(path=str(ctx.path), num_parameters=read_info(ctx.path).num_parameters, step=0)

@@ -11,11 +11,10 @@ from sslscale.errors import ConfigError, DataError
 from sslscale.graph.artifacts import Checkpoint
 from sslscale.graph.context import RunContext
 from sslscale.graph.dag import cpu_only
-from sslscale.graph.lookup import find_checkpoint
+from sslscale.graph.lookup import checkpoint_folder
 from sslscale.settings.first_weights import InitConfig
 from sslscale.settings.model import FILES, ImageConfig, ModelConfig, read_info
 from sslscale.settings.text import PREFIX
-from sslscale.storage import mirror
 from sslscale.storage.jsonio import digest
 
 
@@ -39,7 +38,7 @@ def content(config: WeightsConfig, root: Path) -> str:
     file = Path(source.checkpoint)
     if file.is_file():
         return digest(_hash(file))
-    folder = _folder(source.checkpoint, root)
+    folder = checkpoint_folder(root, source.checkpoint)
     own = read_info(folder).model.name
     if own != config.model.name:
         raise ConfigError(
@@ -52,16 +51,6 @@ def _hash(file: Path) -> str:
     if not file.is_file():
         raise DataError(f"{file}: there is no such file of weights")
     return file_hash(file)
-
-
-def _folder(name: str, root: Path) -> Path:
-    if mirror.is_url(name) or Path(name).is_dir():
-        folder = mirror.local(name, FILES)
-    else:
-        folder = find_checkpoint(root, name, by_key=True)
-    if not all((folder / file).is_file() for file in FILES):
-        raise DataError(f"{name}: no checkpoint there (it has no {' and '.join(FILES)}); see `sslscale ls`")
-    return folder
 
 
 @cpu_only
@@ -78,7 +67,7 @@ def open_weights(ctx: RunContext, config: WeightsConfig) -> Checkpoint:
 
     source, log = config.source, logging.getLogger(__name__)
     if source.checkpoint is not None and not Path(source.checkpoint).is_file():
-        folder = _folder(source.checkpoint, ctx.root)
+        folder = checkpoint_folder(ctx.root, source.checkpoint)
         for name in FILES:
             shutil.copyfile(folder / name, ctx.path / name)
         info = read_info(ctx.path)

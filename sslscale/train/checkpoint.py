@@ -32,7 +32,7 @@ from sslscale.train import sharded
 
 log = logging.getLogger(__name__)
 KEEP = 2
-_METHOD = "method.safetensors"
+METHOD = "method.safetensors"
 BAD_BATCH = "bad_batch.json"  # the step and the keys of a batch whose gradients were not finite
 _BAD_WEIGHTS = "bad_batch.safetensors"  # a method's weights at that step
 
@@ -46,7 +46,7 @@ def save_state(folder: Path, step: int, state: Mapping[str, Any]) -> None:
     with _writing(folder, step, temporary):
         temporary.mkdir(parents=True)
         weights = {name: tensor.detach().contiguous().cpu() for name, tensor in state["method"].items()}
-        save_file(weights, temporary / _METHOD)
+        save_file(weights, temporary / METHOD)
         _commit(folder, step, temporary, state)
 
 
@@ -136,8 +136,8 @@ def load_state(
                 if sums.sha256(path / name) != expected:
                     raise ValueError(f"{name} has changed")
             rest = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
-            if (path / _METHOD).exists():
-                state = {"method": load_file(path / _METHOD, device=str(device)), "optimizer": rest.pop("optimizer")}
+            if (path / METHOD).exists():
+                state = {"method": load_file(path / METHOD, device=str(device)), "optimizer": rest.pop("optimizer")}
             else:
                 state = sharded.read(path, rest, like)
             return commit["step"], {**rest, **state, "loader": commit["loader"]}
@@ -185,7 +185,7 @@ def load_backbone(folder: Path) -> tuple[nn.Module, ModelInfo]:
     if info.head:
         return load_model(folder)[0].backbone, info
     network, _ = build_backbone(info.model)
-    load_weights(network, folder / "model.safetensors", prefix=_prefix(info))
+    load_weights(network, folder / "model.safetensors", prefix=backbone_prefix(info))
     return network.to(memory_format=torch.channels_last).eval(), info  # pyright: ignore[reportCallIssue]
 
 
@@ -210,55 +210,14 @@ def _names(file: Path) -> set[str]:
         raise DataError(f"{file}: unreadable weights ({error})") from None
 
 
-def _prefix(info: ModelInfo) -> str:
+def backbone_prefix(info: ModelInfo) -> str:
     """What stands before the names of a backbone's weights."""
     return "backbone." if info.head or info.text is not None else ""
 
 
-def initialize(network: Classifier, folder: Path, classes: tuple[str, ...]) -> None:
-    """Take up the weights of a checkpoint: all of them if it knows the same classes, else those of its backbone."""
-    info = read_info(folder)
-    if info.head and info.classes == classes and info.cosine_dim is None:
-        load_weights(network, folder / "model.safetensors")
-    else:
-        load_weights(network.backbone, folder / "model.safetensors", prefix=_prefix(info))
-
-
-def initialize_method(method: nn.Module, folder: Path, classes: tuple[str, ...]) -> None:
-    """Give a method the weights of a checkpoint: its classifiers', or all that a training with keep_method kept, or
-    those of its backbone and of the averages that follow it, under new heads.
-    """
-    parts = {id(m): m for m in method.children() if isinstance(m, Classifier)}.values()
-    for part in parts:
-        initialize(part, folder, classes)
-    if parts:
-        return
-    if (folder / _METHOD).exists():
-        load_weights(method, folder / _METHOD)
-        return
-    info, result = read_info(folder), method.result
-    if isinstance(result, TwoTowers) and info.text == result.config:
-        load_weights(result, folder / "model.safetensors")
-        return
-    for part in backbones(method):
-        load_weights(part, folder / "model.safetensors", prefix=_prefix(info))
-
-
-def backbones(method: nn.Module) -> list[nn.Module]:
-    """A method's backbone, and the averages and teachers that are built like it."""
-    result: Any = method.result
-    backbone = result.backbone if isinstance(result, Classifier | TwoTowers) else result
-    shapes = {name: value.shape for name, value in backbone.state_dict().items()}
-    return [
-        module
-        for module in method.modules()
-        if type(module) is type(backbone) and {n: v.shape for n, v in module.state_dict().items()} == shapes
-    ]
-
-
 def save_method(folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Write everything that a method has learned; raises ResourceError on a full disk."""
-    _write_weights(folder / _METHOD, weights)
+    _write_weights(folder / METHOD, weights)
 
 
 def save_bad(folder: Path, weights: Mapping[str, Tensor]) -> None:

@@ -26,6 +26,7 @@ from sslscale.nn.batch_norm import use_global
 from sslscale.settings.train import TrainConfig
 from sslscale.train import checkpoint
 from sslscale.train.allocator import keep_freed_memory
+from sslscale.train.first_weights import backbones
 from sslscale.train.optim import build_optimizer, lr_share, step_if, weight_decay
 
 
@@ -64,7 +65,7 @@ class Engine:
             use_global(method, on_gpu=self.on_gpu)
         if config.trainable == "last_stage":
             _freeze_shallow(method)
-        frozen_first = checkpoint.backbones(method) if config.freeze_backbone_steps else []
+        frozen_first = backbones(method) if config.freeze_backbone_steps else []
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self._module = self._place()
         weights = [weight for part in frozen_first for weight in part.parameters()]

@@ -19,7 +19,7 @@ from sslscale.graph.context import RunContext
 from sslscale.methods.method import build_method
 from sslscale.nn.classifier import num_parameters
 from sslscale.settings.train import TrainConfig
-from sslscale.train import checkpoint
+from sslscale.train import checkpoint, first_weights
 from sslscale.train.engine import Engine, best_device, set_up
 from sslscale.train.strategy import build_engine
 
@@ -69,7 +69,7 @@ def open_training(ctx: RunContext, config: TrainConfig, inputs: Inputs) -> Train
     _require_size(ctx, config, inputs, parameters)
     classes = samples.index.classes
     if "init" in inputs:
-        checkpoint.initialize_method(method, inputs["init"].dir, classes)
+        first_weights.initialize_method(method, inputs["init"].dir, classes)
     if "teacher" in inputs:
         method.teach(_teacher(inputs["teacher"].dir, config, classes))  # pyright: ignore[reportCallIssue]
     engine = build_engine(method, config, config.steps(len(samples)), device, ctx.resources)

@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from sslscale import experiment
-from sslscale.data import sources
+from sslscale.data import ready_sets
 from sslscale.graph import dag, execution
 from sslscale.graph.execution import Inline
 
@@ -31,7 +31,7 @@ def shifted(folder: Path) -> None:
     """Inverted, turned digits as class folders."""
     import io
 
-    for item in sources.digits().items:
+    for item in ready_sets.digits().items:
         place = folder / str(item.label)
         place.mkdir(parents=True, exist_ok=True)
         with Image.open(io.BytesIO(item.read())) as image:

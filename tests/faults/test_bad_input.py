@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from sslscale import experiment
 from sslscale.cli.main import main
-from sslscale.data import sources
+from sslscale.data import ready_sets
 from sslscale.data.write import Sample, write_shards
 from sslscale.errors import ConfigError, DataError
 from sslscale.graph.artifacts import Checkpoint, Dataset, Scores
@@ -100,7 +100,7 @@ CONFIG = TrainConfig(
 
 
 def bad_images(folder: Path, bad: int) -> None:
-    items = sources.digits().items[:200]
+    items = ready_sets.digits().items[:200]
     found = [
         Sample(f"k{i}", b"no image" if i < bad else item.read(), "png", int(item.label or 0))
         for i, item in enumerate(items)

@@ -22,7 +22,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """3,000 files in ten class folders: digits, and others that differ in their first pixel."""
     from PIL import Image
 
-    from sslscale.data.sources import digits
+    from sslscale.data.ready_sets import digits
 
     folder = tmp_path_factory.mktemp("photographs")
     for number in range(3000):

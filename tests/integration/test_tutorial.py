@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sslscale.data import sources
+from sslscale.data import ready_sets
 from tests import runs
 
 PAGE = runs.ROOT / "sslscale" / "cli" / "README.md"
@@ -22,7 +22,7 @@ PAGE = runs.ROOT / "sslscale" / "cli" / "README.md"
 @pytest.mark.timeout(1800)
 def test_every_command_of_the_tutorial_works(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    items = sources.digits().items[:600]
+    items = ready_sets.digits().items[:600]
     with open(tmp_path / "labels.csv", "w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["path", "label"])

@@ -27,7 +27,7 @@ from sslscale.nn.open_clip_towers import count_tokens, text_of, tokenizer
 from sslscale.nn.towers import build_towers, classifier_of
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.text import TextConfig, ZeroShotConfig
-from sslscale.train import checkpoint
+from sslscale.train import checkpoint, first_weights
 from sslscale.train.engine import Engine
 from sslscale.train.public_weights import read_towers
 from tests.configurations import CONFIGS, TEXT, batch_of
@@ -230,17 +230,17 @@ def test_first_weights_of_both_towers_or_of_the_image_tower_alone(tmp_path: Path
     towers = build_towers(model, TEXT)
     checkpoint.save_model(tmp_path, towers, checkpoint.describe_model(towers, model, image, ()))
     method = build_method(CLIP(text=TEXT), model, 10)
-    checkpoint.initialize_method(method, tmp_path, ())
+    first_weights.initialize_method(method, tmp_path, ())
     torch.testing.assert_close(method.result.state_dict(), towers.state_dict())
     for other in (
         build_method(CLIP(text=dataclasses.replace(TEXT, depth=2)), model, 10),
         build_method(SimCLR(), model, 10),
     ):
-        checkpoint.initialize_method(other, tmp_path, ())
-        backbone: Any = checkpoint.backbones(other)[0]
+        first_weights.initialize_method(other, tmp_path, ())
+        backbone: Any = first_weights.backbones(other)[0]
         torch.testing.assert_close(backbone.state_dict(), towers.backbone.state_dict())
     classifier = build_classifier(model, 10)
-    checkpoint.initialize(classifier, tmp_path, ("a", "b"))
+    first_weights.initialize(classifier, tmp_path, ("a", "b"))
     torch.testing.assert_close(classifier.backbone.state_dict(), towers.backbone.state_dict())
     loaded = checkpoint.load_towers(tmp_path)
     torch.testing.assert_close(loaded.state_dict(), towers.state_dict())

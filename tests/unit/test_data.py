@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sslscale.data import pack, rng, sources
+from sslscale.data import pack, ready_sets, rng, sources
 from sslscale.data.fingerprint import fingerprint
 from sslscale.data.index import read_index
 from sslscale.data.loader import Loader
@@ -158,7 +158,7 @@ def test_a_batch_that_cannot_be_is_an_error(digits: Path, monkeypatch: pytest.Mo
 
 
 def broken(folder: Path, bad: int, good: int) -> Path:
-    items = [item.read() for item in sources.digits().items[: good + bad]]
+    items = [item.read() for item in ready_sets.digits().items[: good + bad]]
     samples = [Sample(f"k{i}", b"no" if i < bad else data, "png", 0) for i, data in enumerate(items)]
     write_shards(folder, "x", samples, ("a",), 100)
     return folder
@@ -335,7 +335,7 @@ def test_scikit_learns_digits_are_what_it_loads() -> None:
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    data, items = load_digits(), sources.digits().items
+    data, items = load_digits(), ready_sets.digits().items
     assert [item.label for item in items] == [str(label) for label in data.target]  # type: ignore[union-attr]
     for number in (0, 700, 1796):
         pixels = np.asarray(Image.open(io.BytesIO(items[number].read())))

@@ -37,7 +37,7 @@ from sslscale.stages.open_weights import WeightsConfig, content, open_weights
 from sslscale.stages.pack import pack
 from sslscale.stages.train import train
 from sslscale.storage.jsonio import read_json
-from sslscale.train import checkpoint
+from sslscale.train import checkpoint, first_weights
 from sslscale.train.public_weights import read_backbone
 
 VIT = ModelConfig(name="vit_32x2_2", grid=4)
@@ -123,8 +123,8 @@ def test_a_methods_backbones_all_begin_with_the_weights(settings: MethodSettings
     checkpoint.save_model(tmp_path, given, info)
     method = build_method(settings, WRN, 10)
     heads = {n: w.clone() for n, w in method.state_dict().items()}
-    checkpoint.initialize_method(method, tmp_path, ())
-    parts = checkpoint.backbones(method)
+    first_weights.initialize_method(method, tmp_path, ())
+    parts = first_weights.backbones(method)
     assert len(parts) == count
     for part in parts:
         for name, value in part.state_dict().items():

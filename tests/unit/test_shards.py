@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sslscale.data import check, shard, shards, sources, tar
+from sslscale.data import check, ready_sets, shard, shards, tar
 from sslscale.data.index import Index, ShardInfo, read_index, write_index
 from sslscale.data.samples import open_samples
 from sslscale.data.write import Sample, write_shard, write_shards
 from sslscale.errors import DataError
 
-IMAGES = [item.read() for item in sources.digits().items[:6]]
+IMAGES = [item.read() for item in ready_sets.digits().items[:6]]
 
 
 def samples(count: int = 6, first: int = 0) -> list[Sample]:

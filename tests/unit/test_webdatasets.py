@@ -17,7 +17,7 @@ from PIL import Image
 from webdataset.writer import TarWriter
 
 from sslscale.cli.main import main
-from sslscale.data import build, examine, sources, split
+from sslscale.data import build, examine, ready_sets, sources, split
 from sslscale.data.fingerprint import fingerprint
 from sslscale.data.index import Index, read_index
 from sslscale.data.indexing import examine_here
@@ -27,7 +27,7 @@ from sslscale.errors import DataError
 from sslscale.settings.data import PackConfig
 from sslscale.storage.scratch import Local
 
-IMAGES = sources.digits().items[:60]
+IMAGES = ready_sets.digits().items[:60]
 Change = Callable[[int, dict[str, Any]], dict[str, Any] | None]
 
 

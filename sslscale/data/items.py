@@ -1,0 +1,39 @@
+"""One image of a source, and everything that a source holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+
+class Item(NamedTuple):
+    """One image of a source. `where` names it for people; `label` is the class's name or None."""
+
+    key: str
+    where: str
+    suffix: str
+    label: str | None
+    read: Callable[[], bytes]
+    caption: Callable[[], bytes | None] | None = None
+    group: str = ""  # the video that a frame is of: all of it is in one split
+
+
+class Listing(NamedTuple):
+    """Everything a source holds, with its classes in the order of their label.
+
+    `passed` counts the files that were passed over by their kind; `example` names one of each kind.
+    """
+
+    items: list[Item]
+    classes: tuple[str, ...]
+    passed: Mapping[str, int] = MappingProxyType({})
+    example: Mapping[str, str] = MappingProxyType({})
+    taken: str = ""  # how a CSV manifest was read, if it is not plain
+
+    def skipped_files(self) -> list[str]:
+        """A line for each kind of file that was passed over."""
+        return [
+            f"passed over: {count:,} {kind} (for instance {self.example[kind]})"
+            for kind, count in sorted(self.passed.items())
+        ]
