@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+VIDEO_SUFFIXES = (".mp4", ".webm", ".avi", ".mov", ".mkv")
+
 
 class Item(NamedTuple):
     """One image of a source. `where` names it for people; `label` is the class's name or None."""

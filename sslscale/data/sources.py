@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from sslscale.data import ready_sets, tables
-from sslscale.data.items import Item, Listing
+from sslscale.data.items import VIDEO_SUFFIXES, Item, Listing
 from sslscale.errors import DataError
 from sslscale.storage import mirror
 
@@ -94,6 +94,8 @@ def folder(root: Path, captions: bool = False) -> Listing:
     listing = Listing(unique(items), tuple(sorted(set(map(class_name, classes)))), passed, example)
     more = "".join(f"; {line}" for line in listing.skipped_files())
     if not items:
+        videos = any(f"{suffix} files" in passed for suffix in VIDEO_SUFFIXES)
+        more += "; videos are cut into clips with data.video, or data pack --frames" if videos else ""
         raise DataError(f"{root}: no images there ({', '.join(SUFFIXES)}){more}")
     empty = sorted(set(listing.classes) - {item.label for item in items if item.label})
     if empty:

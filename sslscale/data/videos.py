@@ -10,11 +10,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from sslscale.data.sources import Item, Listing, class_folders, class_name, image_files, is_dir, unique, usable_key
+from sslscale.data.items import VIDEO_SUFFIXES, Item, Listing
+from sslscale.data.sources import class_folders, class_name, image_files, is_dir, unique, usable_key
 from sslscale.errors import ConfigError, DataError
 from sslscale.settings.data import VideoConfig
 
-SUFFIXES = (".mp4", ".webm", ".avi", ".mov", ".mkv")
+SUFFIXES = VIDEO_SUFFIXES
 _QUALITY = 95  # of the JPEG that a frame becomes
 _LOCKS = [threading.Lock() for _ in range(64)]
 

@@ -130,6 +130,8 @@ def test_what_is_no_usable_video_is_counted_and_named(folder: Path, caplog: pyte
     write(folder / "videos/a/short.mp4", [0.0])
     (folder / "videos/b/broken.mp4").write_bytes(b"\0" * 3000)
     (folder / "videos/b/notes.txt").write_text("hello")
+    with pytest.raises(DataError, match="videos are cut into clips with data"):
+        pack(context(folder, "images"), PackConfig(source=f"{folder}/videos/b"))
     with av.open(str(folder / "videos/b/sound.mp4"), "w") as container:
         track = container.add_stream("aac", rate=16000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
