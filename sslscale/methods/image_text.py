@@ -58,7 +58,7 @@ class ImageTextMethod(Method):
         parts = {
             "loss": loss.detach(),
             "pair_accuracy": distributed.mean(right.float()),
-            "scale": self.towers.log_scale.detach().exp(),
+            "scale": self.towers.log_scale.detach().exp()[0],
         }
         return Losses(loss, parts, images.detach())
 

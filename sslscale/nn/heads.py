@@ -56,7 +56,7 @@ class CosineHead(nn.Module):
         super().__init__()
         self.projection = nn.Linear(num_features, dim, bias=False)
         self.classes = nn.Parameter(torch.zeros(num_classes, dim))
-        self.scale = nn.Parameter(torch.ones(()))
+        self.scale = nn.Parameter(torch.ones(1))
 
     def forward(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
         return self.scale * F.normalize(self.projection(x).float(), dim=1) @ F.normalize(self.classes.float(), dim=1).T

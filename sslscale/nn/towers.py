@@ -29,8 +29,9 @@ class TwoTowers(nn.Module):
         super().__init__()
         self.config = config
         self.backbone, self.projection, self.text = backbone, projection, text
-        self.log_scale = nn.Parameter(torch.zeros(()))
-        self.bias = nn.Parameter(torch.zeros(())) if has_bias else None
+        # of one element each: FSDP and ZeRO do not cut numbers without a dimension
+        self.log_scale = nn.Parameter(torch.zeros(1))
+        self.bias = nn.Parameter(torch.zeros(1)) if has_bias else None
 
     def embed_images(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch dim"]:
         """Embeddings of normalised images, float32."""
@@ -52,7 +53,7 @@ def build_towers(model: ModelConfig, text: TextConfig, *, has_bias: bool = False
     return TwoTowers(backbone, projection, build_text_tower(config), config, has_bias=has_bias)
 
 
-def classifier_of(towers: TwoTowers, classes: Float[Tensor, "classes dim"], scale: Float[Tensor, ""]) -> Classifier:
+def classifier_of(towers: TwoTowers, classes: Float[Tensor, "classes dim"], scale: Float[Tensor, " 1"]) -> Classifier:
     """The image tower as a classifier: scale * cos(image, class)."""
     dim, projection = classes.shape[1], towers.projection
     width = projection.in_features if isinstance(projection, nn.Linear) else dim

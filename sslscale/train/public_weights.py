@@ -81,7 +81,7 @@ def read_towers(file: Path, model: ModelConfig) -> TwoTowers:
             continue
         own = known.get(name) or (f"backbone.{name.removeprefix('visual.')}" if name.startswith("visual.") else name)
         value = value.T.contiguous() if own == "projection.weight" else value
-        weights[own] = value.reshape(()) if own in ("log_scale", "bias") else value
+        weights[own] = value.reshape(1) if own in ("log_scale", "bias") else value
     towers = build_towers(model, TextConfig(), has_bias="bias" in weights)
     wanted = towers.state_dict()
     wrong = sorted(wanted.keys() ^ weights.keys())

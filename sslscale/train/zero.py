@@ -14,6 +14,7 @@ from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError
 from sslscale.methods.method import Losses, Method, StepInfo
+from sslscale.settings.method import ImageText
 from sslscale.settings.train import TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.optim import build_optimizer
@@ -29,6 +30,11 @@ class ZeroEngine(Engine):
         self._stage, self._offload = stage, offload
         self.optimizer: Any
         self._engine: Any
+        if stage == 3 and isinstance(config.method, ImageText):
+            raise ConfigError(
+                f"resources.strategy: zero3 cannot train {config.method.name}, whose text tower uses weights outside their "
+                "modules: take fsdp or zero2"
+            )
         if config.precision == "fp16":
             raise ConfigError("precision: fp16 is for one worker and for ddp: zero trains in bf16 or fp32")
         if config.compile:

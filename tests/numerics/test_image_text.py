@@ -54,7 +54,7 @@ def test_clip_is_half_the_sum_of_both_cross_entropies(groups: list[int]) -> None
             mass = sum(math.exp(v) for v in logits)
             matches = [j for j in range(4) if groups[j] == groups[i]]
             total -= sum(math.log(math.exp(logits[j]) / mass) for j in matches) / len(matches)
-    loss, logits = clip_loss(images, texts, torch.tensor(s), own(groups))
+    loss, logits = clip_loss(images, texts, torch.tensor([s]), own(groups))
     assert float(loss) == pytest.approx(total / 8, rel=1e-5)
     torch.testing.assert_close(logits, s * images @ texts.T)
 
@@ -69,7 +69,7 @@ def test_siglip_judges_every_pair_by_itself(groups: list[int]) -> None:
             z = 1 if groups[i] == groups[j] else -1
             cosine = sum(a * c for a, c in zip(x, y, strict=True))
             total += math.log(1 / (1 + math.exp(z * (-t * cosine - b))))
-    loss, _ = siglip_loss(images, texts, torch.tensor(t), torch.tensor(b), own(groups))
+    loss, _ = siglip_loss(images, texts, torch.tensor([t]), torch.tensor([b]), own(groups))
     assert float(loss) == pytest.approx(-total / 4, rel=1e-5)
 
 
@@ -141,7 +141,7 @@ def test_a_class_is_the_mean_of_its_sentences() -> None:
         torch.testing.assert_close(row.double(), mean / mean.norm(), rtol=1e-5, atol=1e-6)
     x = torch.randn(3, 3, 8, 8)
     with torch.no_grad():
-        logits = classifier_of(towers, found, torch.tensor(20.0)).eval()(x)
+        logits = classifier_of(towers, found, torch.tensor([20.0])).eval()(x)
         torch.testing.assert_close(logits, 20 * towers.embed_images(x) @ found.T)
 
 
@@ -253,7 +253,7 @@ def test_first_weights_of_both_towers_or_of_the_image_tower_alone(tmp_path: Path
 def test_two_networks_are_one_classifier_after_loading(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ModelConfig(name="wrn_10_0.5")
-    members = [classifier_of(build_towers(model, TEXT), torch.randn(3, 16), torch.tensor(5.0)) for _ in range(2)]
+    members = [classifier_of(build_towers(model, TEXT), torch.randn(3, 16), torch.tensor([5.0])) for _ in range(2)]
     both = together(members).eval()
     checkpoint.save_model(tmp_path, both, checkpoint.describe_model(both, model, ImageConfig(size=8), ("a", "b", "c")))
     loaded, info = checkpoint.load_model(tmp_path)

@@ -19,7 +19,7 @@ from sslscale.shapes import Bool, Float
 def clip_loss(
     images: Float[Tensor, "batch dim"],
     texts: Float[Tensor, "batch dim"],
-    scale: Float[Tensor, ""],
+    scale: Float[Tensor, " 1"],
     same: Bool[Tensor, "batch total"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch total"]]:
     """Half the sum of two cross-entropies: of each image over all captions, of each caption over all images.

@@ -20,8 +20,8 @@ from sslscale.shapes import Bool, Float
 def siglip_loss(
     images: Float[Tensor, "batch dim"],
     texts: Float[Tensor, "batch dim"],
-    scale: Float[Tensor, ""],
-    bias: Float[Tensor, ""],
+    scale: Float[Tensor, " 1"],
+    bias: Float[Tensor, " 1"],
     same: Bool[Tensor, "batch total"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch total"]]:
     """-1/B sum_ij log sigma(y_ij (scale x_i.t_j + bias)), y_ij 1 for an image and its own caption, else -1.
