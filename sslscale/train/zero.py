@@ -32,8 +32,8 @@ class ZeroEngine(Engine):
         self._engine: Any
         if stage == 3 and isinstance(config.method, ImageText):
             raise ConfigError(
-                f"resources.strategy: zero3 cannot train {config.method.name}, whose text tower uses weights outside their "
-                "modules: take fsdp or zero2"
+                f"resources.strategy: zero3 cannot train {config.method.name}, whose text tower uses weights outside "
+                "their modules: take fsdp or zero2"
             )
         if config.precision == "fp16":
             raise ConfigError("precision: fp16 is for one worker and for ddp: zero trains in bf16 or fp32")
