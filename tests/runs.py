@@ -110,6 +110,8 @@ def start(*words: str | Path, env: dict[str, str] | None = None) -> subprocess.P
         cwd=ROOT,
         start_new_session=True,
         env={**os.environ, **(env or {})},
+        # where the tests run in the background of a shell, Ctrl-C is ignored, and would be here
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
