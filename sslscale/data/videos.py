@@ -128,7 +128,8 @@ def frames_of(path: Path, clip: int, video: VideoConfig) -> list[Any]:
                 found.append(shown)
             if len(found) == video.frames:
                 break
-            interval = max(interval, time - last)
+            if shown is not None:  # the first frame after seeking may lie anywhere
+                interval = max(interval, time - last)
             shown, last = frame, time
         else:  # the last frame stays as long as those before it
             end = last + interval + 0.5 / video.fps

@@ -65,6 +65,9 @@ class PackConfig:
             require(not isinstance(share, float) or 0 < share < 1, name, "must lie between 0 and 1")
         require(self.labels_per_class is None or self.labels_per_class >= 0, "labels_per_class", "must be 0 or more")
         require(self.shard_size > 0, "shard_size", "must be positive")
+        for name in ("captions", "video") if self.source.startswith("webdataset:") else ():
+            text = "is for sources that are packed; of a WebDataset captions.member names the captions"
+            require(getattr(self, name) is None, name, text)
         known = self.label is None or self.label in ("cls", "txt", "none") or self.label.startswith("json:")
         require(known, "label", f"cls, txt, json:FIELD or none, not {self.label!r}")
         require(self.resize is None or self.resize > 0, "resize", "must be positive")

@@ -33,8 +33,8 @@ av = pytest.importorskip("av")
 VIDEO = VideoConfig(frames=5, fps=5)
 
 
-def write(path: Path, times: list[float], *, rate: int = 30, codec: str = "mpeg4", sound: bool = False) -> None:
-    """A video whose frame at time t is gray of 100 t, shown at these times."""
+def write(path: Path, times: list[float], *, rate: int = 30, codec: str = "mpeg4", gray: float = 100) -> None:
+    """A video whose frame at time t is of the gray `gray` * t, shown at these times."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         track = container.add_stream(codec, rate=rate)
@@ -42,7 +42,7 @@ def write(path: Path, times: list[float], *, rate: int = 30, codec: str = "mpeg4
         track.pix_fmt = "yuv420p"
         track.codec_context.time_base = Fraction(1, 1000)
         for time in times:
-            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), round(100 * time), np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), round(gray * time), np.uint8), format="rgb24")
             frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
             container.mux(track.encode(frame))
         container.mux(track.encode(None))
@@ -162,6 +162,29 @@ def test_a_video_that_is_cut_is_named_not_filled_up(folder: Path, name: str) -> 
     assert content(source, None) != before
     with pytest.raises(DataError, match=name):
         pack(context(folder, "cut"), source)
+
+
+def test_no_clip_behind_the_end_of_a_long_video_that_is_cut_is_filled_up(tmp_path: Path) -> None:
+    file = tmp_path / "long.webm"
+    write(file, [number / 30 for number in range(360)], codec="libvpx", gray=20)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    good, told = [], []
+    for clip in range(12):
+        try:
+            found = grays(frames_of(file, clip, VIDEO))
+        except DataError as error:
+            told.append(str(error))
+            continue
+        np.testing.assert_allclose(found, [20 * (clip + (k + 0.5) / 5) for k in range(5)], atol=4)
+        good.append(clip)
+    assert good == list(range(len(good))) and 1 < len(good) < 11
+    assert len(good) + len(told) == 12 and all("long.webm" in line for line in told)
+
+
+def test_what_is_packed_is_not_asked_of_a_webdataset() -> None:
+    for settings in ({"captions": "txt"}, {"video": VIDEO}):
+        with pytest.raises(ValueError, match="is for sources that are packed"):
+            PackConfig(source="webdataset:/data/*.tar", **settings)
 
 
 def test_windows_are_all_that_the_settings_allow() -> None:
