@@ -182,9 +182,9 @@ def test_no_clip_behind_the_end_of_a_long_video_that_is_cut_is_filled_up(tmp_pat
 
 
 def test_what_is_packed_is_not_asked_of_a_webdataset() -> None:
-    for settings in ({"captions": "txt"}, {"video": VIDEO}):
+    for captions, video in (("txt", None), (None, VIDEO)):
         with pytest.raises(ValueError, match="is for sources that are packed"):
-            PackConfig(source="webdataset:/data/*.tar", **settings)
+            PackConfig(source="webdataset:/data/*.tar", captions=captions, video=video)
 
 
 def test_windows_are_all_that_the_settings_allow() -> None:
