@@ -24,6 +24,7 @@ from sslscale.settings.model import read_info
 from sslscale.settings.probe import LayerwiseConfig, ProbeConfig
 from sslscale.settings.pseudo import EvaluateConfig, read_class_map
 from sslscale.settings.robustness import RobustnessConfig
+from sslscale.settings.sound import SoundConfig, SoundRetrievalConfig
 from sslscale.settings.text import CaptionConfig, CaptionRetrievalConfig, ZeroShotConfig, resolved
 from sslscale.stages import open_checkpoint, training
 from sslscale.stages.caption_retrieval import caption_retrieval
@@ -35,6 +36,8 @@ from sslscale.stages.layerwise import layerwise
 from sslscale.stages.pack import content, pack
 from sslscale.stages.probe import probe
 from sslscale.stages.robustness import robustness
+from sslscale.stages.sound_retrieval import sound_retrieval
+from sslscale.stages.spectrograms import spectrograms
 from sslscale.stages.zero_shot import zero_shot
 
 _PROBES = ("knn", "linear", "sgd", "retrieval", "clustering")
@@ -53,7 +56,8 @@ class Workers:
 class Config:
     """A whole evaluation. `labels` are the shares of the labelled images that fine-tuning is given, `seeds` as often.
 
-    `zero_shot` and `captions` (retrieval both ways) are for checkpoints with a text tower.
+    `zero_shot` and `captions` (retrieval both ways) are for checkpoints with a text tower, `sound` (retrieval both
+    ways, and shifts) for those with a sound tower; its spectrograms are to be made as those of the training.
 
     `class_map` is a CSV (class of the data, class of the checkpoint) for test sets that hold some of its classes.
     """
@@ -73,6 +77,7 @@ class Config:
             "robustness",
             "zero_shot",
             "captions",
+            "sound",
         ],
         ...,
     ] = ("knn", "linear")
@@ -89,6 +94,8 @@ class Config:
     zero_shot: ZeroShotConfig = ZeroShotConfig()
     captions: CaptionConfig = CaptionConfig()
     caption_retrieval: CaptionRetrievalConfig = CaptionRetrievalConfig()
+    sound: SoundConfig = SoundConfig()
+    sound_retrieval: SoundRetrievalConfig = SoundRetrievalConfig()
     resources: Workers = Workers()
     seed: int = 0
 
@@ -142,6 +149,14 @@ def build(config: Config) -> list[Stage]:
         settings = dataclasses.replace(config.caption_retrieval, split=split, seed=seed)
         reports["captions"] = stage(
             caption_retrieval, settings, name="captions/evaluate", model=model, data=data, captions=texts
+        )
+    if "sound" in config.protocols:
+        require(read_info(Path(config.model)).sound is not None, "protocols", f"{config.model} has no sound tower")
+        settings = dataclasses.replace(config.sound, splits=(split,))
+        spectra = stage(spectrograms, settings, name="spectrograms", resources=config.resources.data, data=data)
+        settings = dataclasses.replace(config.sound_retrieval, split=split, seed=seed)
+        reports["sound"] = stage(
+            sound_retrieval, settings, name="sound/evaluate", model=model, data=data, sound=spectra
         )
     if "robustness" in config.protocols:
         settings = dataclasses.replace(config.robustness, split=split, seed=seed)

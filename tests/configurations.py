@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from sslscale.data.batch import Batch
+from sslscale.methods.avc import AVC
+from sslscale.methods.avts import AVTS
 from sslscale.methods.barlow_twins import BarlowTwins
 from sslscale.methods.byol import BYOL
 from sslscale.methods.clip import CLIP
@@ -42,6 +44,7 @@ from sslscale.methods.moco_v3 import MoCoV3
 from sslscale.methods.multi_pretext import MultiPretext, PretextTask
 from sslscale.methods.nnclr import NNCLR
 from sslscale.methods.noisy_student import NoisyStudent
+from sslscale.methods.odd_one_out import OddOneOut
 from sslscale.methods.pi_model import PiModel
 from sslscale.methods.pirl import PIRL
 from sslscale.methods.pseudo_label import PseudoLabel
@@ -58,12 +61,14 @@ from sslscale.methods.supcon import SupCon
 from sslscale.methods.supervised import Supervised
 from sslscale.methods.swav import SwAV
 from sslscale.methods.temporal_ensembling import TemporalEnsembling
+from sslscale.methods.tracking import Tracking
 from sslscale.methods.uda import UDA
 from sslscale.methods.vat import VAT
 from sslscale.methods.vicreg import VICReg
 from sslscale.settings.augment import AugmentConfig, JitterConfig, RandAugmentConfig
 from sslscale.settings.method import MethodSettings, SemiSupervised, find, method_names
 from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.sound import SoundTowerConfig
 from sslscale.settings.streams import Field
 from sslscale.settings.text import TextConfig
 from sslscale.settings.train import OptimConfig, TrainConfig
@@ -86,6 +91,7 @@ VIEWS = AugmentConfig(crop="resized", scale=(0.3, 1.0))
 SMALL = AugmentConfig(crop="resized", scale=(0.1, 0.4), size=6, count=2)
 VIT = ModelConfig(name="vit_32x2_2", grid=4)
 TEXT = TextConfig(context=6, width=32, depth=1, heads=1, embed_dim=16)
+SOUND = SoundTowerConfig(widths=(8, 16), hidden=16, embed_dim=8)
 # where gradients are steep, rounding grows with the step
 STEEP = {"moco_v3", "barlow_twins", "vicreg", "emp_ssl", "nnclr", "supcon", "swav", "dinov2", "pirl", "multi_pretext"}
 
@@ -175,9 +181,15 @@ TUNED = {
             of(CLIP(text=TEXT)),
             of(ShuffleAndLearn(spread=2, gap=1, hidden=16)),
             of(FrameInterpolation(spread=2, gap=1, outside=0.3, foreign=0.3)),
+            of(OddOneOut(questions=2, encoding="frames", hidden=16)),
+            of(Tracking(patch=5, search=1, moving=(0.0, 1.0), hardest=3, hidden=24, projection=16)),
+            of(AVC(window=3, sound=SOUND)),
+            of(AVTS(window=3, gap=1, sound=dataclasses.replace(SOUND, times=2))),
             of(SigLIP(text=dataclasses.replace(TEXT, causal=False))),
         )
     },
+    "odd_one_out_differences": of(OddOneOut(questions=2, fusion="concatenation", hidden=16)),
+    "avc_concatenation": of(AVC(window=3, sound=SOUND, fusion="concatenation")),
     "clip_cached": of(CLIP(text=TEXT, gradient_cache=2, equal_captions="positive"), model=VIT),
     "noisy_student_alone": dataclasses.replace(CONFIG, method=NoisyStudent(labels=False)),
     "inpainting": of(Inpainting(width=16, adversarial=0.1), image=ImageConfig(size=16)),
@@ -260,6 +272,8 @@ def batch_of(config: TrainConfig, stream: str, size: int, step: int, device: tor
         "soft_label": torch.rand(size, 10, generator=generator).softmax(1),
         "features": torch.randn(size, 10, generator=generator),
         "text": texts(size, generator),
+        "sound": torch.randn(size, 16, 4 * FRAMES, generator=generator),
+        "video": numbers // 5,
     }
     given["teacher_logits"] = given["features"]
     fields: dict[Field, torch.Tensor] = {name: given[name].to(device) for name in spec.fields}

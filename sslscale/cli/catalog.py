@@ -12,7 +12,7 @@ from typing import Any
 
 from sslscale.errors import ConfigError
 
-KINDS = ("self-supervised", "video", "image-text", "semi-supervised", "distillation", "supervised")
+KINDS = ("self-supervised", "video", "image-sound", "image-text", "semi-supervised", "distillation", "supervised")
 _MODELS = (
     ("wrn_DEPTH_WIDTH", "wrn_10_1, wrn_16_2, wrn_28_10", "wide residual networks for images of about 32 pixels"),
     ("resnet_DEPTH", "resnet_18, resnet_50, resnet_50_2", "ResNets; small_images: true for about 32 pixels"),
@@ -37,7 +37,15 @@ def list_methods(options: argparse.Namespace) -> int:
 
 def methods() -> list[dict[str, str]]:
     """The rows of the methods' own page, which ships with the package."""
-    from sslscale.settings.method import Clips, ImageText, SelfSupervised, SemiSupervised, find, method_names
+    from sslscale.settings.method import (
+        Clips,
+        ImageSound,
+        ImageText,
+        SelfSupervised,
+        SemiSupervised,
+        find,
+        method_names,
+    )
 
     text = (Path(__file__).parent.parent / "methods" / "README.md").read_text("utf-8")
     known, rows = method_names(), {}
@@ -57,6 +65,8 @@ def methods() -> list[dict[str, str]]:
             kind = "semi-supervised"
         elif issubclass(cls, ImageText):
             kind = "image-text"
+        elif issubclass(cls, ImageSound):
+            kind = "image-sound"
         elif issubclass(cls, Clips):
             kind = "video"
         elif name != "supervised":

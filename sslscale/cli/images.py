@@ -35,7 +35,9 @@ def pack(options: argparse.Namespace) -> int:
         source=options.source,
         labels=options.labels,
         captions=options.captions,
-        video=None if options.frames is None else {"frames": options.frames, "fps": options.fps},
+        video=None
+        if options.frames is None
+        else {"frames": options.frames, "fps": options.fps, "sound": options.sound},
         shard_size=options.shard_size,
         resize=options.resize,
     )

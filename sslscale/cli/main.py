@@ -141,6 +141,7 @@ def parser() -> argparse.ArgumentParser:
     pack.add_argument("--labels", help="CSV (path,label) of the few labelled images; all others are unlabelled")
     pack.add_argument("--frames", type=_count, help="of a folder of videos: cut them into clips of so many frames")
     pack.add_argument("--fps", type=float, default=8.0, help="frames a second of those clips (8)")
+    pack.add_argument("--sound", type=_count, metavar="HZ", help="pack the clips' sound too, so many samples a second")
     pack.add_argument("--captions", help="txt for the text file beside each image, or the column of a CSV")
     pack.add_argument("--shard-size", type=_count, default=1000, help="images a shard (1000)")
     pack.add_argument("--resize", type=_count, help="scale larger images to this short side (re-encodes them)")
@@ -193,7 +194,8 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument(
         "--protocol",
         default="knn,linear",
-        help="knn, linear, sgd, retrieval, clustering, layerwise, finetune, classify, robustness, zero_shot, captions",
+        help="knn, linear, sgd, retrieval, clustering, layerwise, finetune, classify, robustness, zero_shot, captions, "
+        "sound",
     )
     judge.add_argument("--labels", default="1%,10%,100%", help="shares of the labels to fine-tune on (1%%,10%%,100%%)")
     judge.add_argument("--split", default="test", help="the split to measure on (test)")

@@ -57,6 +57,11 @@ class Batch:
         return self["text"]
 
     @property
+    def sound(self) -> Float[Tensor, "batch mels times"]:
+        """Log-mel spectrograms of the clips, of as many times a frame in all clips."""
+        return self["sound"]
+
+    @property
     def global_index(self) -> Int[Tensor, " global_batch"]:
         """The numbers of all workers' samples, on the host. A batch that no loader made gathers them."""
         return distributed.gather(self.index).cpu() if self.global_numbers is None else self.global_numbers

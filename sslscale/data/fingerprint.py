@@ -46,7 +46,7 @@ def fingerprint(source: str, root: Path | None, captions: str | None = None, *, 
         if path.suffix == ".csv":
             files += [file for _, file, _ in sources.manifest_rows(path, captions)[0]]
     else:
-        suffixes = videos.SUFFIXES if video else sources.SUFFIXES
+        suffixes = videos.SUFFIXES + videos.SOUND_SUFFIXES if video else sources.SUFFIXES
         base, files = path, list(sources.image_files(path, suffixes=suffixes))
         if captions is not None:
             files += [text for text in map(sources.caption_file, files) if text.is_file()]

@@ -18,6 +18,7 @@ class Item(NamedTuple):
     label: str | None
     read: Callable[[], bytes]
     caption: Callable[[], bytes | None] | None = None
+    sound: Callable[[], bytes | None] | None = None  # of the clip that begins with this frame, as WAV
     group: str = ""  # the video that a frame is of: all of it is in one split
 
 

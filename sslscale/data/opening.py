@@ -13,13 +13,14 @@ from sslscale.data.samples import (
     open_clips,
     open_clustered,
     open_described,
+    open_heard,
     open_images,
     open_samples,
     open_unlabeled,
 )
 from sslscale.data.selection import open_selected
 from sslscale.errors import DataError
-from sslscale.graph.artifacts import Artifact, Captions, Clusters, Embeddings, Selection
+from sslscale.graph.artifacts import Artifact, Captions, Clusters, Embeddings, Selection, Spectrograms
 from sslscale.settings.streams import StreamSpec
 from sslscale.settings.train import TrainConfig
 from sslscale.storage.scratch import Local
@@ -46,6 +47,11 @@ def open_stream(spec: StreamSpec, inputs: Inputs, config: TrainConfig, local: Lo
                 "data.labels_per_class, or name the labelled ones alone (splits: [labeled])"
             )
         return open_unlabeled(data, config.splits, local=local)
+    if "sound" in spec.fields:
+        sound = inputs["sound"]
+        assert isinstance(sound, Spectrograms)
+        heard = tuple(split for split in config.splits if split in sound.num_clips)
+        return open_heard(data, sound.dir, heard, sound.mels, local=local)
     if spec.clips:
         return open_clips(data, config.splits, local=local)
     if "text" in spec.fields:

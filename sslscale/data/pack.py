@@ -101,7 +101,9 @@ def make_writer(config: PackConfig, classes: tuple[str, ...], folder: Path, thre
                 label = label_of.get(item.label or "", -1)
                 labels.append(label)
                 caption = None if item.caption is None else item.caption()
-                yield Sample(item.key, data, extension, -1 if hide else label, shape=shape, caption=caption)
+                sound = None if item.sound is None else item.sound()
+                more = {"shape": shape, "caption": caption, "sound": sound}
+                yield Sample(item.key, data, extension, -1 if hide else label, **more)
 
         file = task.note(folder).with_suffix(".tar")
         info = write_shard(file, samples())

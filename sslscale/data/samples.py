@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +17,7 @@ from sslscale.data.features import Features, read_clusters
 from sslscale.data.index import INDEX, Index, joined, label_type, read_index
 from sslscale.data.shards import Shards
 from sslscale.data.soft_labels import SoftLabels, read_stored
+from sslscale.data.sound import Spectra
 from sslscale.data.sources import HIDDEN
 from sslscale.errors import DataError
 from sslscale.storage import sums
@@ -43,6 +45,7 @@ class Samples:
     copies: np.ndarray | None = None  # int (n,): which repeat of its image a sample is
     features: Features | None = None  # what a network made of each image of the shards
     captions: Captions | None = None  # tokens of the captions
+    sound: Spectra | None = None  # spectrograms of the clips
     frames: int = 1  # a sample is so many images after one another, a clip: its place is that of the first
     hidden: np.ndarray | None = None  # int32 (n,), -1: unknown; the truth, for the log alone: no batch has it
 
@@ -77,11 +80,16 @@ class Samples:
             return True
         if name == "text":
             return self.captions is not None
+        if name == "sound":
+            return self.sound is not None
+        if name == "video":
+            return self.frames > 1
         return self.has_soft if name == "soft_label" else self.features is not None
 
     def field(self, name: Field, numbers: np.ndarray) -> np.ndarray:
         """A field of these samples: labels int64 (n,), soft labels float32 (n, classes), features float32 (n, dim),
-        tokens of captions int64 (n, context)."""
+        tokens of captions int64 (n, context), spectrograms of clips float32 (n, mels, times),
+        numbers of their videos int64 (n,)."""
         if name == "label":
             return self.labels[numbers].astype(np.int64)
         if name == "soft_label" and self.soft is not None:
@@ -94,6 +102,11 @@ class Samples:
         if name == "text":
             assert self.captions is not None
             return self.captions.take(shard, row)
+        if name == "video":
+            return np.array([self._video(s, r) for s, r in zip(shard.tolist(), row.tolist(), strict=True)], np.int64)
+        if name == "sound":
+            assert self.sound is not None
+            return self.sound.take(shard, row)
         assert self.features is not None
         return self.features.take(shard, row)
 
@@ -103,6 +116,10 @@ class Samples:
         key = self.shards[int(shard[0])].key(int(row[0]))
         copy = 0 if self.copies is None else int(self.copies[number])
         return f"{key}-copy{copy}" if copy else key
+
+    def _video(self, shard: int, row: int) -> int:
+        video = self.shards[shard].key(row).rsplit("/", 2)[0]
+        return int.from_bytes(hashlib.blake2b(video.encode(), digest_size=8).digest(), "big", signed=True)
 
     def keep(self, chosen: np.ndarray) -> Samples:
         """The same samples less those not chosen; `chosen` is bool (n,)."""
@@ -252,6 +269,15 @@ def open_clips(folder: Path, splits: Sequence[str], *, local: Local | None = Non
     if samples.index.frames == 1:
         raise DataError(f"{folder}: holds images, not clips of videos: pack a folder of videos with data.video")
     return as_clips(samples, samples.index.frames)
+
+
+def open_heard(folder: Path, sound: Path, splits: Sequence[str], mels: int, *, local: Local | None = None) -> Samples:
+    """The clips of the videos in these splits that have sound, with its spectrogram."""
+    samples = open_clips(folder, splits, local=local)
+    found = Spectra(sound, tuple(splits), mels, samples.frames)
+    if samples.block_sizes != [rows for rows, _ in found.shapes]:
+        raise DataError(f"{sound}: its spectrograms are not those of the clips of {folder}")
+    return dataclasses.replace(samples, sound=found).keep(usable(sound, splits))
 
 
 def as_clips(samples: Samples, frames: int) -> Samples:

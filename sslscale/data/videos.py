@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -10,12 +11,16 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sslscale.data.items import VIDEO_SUFFIXES, Item, Listing
 from sslscale.data.sources import class_folders, class_name, image_files, is_dir, unique, usable_key
+from sslscale.data.wav import encode_wav
 from sslscale.errors import ConfigError, DataError
 from sslscale.settings.data import VideoConfig
 
 SUFFIXES = VIDEO_SUFFIXES
+SOUND_SUFFIXES = (".wav", ".flac")  # of a file beside the video
 _QUALITY = 95  # of the JPEG that a frame becomes
 _LOCKS = [threading.Lock() for _ in range(64)]
 
@@ -32,6 +37,8 @@ def list_videos(root: Path, video: VideoConfig, resize: int | None, *, skip: boo
     example: dict[str, str] = {}
 
     def skip_file(kind: str, path: Path) -> None:
+        if video.sound is not None and path.suffix.lower() in SOUND_SUFFIXES:
+            return
         passed[kind] += 1
         example.setdefault(kind, str(path))
 
@@ -51,10 +58,12 @@ def list_videos(root: Path, video: VideoConfig, resize: int | None, *, skip: boo
         group = usable_key(relative.with_suffix("").as_posix())
         label = class_name(relative.parts[0]) if classes else None
         for clip in range(clips):
+            sound = None if video.sound is None else partial(sound_of, path, clip, video)
             for frame in range(video.frames):
                 read = partial(_frame, str(path), clip, frame, video, resize)
                 key = f"{group}/{clip:04d}/{frame:03d}"
-                items.append(Item(key, f"{path} (clip {clip})", ".jpg", label, read, group=group))
+                heard = None if frame else sound
+                items.append(Item(key, f"{path} (clip {clip})", ".jpg", label, read, sound=heard, group=group))
     if unreadable and not skip:
         more = f", as are {len(unreadable) - 1} more" if unreadable[1:] else ""
         raise DataError(f"{unreadable[0]}{more}; on_bad_sample: skip leaves such videos out")
@@ -138,6 +147,43 @@ def frames_of(path: Path, clip: int, video: VideoConfig) -> list[Any]:
         if len(found) < video.frames:
             raise DataError(f"{path}: ends at {last:.1f} s, before its header says: cut or damaged")
         return [frame.to_image() for frame in found]
+
+
+def sound_of(path: Path, clip: int, video: VideoConfig) -> bytes | None:
+    """The sound of a clip as WAV of one channel, silent where the track has none; None if there is no track.
+
+    Raises DataError for sound that is damaged.
+    """
+    assert video.sound is not None
+    av = _library()
+    beside = next((path.with_suffix(s) for s in SOUND_SUFFIXES if path.with_suffix(s).is_file()), path)
+    long = video.frames / video.fps
+    samples = np.zeros(round(long * video.sound), np.int16)
+    try:
+        with av.open(str(beside)) as container:
+            if not container.streams.audio:
+                return None
+            track = container.streams.audio[0]
+            begin = clip * long
+            # a little before: lossy codecs need what came before to decode what comes
+            container.seek(int(max(begin - 0.5, 0) / track.time_base), stream=track, backward=True)
+            sampler = av.AudioResampler(format="s16", layout="mono", rate=video.sound)
+            place = None
+            for frame in itertools.chain(container.decode(track), [None]):
+                for part in sampler.resample(frame):
+                    if place is None:
+                        shown = 0.0 if part.time is None else part.time
+                        place = round((shown - begin) * video.sound)
+                    values = part.to_ndarray().reshape(-1)
+                    kept = values[max(-place, 0) : max(len(samples) - place, 0)]
+                    first = max(place, 0)
+                    samples[first : first + len(kept)] = kept
+                    place += len(values)
+                if place is not None and place >= len(samples):
+                    break
+    except av.FFmpegError as error:
+        raise DataError(f"{beside}: damaged sound ({error.strerror})") from None
+    return encode_wav(samples, video.sound)
 
 
 @lru_cache(maxsize=32)

@@ -32,6 +32,7 @@ class Sample(NamedTuple):
     soft: np.ndarray | None = None
     shape: tuple[int, int] | None = None
     caption: bytes | None = None
+    sound: bytes | None = None
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> ShardInfo:
@@ -93,6 +94,8 @@ def _members(sample: Sample) -> dict[str, bytes | memoryview]:
         members["cls"] = str(sample.label).encode()
     if sample.caption is not None:
         members["txt"] = sample.caption
+    if sample.sound is not None:
+        members["wav"] = sample.sound
     if sample.soft is not None:
         array = io.BytesIO()
         np.save(array, sample.soft, allow_pickle=False)

@@ -12,6 +12,7 @@ from sslscale.data.samples import Samples
 from sslscale.evaluate.knn import knn_classify
 from sslscale.evaluate.outputs import network_outputs
 from sslscale.nn.classifier import Classifier
+from sslscale.nn.sound_towers import SoundTowers
 from sslscale.nn.towers import TwoTowers
 from sslscale.settings.model import ImageConfig
 
@@ -39,7 +40,7 @@ class KnnMonitor:
 
     def __call__(self, network: nn.Module) -> float:
         """The accuracy now."""
-        backbone = network.backbone if isinstance(network, Classifier | TwoTowers) else network
+        backbone = network.backbone if isinstance(network, Classifier | SoundTowers | TwoTowers) else network
         modes = [(module, module.training) for module in network.modules()]
         features = network_outputs(
             backbone, self._image, self._images, *self._places, batch_size=_BATCH, device=self._device

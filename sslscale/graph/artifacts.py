@@ -88,6 +88,15 @@ class Captions(Artifact):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Spectrograms(Artifact):
+    """Log-mel spectrograms of the clips of some splits: SPLIT/features-%06d.npy, one file a shard."""
+
+    num_clips: Mapping[str, int]
+    mels: int
+    accounting: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Clusters(Artifact):
     """Centroids (centroids.npy) and the cluster of each image: SPLIT/clusters-%06d.npy, one file a shard."""
 

@@ -11,12 +11,12 @@ from sslscale.data.transfer import to_device
 from sslscale.errors import ConfigError
 from sslscale.methods.method import Losses
 from sslscale.methods.pretext import Task, hashed
-from sslscale.settings.method import Clips
+from sslscale.settings.method import FrameWindows
 from sslscale.shapes import Float, Int
 
 
 def windows(frames: int, spread: int, gap: int) -> Int[Tensor, "windows 5"]:
-    """All a < b < c < d < e of a clip that Clips allows, int64; raises ConfigError if there is none."""
+    """All a < b < c < d < e of a clip that FrameWindows allows, int64; raises ConfigError if there is none."""
     found = [
         (b - before, b, c, d, d + after)
         for b in range(frames)
@@ -62,8 +62,10 @@ def draw_windows(
     return every[(weight.log() - 1e4 * alike + gumbel).argmax(1)]
 
 
-def take(clips: Float[Tensor, "batch frames 3 h w"], chosen: Int[Tensor, "batch n"]) -> Float[Tensor, "batch n 3 h w"]:
-    """These frames of each clip."""
+def take(
+    clips: Float[Tensor, "batch frames *frame"], chosen: Int[Tensor, "batch n"]
+) -> Float[Tensor, "batch n *frame"]:
+    """These frames of each clip, or what was made of each."""
     return clips[torch.arange(len(clips), device=clips.device)[:, None], chosen]
 
 
@@ -72,7 +74,7 @@ class FrameTask(Task):
 
     num_draws = 4
 
-    def __init__(self, settings: Clips, width: int):
+    def __init__(self, settings: FrameWindows, width: int):
         super().__init__()
         self.settings = settings
         hidden = settings.hidden

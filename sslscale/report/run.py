@@ -24,6 +24,7 @@ from sslscale.report.results import (
     seeds_of,
     spread_difference,
 )
+from sslscale.report.sound import sound_parts
 from sslscale.storage import jsonio
 from sslscale.storage.scratch import Local, scratch
 
@@ -68,6 +69,7 @@ def write(run: Run, out: Path) -> Path:
         "Features": lambda: _features(run, local),
         "Clusters": lambda: _clusters(run, local),
         "Captions": lambda: _captions(run),
+        "Sound": lambda: _sound(run),
         "Details": lambda: _own_pages(run),
     }
     sections: dict[str, list[str]] = {}
@@ -248,6 +250,14 @@ def _captions(run: Run) -> Iterator[str]:
         yield page.table(["captions", "images"], [[name.replace("_", " "), f"{n:,}"] for name, n in counts.items()])
     for node in _kind(run, "caption_retrieval"):
         yield from retrieval_parts(jsonio.read_json(node.folder / "report.json"), node.folder)
+
+
+def _sound(run: Run) -> Iterator[str]:
+    for node in _kind(run, "spectrograms"):
+        counts = node.record["fields"]["accounting"]
+        yield page.table(["sound", "clips"], [[name, f"{n:,}"] for name, n in counts.items()])
+    for node in _kind(run, "sound_retrieval"):
+        yield from sound_parts(jsonio.read_json(node.folder / "report.json"), node.folder)
 
 
 def _own_pages(run: Run) -> Iterator[str]:

@@ -13,14 +13,20 @@ from sslscale.storage import jsonio
 
 @dataclass(frozen=True, kw_only=True)
 class VideoConfig:
-    """How videos are cut into clips: `frames` of each, `fps` of them a second of the video, whatever its own rate."""
+    """How videos are cut into clips: `frames` of each, `fps` of them a second of the video, whatever its own rate.
+
+    With `sound` the sound of each clip is packed too, as KEY.wav of one channel and so many samples a second: that of
+    a file NAME.wav or NAME.flac beside the video, or else of the video's own track.
+    """
 
     frames: int = 16
     fps: float = 8.0
+    sound: int | None = field(default=None, metadata={"new": True})
 
     def __post_init__(self) -> None:
         require(self.frames > 1, "frames", "must be 2 or more")
         require(self.fps > 0, "fps", "must be positive")
+        require(self.sound is None or self.sound >= 1000, "sound", "must be 1000 Hz or more")
 
 
 @dataclass(frozen=True, kw_only=True)

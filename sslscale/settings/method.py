@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sslscale.config import modules, require
 from sslscale.errors import ConfigError
+from sslscale.settings.sound import SoundTowerConfig
 from sslscale.settings.streams import StreamSpec, ViewSpec
 from sslscale.settings.text import PREFIX, TextConfig, open_clip_config
 from sslscale.storage.jsonio import digest
@@ -178,9 +179,18 @@ class ImageText(MethodSettings):
         return None if own == size else f"{model.name} takes images of {own} pixels, not of {size}"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Clips(MethodSettings):
-    """Methods that learn from the order of the frames of a clip, labels unread.
+    """Methods that read clips of videos, labels unread."""
+
+    @property
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """One stream, `images`, whose samples are clips."""
+        return (StreamSpec(name="images", source="all", clips=True),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameWindows(Clips):
+    """Methods that learn from the order of a few frames of a clip.
 
     Of each clip a window of five frames a < b < c < d < e is taken: b and d at most `spread` frames apart, c at least
     `gap` from both, a and e outside, `gap` to 2 * `gap` away. Windows are drawn by their motion. Windows whose a or e
@@ -200,10 +210,32 @@ class Clips(MethodSettings):
         require(self.distinct >= 0, "distinct", "must be 0 or more")
         require(self.hidden >= 0, "hidden", "must be 0 (a linear layer) or more")
 
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSound(Clips):
+    """Methods that learn from frames and their sound.
+
+    The sound tower hears a `window` of so many frames' time. `gain` is the largest random change of loudness, as a
+    share of the amplitude.
+    """
+
+    sound: SoundTowerConfig = SoundTowerConfig()
+    window: int = 8
+    gain: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.window >= 1, "window", "must be 1 frame or more")
+        require(0 <= self.gain < 1, "gain", "must lie in [0, 1)")
+
     @property
     def streams(self) -> tuple[StreamSpec, ...]:
-        """One stream, `images`, whose samples are clips."""
-        return (StreamSpec(name="images", source="all", clips=True),)
+        """One stream, `images`, whose samples are clips, with their sound's spectrogram and their video's number."""
+        return (StreamSpec(name="images", source="all", fields=("sound", "video"), clips=True),)
+
+    @property
+    def accumulation_error(self) -> str:
+        """Why gradients cannot be accumulated over parts of a batch."""
+        return "foreign sounds are those of other clips of the batch"
 
 
 class MultiCrop(SelfSupervised):

@@ -11,6 +11,7 @@ from sslscale.config import require
 from sslscale.config.build import build
 from sslscale.config.document import Document
 from sslscale.errors import ConfigError, DataError
+from sslscale.settings.sound import SoundInfo
 from sslscale.settings.text import TextConfig
 from sslscale.storage import jsonio, sums
 
@@ -105,7 +106,8 @@ class ModelConfig:
 class ModelInfo:
     """What model.json says: how to build the network, and what to feed it.
 
-    Without `head` it is a backbone alone, or with `text` an image and a text tower. With `cosine_dim` its classifier
+    Without `head` it is a backbone alone, or with `text` an image and a text tower, or with `sound` an image and a
+    sound tower. With `cosine_dim` its classifier
     compares images with classes in a space of so many dimensions.
     """
 
@@ -115,6 +117,7 @@ class ModelInfo:
     num_parameters: int
     head: bool = True
     text: TextConfig | None = None
+    sound: SoundInfo | None = None
     cosine_dim: int | None = None
     members: int = 1  # networks whose logits are averaged
 

@@ -11,8 +11,10 @@ Source = Literal["labeled", "unlabeled", "all", "pseudo"]
 
 # label: the class, int, -1 where it is not known. soft_label: class probabilities. features: of another network, from
 # the `features` input. teacher_logits: likewise, there if the stage is given them instead of a `teacher`. text: tokens
-# of the caption, from the `captions` input; images without a usable caption are left out of the stream.
-Field = Literal["label", "soft_label", "features", "teacher_logits", "text"]
+# of the caption, from the `captions` input; images without a usable caption are left out of the stream. sound:
+# the log-mel spectrogram of the clip, from the `sound` input; clips without sound are left out.
+# video: a number that all clips of a video have in common, int64.
+Field = Literal["label", "soft_label", "features", "teacher_logits", "text", "sound", "video"]
 
 
 @dataclass(frozen=True)

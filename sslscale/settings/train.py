@@ -195,6 +195,8 @@ class TrainConfig:
             return f"{name} reads no labels, so none of clusters"
         if ("text" in fields) != ("captions" in given):
             return f"{name} {'reads' if 'text' in fields else 'does not read'} captions"
+        if ("sound" in fields) != ("sound" in given):
+            return f"{name} {'reads' if 'sound' in fields else 'does not read'} the sound of clips"
         if "features" in fields and "features" not in given:
             return f"{name} reads the features of another network"
         if "features" in given and not fields & {"features", "teacher_logits"}:

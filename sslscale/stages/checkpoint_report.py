@@ -27,6 +27,7 @@ def checkpoint_report(ctx: RunContext, config: CheckpointReportConfig, **inputs:
     from sslscale.report import page
     from sslscale.report.captions import retrieval_parts
     from sslscale.report.robustness import robustness_parts
+    from sslscale.report.sound import sound_parts
 
     found = {name: read_json(report.dir / "report.json") for name, report in inputs.items()}
     sections: dict[str, list[str]] = {}
@@ -43,6 +44,8 @@ def checkpoint_report(ctx: RunContext, config: CheckpointReportConfig, **inputs:
         ]
     if "captions" in found:
         sections["Captions"] = list(retrieval_parts(found["captions"], inputs["captions"].dir))
+    if "sound" in found:
+        sections["Sound"] = list(sound_parts(found["sound"], inputs["sound"].dir))
     if "probe" in found:
         rows = {n: r for n, r in found["probe"].items() if isinstance(r, dict) and "accuracy" in r}
         parts = [page.table(_HEADER, [_row(name, row) for name, row in rows.items()])] if rows else []

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sslscale.errors import DataError
-from sslscale.graph.artifacts import Captions, Checkpoint, Clusters, Dataset, Embeddings, Selection, ShardSet
+from sslscale.graph.artifacts import (
+    Captions,
+    Checkpoint,
+    Clusters,
+    Dataset,
+    Embeddings,
+    Selection,
+    ShardSet,
+    Spectrograms,
+)
 from sslscale.graph.context import RunContext
 from sslscale.settings.train import TrainConfig
 from sslscale.storage import mirror
@@ -25,6 +34,7 @@ def train(
     clusters: Clusters | None = None,
     features: Embeddings | None = None,
     captions: Captions | None = None,
+    sound: Spectrograms | None = None,
     init: Checkpoint | None = None,
     teacher: Checkpoint | None = None,
     at_least: Checkpoint | None = None,
@@ -33,15 +43,15 @@ def train(
 
     Pseudo-labelled images come as shards (`pseudo`), or are joined from a `selection` while reading. With `clusters`
     the labels are the images' clusters; with `features` each image comes with those, with `captions` with the tokens of
-    its caption. `init` gives the first weights: a classifier's, or a backbone's under a fresh classifier. `teacher` is
-    a network that a distilling method learns from (its logits may come as `features` instead); `at_least` is one that
-    this one must not be smaller than.
+    its caption, with `sound` each clip with its spectrogram. `init` gives the first weights: a classifier's, or a
+    backbone's under a fresh classifier. `teacher` is a network that a distilling method learns from (its logits may
+    come as `features` instead); `at_least` is one that this one must not be smaller than.
     """
     from sslscale.cluster import workers
     from sslscale.report.figures import learning_curves
 
     given = {"data": data, "pseudo": pseudo, "selection": selection, "clusters": clusters, "features": features}
-    given |= {"captions": captions}
+    given |= {"captions": captions, "sound": sound}
     given |= {"init": init, "teacher": teacher, "at_least": at_least}
     inputs = {name: artifact for name, artifact in given.items() if artifact is not None}
     result = workers.train_workers(train_worker, (config, inputs), ctx)

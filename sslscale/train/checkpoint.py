@@ -25,6 +25,7 @@ from sslscale.errors import DataError, ResourceError
 from sslscale.nn.classifier import Classifier, build_backbone, build_classifier, num_parameters
 from sslscale.nn.ensemble import Backbones, MeanOfMembers
 from sslscale.nn.heads import CosineHead
+from sslscale.nn.sound_towers import SoundTowers, build_sound_towers
 from sslscale.nn.towers import TwoTowers, build_towers
 from sslscale.settings.model import FORMAT, ImageConfig, ModelConfig, ModelInfo, read_info
 from sslscale.storage import jsonio, sums
@@ -200,6 +201,16 @@ def load_towers(folder: Path) -> TwoTowers:
     return network.eval()
 
 
+def load_sound_towers(folder: Path) -> SoundTowers:
+    """Build the image and the sound tower of a checkpoint folder in eval mode; raises DataError if it has no sound."""
+    info = read_info(folder)
+    if info.sound is None:
+        raise DataError(f"{folder}: has no sound tower: its training must be by avc or avts")
+    network = build_sound_towers(info.model, info.sound)
+    load_weights(network, folder / "model.safetensors")
+    return network.eval()
+
+
 def _names(file: Path) -> set[str]:
     from safetensors import SafetensorError, safe_open
 
@@ -212,7 +223,7 @@ def _names(file: Path) -> set[str]:
 
 def backbone_prefix(info: ModelInfo) -> str:
     """What stands before the names of a backbone's weights."""
-    return "backbone." if info.head or info.text is not None else ""
+    return "backbone." if info.head or info.text is not None or info.sound is not None else ""
 
 
 def save_method(folder: Path, weights: Mapping[str, Tensor]) -> None:
@@ -276,6 +287,7 @@ def describe_model(network: nn.Module, model: ModelConfig, image: ImageConfig, c
         num_parameters=num_parameters(network),
         head=isinstance(network, Classifier),
         text=network.config if isinstance(network, TwoTowers) else None,
+        sound=network.config if isinstance(network, SoundTowers) else None,
         cosine_dim=one.classes.shape[1] if isinstance(one, CosineHead) else None,
         members=members,
     )

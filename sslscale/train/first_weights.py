@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from sslscale.nn.classifier import Classifier
+from sslscale.nn.sound_towers import SoundTowers
 from sslscale.nn.towers import TwoTowers
 from sslscale.settings.model import read_info
 from sslscale.train import checkpoint
@@ -38,6 +39,9 @@ def initialize_method(method: nn.Module, folder: Path, classes: tuple[str, ...])
     if isinstance(result, TwoTowers) and info.text == result.config:
         checkpoint.load_weights(result, folder / "model.safetensors")
         return
+    if isinstance(result, SoundTowers) and info.sound == result.config:
+        checkpoint.load_weights(result, folder / "model.safetensors")
+        return
     for part in backbones(method):
         checkpoint.load_weights(part, folder / "model.safetensors", prefix=checkpoint.backbone_prefix(info))
 
@@ -45,7 +49,7 @@ def initialize_method(method: nn.Module, folder: Path, classes: tuple[str, ...])
 def backbones(method: nn.Module) -> list[nn.Module]:
     """A method's backbone, and the averages and teachers that are built like it."""
     result: Any = method.result
-    backbone = result.backbone if isinstance(result, Classifier | TwoTowers) else result
+    backbone = result.backbone if isinstance(result, Classifier | TwoTowers | SoundTowers) else result
     shapes = {name: value.shape for name, value in backbone.state_dict().items()}
     return [
         module

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.settings.method import Clips
+from sslscale.settings.method import FrameWindows
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrameInterpolation(Clips):
+class FrameInterpolation(FrameWindows):
     """Given two frames of a clip, can a third one lie between them? There is no paper of this task.
 
     The frames are those of Shuffle & Learn (arXiv:1603.08561), in the order start, end, candidate. `outside` is the

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.settings.method import Clips
+from sslscale.settings.method import FrameWindows
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShuffleAndLearn(Clips):
+class ShuffleAndLearn(FrameWindows):
     """Shuffle & Learn (Misra, Zitnick & Hebert 2016, arXiv:1603.08561): are three frames in the order of time?
 
     (b, c, d) is in order, (b, a, d) and (b, e, d) are not: the first and the last frame are the same, the middle one
