@@ -273,7 +273,7 @@ def batch_of(config: TrainConfig, stream: str, size: int, step: int, device: tor
         "features": torch.randn(size, 10, generator=generator),
         "text": texts(size, generator),
         "sound": torch.randn(size, 16, 4 * FRAMES, generator=generator),
-        "video": numbers // 5,
+        "video": numbers // 10,
     }
     given["teacher_logits"] = given["features"]
     fields: dict[Field, torch.Tensor] = {name: given[name].to(device) for name in spec.fields}

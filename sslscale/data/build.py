@@ -35,10 +35,10 @@ def build(
     """Write folder/labeled, unlabeled, val and test; returns the index of each.
 
     A WebDataset is indexed where it lies, and `parts` keeps what was found in its shards; with `resize` it is packed,
-    as other sources are. `run` writes shards and `examine` reads them, in processes of their choice. What was left out
-    stands in folder/skipped.txt. Raises DataError.
+    as other sources are, and so are clips of videos. `run` writes shards and `examine` reads them, in processes of
+    their choice. What was left out stands in folder/skipped.txt. Raises DataError.
     """
-    if not config.source.startswith(PREFIX):
+    if not config.source.startswith(PREFIX) or config.video is not None:
         return pack(config, folder, threads=threads, say=say, run=run)
     place = folder if config.resize is None else folder / ".indexed"
     indexes = index_webdataset(dataclasses.replace(config, resize=None), place, parts, examine, say)

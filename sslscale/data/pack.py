@@ -19,7 +19,7 @@ from sslscale.data.limits import SKIPPED, require_few_bad
 from sslscale.data.sources import HIDDEN, Item
 from sslscale.data.split import Split, listing, split
 from sslscale.data.threads import pool
-from sslscale.data.write import Sample, write_shard
+from sslscale.data.write import Sample, batched, write_shard
 from sslscale.errors import DataError
 from sslscale.settings.data import PackConfig
 from sslscale.storage import jsonio
@@ -63,7 +63,7 @@ def pack(
     done = done or split(config, listing(config, config.source, config.captions))
     for note in done.notes:
         say(note)
-    frames = config.video.frames if config.video is not None else 1
+    frames = frames_of(config)
     size = max(config.shard_size // frames, 1) * frames  # no clip is in two shards
     every = [Task(name, n, items) for name, mine in done.parts.items() for n, items in _parts(mine, size)]
     waiting = [task for task in every if not task.note(folder).exists()]
@@ -79,6 +79,11 @@ def pack(
     return _finish(config, folder, done, every, say)
 
 
+def frames_of(config: PackConfig) -> int:
+    """How many images after one another are one sample: the frames of a clip, else 1."""
+    return config.video.frames if config.video is not None else 1
+
+
 def _parts(items: list[Item], size: int) -> Iterator[tuple[int, list[Item]]]:
     return ((start // size, items[start : start + size]) for start in range(0, len(items), size))
 
@@ -92,18 +97,33 @@ def make_writer(config: PackConfig, classes: tuple[str, ...], folder: Path, thre
         labels, bad = [], []
         hide = task.split == "unlabeled"
 
+        def sample(item: Item, result: tuple[bytes, str, tuple[int, int]]) -> Sample:
+            data, extension, shape = result
+            label = label_of.get(item.label or "", -1)
+            return Sample(
+                item.key,
+                data,
+                extension,
+                -1 if hide else label,
+                shape=shape,
+                caption=None if item.caption is None else item.caption(),
+                sound=None if item.sound is None else item.sound(),
+            )
+
         def samples() -> Iterator[Sample]:
-            for item, result in zip(task.items, _encoded(workers, task.items, config.resize), strict=True):
-                if isinstance(result, str):
-                    bad.append(f"{item.where}: {result}")
+            encoded = zip(task.items, _encoded(workers, task.items, config.resize), strict=True)
+            for whole in batched(encoded, frames_of(config)):  # of a clip with a bad frame nothing is kept
+                wrong = next((f"{item.where}: {result}" for item, result in whole if isinstance(result, str)), None)
+                good: list[Sample] = []
+                try:
+                    good = [sample(item, result) for item, result in whole if not isinstance(result, str)]
+                except DataError as error:  # of its sound
+                    wrong = wrong or str(error)
+                if wrong is not None:
+                    bad.append(wrong)
                     continue
-                data, extension, shape = result
-                label = label_of.get(item.label or "", -1)
-                labels.append(label)
-                caption = None if item.caption is None else item.caption()
-                sound = None if item.sound is None else item.sound()
-                more = {"shape": shape, "caption": caption, "sound": sound}
-                yield Sample(item.key, data, extension, -1 if hide else label, **more)
+                labels.extend(label_of.get(item.label or "", -1) for item, _ in whole)
+                yield from good
 
         file = task.note(folder).with_suffix(".tar")
         info = write_shard(file, samples())
@@ -132,7 +152,7 @@ def _finish(
     """Write the indexes of what was written."""
     notes = [(task.split, jsonio.read_json(task.note(folder))) for task in every]
     bad = [line for _, note in notes for line in note["bad"]]
-    total = sum(len(task.items) for task in every)
+    total = sum(len(task.items) for task in every) // frames_of(config)
     require_few_bad(config.on_bad_sample, bad, total)
     indexes = {}
     for name in done.parts:
@@ -143,11 +163,11 @@ def _finish(
         if hide and config.keep_hidden_labels:
             np.save(folder / name / HIDDEN, known.astype(np.int32))
         visible = np.full(len(known), -1) if hide else known
-        frames = config.video.frames if config.video is not None else 1
-        indexes[name] = write_index(folder / name, infos, done.classes, visible, frames=frames)
+        indexes[name] = write_index(folder / name, infos, done.classes, visible, frames=frames_of(config))
     if bad:
         (folder / SKIPPED).write_text("\n".join(bad) + "\n", "utf-8")
-        say(f"{len(bad):,} of {total:,} images left out, as {SKIPPED} lists them; the first: {bad[0]}")
+        kind = "images" if config.video is None else "clips"
+        say(f"{len(bad):,} of {total:,} {kind} left out, as {SKIPPED} lists them; the first: {bad[0]}")
     for task in every:
         task.note(folder).unlink()
     for left in folder.glob("*/*.tmp-*"):  # by a process that was killed

@@ -205,4 +205,4 @@ def listing(config: PackConfig, source: str, captions: str | None = None) -> Lis
     """What a source holds; raises DataError."""
     if config.video is None:
         return sources.list_source(source, captions)
-    return videos.list_videos(Path(source), config.video, config.resize, skip=config.on_bad_sample == "skip")
+    return videos.list_videos(source, config)

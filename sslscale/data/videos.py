@@ -4,74 +4,85 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sslscale.data.items import VIDEO_SUFFIXES, Item, Listing
-from sslscale.data.sources import class_folders, class_name, image_files, is_dir, unique, usable_key
+from sslscale.data import films, webdatasets
+from sslscale.data.films import SOUND_SUFFIXES, SUFFIXES, Film
+from sslscale.data.items import Item, Listing
+from sslscale.data.sources import unique
 from sslscale.data.wav import encode_wav
 from sslscale.errors import ConfigError, DataError
-from sslscale.settings.data import VideoConfig
+from sslscale.settings.data import PackConfig, VideoConfig
 
-SUFFIXES = VIDEO_SUFFIXES
-SOUND_SUFFIXES = (".wav", ".flac")  # of a file beside the video
+__all__ = ["SOUND_SUFFIXES", "SUFFIXES", "frames_of", "list_videos", "seconds", "sound_of"]
 _QUALITY = 95  # of the JPEG that a frame becomes
 _LOCKS = [threading.Lock() for _ in range(64)]
 
 
-def list_videos(root: Path, video: VideoConfig, resize: int | None, *, skip: bool) -> Listing:
-    """The frames of all clips of the videos below a folder; each sub-folder of it is a class, as for images.
+def list_videos(source: str, config: PackConfig) -> Listing:
+    """The frames of all clips of the videos below a folder or in a WebDataset's shards.
 
     A video shorter than a clip is passed over, and what is left at the end of a longer one. One that cannot be read is
-    an error, or with `skip` is passed over: both are counted. Raises DataError.
+    an error, or with `on_bad_sample: skip` is passed over: both are counted. Raises DataError.
     """
-    if not is_dir(root):
-        raise DataError(f"{root}: there is no such folder")
+    video = config.video
+    assert video is not None
     passed: Counter[str] = Counter()
     example: dict[str, str] = {}
 
-    def skip_file(kind: str, path: Path) -> None:
-        if video.sound is not None and path.suffix.lower() in SOUND_SUFFIXES:
-            return
+    def skip_file(kind: str, where: str) -> None:
         passed[kind] += 1
-        example.setdefault(kind, str(path))
+        example.setdefault(kind, where)
 
-    classes = class_folders(root, SUFFIXES)
+    if source.startswith(webdatasets.PREFIX):
+        found, classes = films.in_shards(source, config.label, skip_file)
+    else:
+        found, classes = films.in_folder(Path(source), skip_file)
     items: list[Item] = []
     unreadable: list[str] = []
-    for path in image_files(root, skip_file, SUFFIXES):
-        relative = path.relative_to(root)
-        try:
-            clips = int(seconds(path) * video.fps / video.frames + 1e-6)
-        except DataError as error:
-            unreadable.append(str(error))
-            skip_file("videos that cannot be read", path)
-            continue
-        if not clips:
-            skip_file(f"videos shorter than a clip of {video.frames / video.fps:g} s", path)
-        group = usable_key(relative.with_suffix("").as_posix())
-        label = class_name(relative.parts[0]) if classes else None
-        for clip in range(clips):
-            sound = None if video.sound is None else partial(sound_of, path, clip, video)
-            for frame in range(video.frames):
-                read = partial(_frame, str(path), clip, frame, video, resize)
-                key = f"{group}/{clip:04d}/{frame:03d}"
-                heard = None if frame else sound
-                items.append(Item(key, f"{path} (clip {clip})", ".jpg", label, read, sound=heard, group=group))
-    if unreadable and not skip:
+    with ThreadPoolExecutor(os.cpu_count()) as opener:
+        for film, clips in zip(found, opener.map(partial(_count_clips, video=video), found), strict=True):
+            if isinstance(clips, str):
+                unreadable.append(clips)
+                skip_file("videos that cannot be read", film.where)
+                continue
+            if not clips:
+                skip_file(f"videos shorter than a clip of {video.frames / video.fps:g} s", film.where)
+            for clip in range(clips):
+                sound = None if video.sound is None else partial(sound_of, film, clip, video)
+                for frame in range(video.frames):
+                    read = partial(_frame, film, clip, frame, video, config.resize)
+                    key = f"{film.key}/{clip:04d}/{frame:03d}"
+                    heard = None if frame else sound
+                    where = f"{film.where} (clip {clip})"
+                    items.append(Item(key, where, ".jpg", film.label, read, sound=heard, group=film.key))
+    if unreadable and config.on_bad_sample != "skip":
         more = f", as are {len(unreadable) - 1} more" if unreadable[1:] else ""
         raise DataError(f"{unreadable[0]}{more}; on_bad_sample: skip leaves such videos out")
-    listing = Listing(unique(items), tuple(sorted(map(class_name, classes))), passed, example)
+    listing = Listing(unique(items), classes, passed, example)
     if not items:
         lines = "".join(f"; {line}" for line in listing.skipped_files())
-        raise DataError(f"{root}: no videos there ({', '.join(SUFFIXES)}) that are long enough{lines}")
+        raise DataError(f"{source}: no videos there ({', '.join(SUFFIXES)}) that are long enough{lines}")
     return listing
+
+
+def _count_clips(film: Film, video: VideoConfig) -> int | str:
+    """How many clips a video has, or why it cannot be read."""
+    if film.frames:
+        return len(film.frames) // video.frames
+    try:
+        return int(seconds(film) * video.fps / video.frames + 1e-6)
+    except DataError as error:
+        return str(error)
 
 
 def _library() -> Any:
@@ -82,34 +93,35 @@ def _library() -> Any:
     return av
 
 
-def _opened(path: Path) -> Any:
+def _opened(film: Film) -> Any:
     av = _library()
+    assert film.video is not None
     try:
-        container = av.open(str(path))
+        container = av.open(film.video.open())
         if not container.streams.video:
-            raise DataError(f"{path}: has no video track")
+            raise DataError(f"{film.where}: has no video track")
         return container
     except av.FFmpegError as error:
-        raise DataError(f"{path}: cannot be read as a video ({error.strerror})") from None
+        raise DataError(f"{film.where}: cannot be read as a video ({error.strerror})") from None
 
 
-def seconds(path: Path) -> float:
+def seconds(film: Film) -> float:
     """How long a video is shown, from its header if that says so, else from its frames."""
-    with _opened(path) as container:
+    with _opened(film) as container:
         track = container.streams.video[0]
         if track.duration is not None and track.time_base is not None:
             long = float(track.duration * track.time_base)
             if track.frames and track.average_rate and long < 0.9 * float(track.frames / track.average_rate):
-                raise DataError(f"{path}: is {long:.1f} s long, its header says more: cut or damaged")
+                raise DataError(f"{film.where}: is {long:.1f} s long, its header says more: cut or damaged")
             return long
-        times = [time for time, _ in _shown(container, path)]
+        times = [time for time, _ in _shown(container, film)]
         if not times:
-            raise DataError(f"{path}: has no frames")
+            raise DataError(f"{film.where}: has no frames")
         last = times[-1] - times[-2] if len(times) > 1 else 0.0
         return times[-1] - times[0] + last
 
 
-def _shown(container: Any, path: Path) -> Iterator[tuple[float, Any]]:
+def _shown(container: Any, film: Film) -> Iterator[tuple[float, Any]]:
     """Time and frame, in the order of time."""
     av = _library()
     try:
@@ -117,22 +129,24 @@ def _shown(container: Any, path: Path) -> Iterator[tuple[float, Any]]:
             if frame.time is not None:
                 yield frame.time, frame
     except av.FFmpegError as error:
-        raise DataError(f"{path}: damaged ({error.strerror})") from None
+        raise DataError(f"{film.where}: damaged ({error.strerror})") from None
 
 
-def frames_of(path: Path, clip: int, video: VideoConfig) -> list[Any]:
+def frames_of(film: Film, clip: int, video: VideoConfig) -> list[Any]:
     """The frames of a clip as PIL images: those that are shown at its times, whatever the video's own rate.
 
-    Raises DataError for a video that ends before.
+    Of a video that is a row of images each is a frame. Raises DataError for a video that ends before.
     """
-    with _opened(path) as container:
+    if film.frames:
+        return [_image(film, place) for place in film.frames[clip * video.frames : (clip + 1) * video.frames]]
+    with _opened(film) as container:
         track = container.streams.video[0]
         begin = float((track.start_time or 0) * track.time_base)
         times = [begin + (clip * video.frames + k + 0.5) / video.fps for k in range(video.frames)]
         container.seek(int(times[0] / track.time_base), stream=track, backward=True)
         found: list[Any] = []
         shown, last, interval = None, begin, 0.0
-        for time, frame in _shown(container, path):
+        for time, frame in _shown(container, film):
             while shown is not None and len(found) < video.frames and times[len(found)] < time:
                 found.append(shown)
             if len(found) == video.frames:
@@ -145,26 +159,40 @@ def frames_of(path: Path, clip: int, video: VideoConfig) -> list[Any]:
             while shown is not None and len(found) < video.frames and times[len(found)] <= end:
                 found.append(shown)
         if len(found) < video.frames:
-            raise DataError(f"{path}: ends at {last:.1f} s, before its header says: cut or damaged")
+            raise DataError(f"{film.where}: ends at {last:.1f} s, before its header says: cut or damaged")
         return [frame.to_image() for frame in found]
 
 
-def sound_of(path: Path, clip: int, video: VideoConfig) -> bytes | None:
+def _image(film: Film, place: films.Place) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(io.BytesIO(place.read())).convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"{film.where}: a frame cannot be read ({error})") from None
+
+
+def sound_of(film: Film, clip: int, video: VideoConfig) -> bytes | None:
     """The sound of a clip as WAV of one channel, silent where the track has none; None if there is no track.
 
     Raises DataError for sound that is damaged.
     """
     assert video.sound is not None
     av = _library()
-    beside = next((path.with_suffix(s) for s in SOUND_SUFFIXES if path.with_suffix(s).is_file()), path)
+    beside = film.sound or film.video
+    if beside is None:
+        return None
     long = video.frames / video.fps
     samples = np.zeros(round(long * video.sound), np.int16)
     try:
-        with av.open(str(beside)) as container:
+        with av.open(beside.open()) as container:
             if not container.streams.audio:
                 return None
             track = container.streams.audio[0]
             begin = clip * long
+            if container.streams.video:
+                shown = container.streams.video[0]
+                begin += float((shown.start_time or 0) * shown.time_base)
             # a little before: lossy codecs need what came before to decode what comes
             container.seek(int(max(begin - 0.5, 0) / track.time_base), stream=track, backward=True)
             sampler = av.AudioResampler(format="s16", layout="mono", rate=video.sound)
@@ -172,8 +200,7 @@ def sound_of(path: Path, clip: int, video: VideoConfig) -> bytes | None:
             for frame in itertools.chain(container.decode(track), [None]):
                 for part in sampler.resample(frame):
                     if place is None:
-                        shown = 0.0 if part.time is None else part.time
-                        place = round((shown - begin) * video.sound)
+                        place = round(((part.time or 0.0) - begin) * video.sound)
                     values = part.to_ndarray().reshape(-1)
                     kept = values[max(-place, 0) : max(len(samples) - place, 0)]
                     first = max(place, 0)
@@ -182,16 +209,16 @@ def sound_of(path: Path, clip: int, video: VideoConfig) -> bytes | None:
                 if place is not None and place >= len(samples):
                     break
     except av.FFmpegError as error:
-        raise DataError(f"{beside}: damaged sound ({error.strerror})") from None
+        raise DataError(f"{film.where}: damaged sound ({error.strerror})") from None
     return encode_wav(samples, video.sound)
 
 
 @lru_cache(maxsize=32)
-def _clip(path: str, clip: int, video: VideoConfig, resize: int | None) -> list[bytes]:
+def _clip(film: Film, clip: int, video: VideoConfig, resize: int | None) -> list[bytes]:
     from PIL import Image
 
     encoded = []
-    for image in frames_of(Path(path), clip, video):
+    for image in frames_of(film, clip, video):
         short = min(image.size)
         if resize is not None and short > resize:
             size = (round(image.width * resize / short), round(image.height * resize / short))
@@ -202,6 +229,6 @@ def _clip(path: str, clip: int, video: VideoConfig, resize: int | None) -> list[
     return encoded
 
 
-def _frame(path: str, clip: int, frame: int, video: VideoConfig, resize: int | None) -> bytes:
-    with _LOCKS[hash((path, clip)) % len(_LOCKS)]:  # the threads that ask for one clip's frames decode it once
-        return _clip(path, clip, video, resize)[frame]
+def _frame(film: Film, clip: int, frame: int, video: VideoConfig, resize: int | None) -> bytes:
+    with _LOCKS[hash((film.where, clip)) % len(_LOCKS)]:  # the threads that ask for one clip's frames decode it once
+        return _clip(film, clip, video, resize)[frame]

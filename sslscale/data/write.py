@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from sslscale.data.index import Index, ShardInfo, write_index
 from sslscale.errors import DataError, ResourceError
 from sslscale.storage import jsonio
 
+T = TypeVar("T")
 KEY = re.compile(r"[A-Za-z0-9_\-/]{1,200}")
 
 
@@ -80,7 +81,7 @@ def write_shards(folder: Path, name: str, samples: Iterable[Sample], classes: It
     return write_index(folder, shards, classes, np.array(labels, np.int64), soft=soft == {True})
 
 
-def batched(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+def batched(samples: Iterable[T], size: int) -> Iterator[list[T]]:
     """The samples in lists of `size`; the last one may be shorter."""
     every = iter(samples)
     while batch := list(islice(every, size)):

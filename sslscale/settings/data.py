@@ -16,7 +16,8 @@ class VideoConfig:
     """How videos are cut into clips: `frames` of each, `fps` of them a second of the video, whatever its own rate.
 
     With `sound` the sound of each clip is packed too, as KEY.wav of one channel and so many samples a second: that of
-    a file NAME.wav or NAME.flac beside the video, or else of the video's own track.
+    a file NAME.wav or NAME.flac beside the video, or else of the video's own track. Frames that are images are taken as
+    they are, `fps` a second.
     """
 
     frames: int = 16
@@ -41,8 +42,9 @@ class PackConfig:
     the member that has a sample's class: cls, txt, json:FIELD, or none; null is cls, where there is one.
     `captions` packs a caption beside each image, as KEY.txt: of a folder `txt`, the text file beside the image; of a
     CSV the name of its column. WebDatasets keep their own (see CaptionConfig). `labels_per_class: 0` hides all labels.
-    With `video` the source is a folder of videos, whose clips are packed frame by frame, as JPEG of `resize` pixels; a
-    video's clips are all in one split, and shares count videos.
+    With `video` the source is a folder of videos, or a WebDataset of them, KEY.mp4 (webm, avi, mov, mkv) or the frames
+    KEY.000.jpg, KEY.001.jpg and so on. Their clips are packed frame by frame, as JPEG of `resize` pixels; a video's
+    clips are all in one split, and shares count videos.
     `prefix_keys` puts the name of its shard before every key, for sets that count in each shard from 0.
     """
 
@@ -71,9 +73,9 @@ class PackConfig:
             require(not isinstance(share, float) or 0 < share < 1, name, "must lie between 0 and 1")
         require(self.labels_per_class is None or self.labels_per_class >= 0, "labels_per_class", "must be 0 or more")
         require(self.shard_size > 0, "shard_size", "must be positive")
-        for name in ("captions", "video") if self.source.startswith("webdataset:") else ():
+        if self.source.startswith("webdataset:"):
             text = "is for sources that are packed; of a WebDataset captions.member names the captions"
-            require(getattr(self, name) is None, name, text)
+            require(self.captions is None, "captions", text)
         known = self.label is None or self.label in ("cls", "txt", "none") or self.label.startswith("json:")
         require(known, "label", f"cls, txt, json:FIELD or none, not {self.label!r}")
         require(self.resize is None or self.resize > 0, "resize", "must be positive")

@@ -73,8 +73,8 @@ class SoundRetrievalConfig:
 
     split: str = "test"
     tolerance: int = 1
-    batch_size: int = 64
-    shown: int = field(default=5, metadata={"identity": False})
+    batch_size: int = field(default=64, metadata={"identity": False})
+    shown: int = 5
     seed: int = field(default=0, metadata={"hidden": True})
     version: int = field(default=1, init=False)
 

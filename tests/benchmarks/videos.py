@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sslscale.data.films import of_file
 from sslscale.data.pack import pack
 from sslscale.data.samples import open_clips
 from sslscale.data.stream import Stream
@@ -38,7 +39,7 @@ def plain(files: list[Path], threads: int, count: int) -> float:
     """Clips a second of a pool of threads that decode each clip anew."""
 
     def one(number: int) -> torch.Tensor:
-        images = frames_of(files[number % len(files)], 0, VIDEO)
+        images = frames_of(of_file(files[number % len(files)]), 0, VIDEO)
         resized = [image.resize((SIDE, SIDE), Image.Resampling.BILINEAR) for image in images]
         clip = torch.stack([torch.from_numpy(np.asarray(x).copy()).permute(2, 0, 1) for x in resized]).float() / 255
         return ((clip.flip(3) if random.random() < 0.5 else clip) - MEAN) / STD

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from sslscale.data.decode import decode
+from sslscale.data.films import of_file
 from sslscale.data.index import read_index
 from sslscale.data.samples import open_clips, open_images
 from sslscale.data.stream import Stream
@@ -72,11 +73,11 @@ def test_frames_are_those_shown_at_their_times_whatever_the_rate(tmp_path: Path)
     for name, times in (("steady.mp4", steady), ("variable.mp4", variable)):
         write(tmp_path / name, times)
         for clip in (0, 1):
-            found = grays(frames_of(tmp_path / name, clip, VIDEO))
+            found = grays(frames_of(of_file(tmp_path / name), clip, VIDEO))
             asked = [clip + (k + 0.5) / 5 for k in range(5)]
             wanted = [100 * max(time for time in times if time <= at + 1e-6) for at in asked]
             np.testing.assert_allclose(found, wanted, atol=4)  # of lossy compression
-    assert seconds(tmp_path / "steady.mp4") == pytest.approx(2.5, abs=0.05)
+    assert seconds(of_file(tmp_path / "steady.mp4")) == pytest.approx(2.5, abs=0.05)
 
 
 def test_clips_are_packed_whole_and_in_order_and_videos_are_not_divided(folder: Path) -> None:
@@ -171,7 +172,7 @@ def test_no_clip_behind_the_end_of_a_long_video_that_is_cut_is_filled_up(tmp_pat
     good, told = [], []
     for clip in range(12):
         try:
-            found = grays(frames_of(file, clip, VIDEO))
+            found = grays(frames_of(of_file(file), clip, VIDEO))
         except DataError as error:
             told.append(str(error))
             continue
@@ -182,9 +183,8 @@ def test_no_clip_behind_the_end_of_a_long_video_that_is_cut_is_filled_up(tmp_pat
 
 
 def test_what_is_packed_is_not_asked_of_a_webdataset() -> None:
-    for captions, video in (("txt", None), (None, VIDEO)):
-        with pytest.raises(ValueError, match="is for sources that are packed"):
-            PackConfig(source="webdataset:/data/*.tar", captions=captions, video=video)
+    with pytest.raises(ValueError, match="is for sources that are packed"):
+        PackConfig(source="webdataset:/data/*.tar", captions="txt")
 
 
 def test_windows_are_all_that_the_settings_allow() -> None:

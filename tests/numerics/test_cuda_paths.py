@@ -42,7 +42,12 @@ def batch_of(device: Device, config: TrainConfig, stream: str, size: int, step: 
         for _ in range(view.count)
     )
     numbers = torch.arange(size) + step
-    given = {"label": numbers, "text": torch.ones(size, TEXT.context, dtype=torch.int64)}
+    given = {
+        "label": numbers,
+        "video": numbers,
+        "sound": torch.ones(size, 16, 4 * FRAMES),
+        "text": torch.ones(size, TEXT.context, dtype=torch.int64),
+    }
     fields: dict[Field, torch.Tensor] = {
         name: device.put(given.get(name, torch.empty(size, 10))) for name in spec.fields
     }

@@ -106,8 +106,8 @@ def test_avc_is_cross_entropy_of_true_and_of_foreign_pairs(fusion: str) -> None:
         gain = 1 + 0.2 * (2 * float(draws[n, 2]) - 1)
         sounds.append(batch.sound[n, :, 4 * start : 4 * (start + 3)] + math.log(gain**2))
     towers = method.towers
-    image = torch.nn.functional.normalize(towers.image_head(towers.backbone(torch.stack(frames))), dim=1)
-    sound = torch.nn.functional.normalize(towers.sound_head(towers.sound(torch.stack(sounds))), dim=1)
+    image = torch.nn.functional.normalize(towers.image_head(towers.backbone(torch.stack(frames))), dim=1).float()
+    sound = torch.nn.functional.normalize(towers.sound_head(towers.sound(torch.stack(sounds))), dim=1).float()
     true, false = [], []
     for n in range(8):
         for other, found in ((n, true), ((n + 1) % 8, false)):

@@ -47,7 +47,8 @@ def batch(config: TrainConfig, step: int) -> dict[str, Batch]:
         index = torch.randperm(IMAGES, generator=generator)[:count]
         numbers = torch.rand(count, 10, generator=generator)
         given = {"label": index % 3, "soft_label": numbers.softmax(1), "features": numbers, "teacher_logits": numbers}
-        given["text"] = texts(count, generator)
+        given |= {"text": texts(count, generator), "video": index // 4}
+        given["sound"] = torch.randn(count, 16, 4 * FRAMES, generator=generator)
         found[spec.name] = Batch(views, index, {name: given[name] for name in spec.fields})
     return found
 

@@ -21,12 +21,13 @@ from sslscale import distributed
 from sslscale.data.index import read_index
 from sslscale.data.samples import as_clips, open_captioned, open_described, open_images, open_samples
 from sslscale.data.soft_labels import SoftLabels
+from sslscale.data.sound import Spectra
 from sslscale.data.stream import Stream
 from sslscale.errors import DataError
 from sslscale.graph.resources import Resources, Strategy
 from sslscale.methods.method import build_method
 from sslscale.nn.batch_norm import use_global
-from sslscale.settings.method import Clips, ImageText, method_names
+from sslscale.settings.method import Clips, ImageSound, ImageText, method_names
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.fit import fit
 from sslscale.train.strategy import build_engine
@@ -62,7 +63,10 @@ def train(
     if isinstance(config.method, ImageText):
         samples["images"] = open_captioned(folder, described / "captions", ("labeled", "unlabeled"))
     if isinstance(config.method, Clips):
-        samples["images"] = as_clips(open_images(folder, ("labeled",)), FRAMES)
+        samples["images"] = clips = as_clips(open_images(folder, ("labeled",)), FRAMES)
+        if isinstance(config.method, ImageSound):
+            spectra = Spectra(described / "sound", ("labeled",), 16, FRAMES)
+            samples["images"] = dataclasses.replace(clips, sound=spectra)
     if name == "feature_distillation":
         samples["images"] = open_described(folder, described, ("labeled", "unlabeled"))
     data = dataclasses.replace(config, seed=1)
@@ -154,7 +158,7 @@ def fit_with_other_data(rank: int) -> None:
 
 
 def features(folder: Path, out: Path) -> None:
-    """Ten numbers for every image, and the tokens of a caption."""
+    """Ten numbers for every image, the tokens of a caption, and a spectrogram for every few of them."""
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     for split in ("labeled", "unlabeled"):
         (out / split).mkdir(parents=True, exist_ok=True)
@@ -164,6 +168,9 @@ def features(folder: Path, out: Path) -> None:
         for number, info in enumerate(index.shards):
             tokens = texts(info.samples, generator).numpy().astype(np.uint16)
             np.save(out / "captions" / split / f"features-{number:06d}.npy", tokens)
+            clips = rng.normal(size=(info.samples // FRAMES, 16 * 4 * FRAMES)).astype(np.float16)
+            (out / "sound" / split).mkdir(parents=True, exist_ok=True)
+            np.save(out / "sound" / split / f"features-{number:06d}.npy", clips)
             np.save(out / split / f"features-{number:06d}.npy", rng.normal(size=(info.samples, 10)).astype(np.float16))
 
 

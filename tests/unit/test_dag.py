@@ -231,6 +231,7 @@ def test_every_settings_field_is_identity_or_reviewed() -> None:
         "InitConfig": {"checkpoint", "weights"},  # likewise, in the stage that opens them
         "ClipConfig": {"checkpoint"},  # likewise
         "CaptionRetrievalConfig": {"batch_size"},
+        "SoundRetrievalConfig": {"batch_size"},
         "TrainConfig": {
             "log_every",
             "save_every",
