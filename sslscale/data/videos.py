@@ -100,6 +100,7 @@ def _opened(film: Film) -> Any:
         container = av.open(film.video.open())
         if not container.streams.video:
             raise DataError(f"{film.where}: has no video track")
+        container.streams.video[0].codec_context.thread_count = 1  # clips are decoded side by side
         return container
     except av.FFmpegError as error:
         raise DataError(f"{film.where}: cannot be read as a video ({error.strerror})") from None
@@ -132,13 +133,15 @@ def _shown(container: Any, film: Film) -> Iterator[tuple[float, Any]]:
         raise DataError(f"{film.where}: damaged ({error.strerror})") from None
 
 
-def frames_of(film: Film, clip: int, video: VideoConfig) -> list[Any]:
+def frames_of(film: Film, clip: int, video: VideoConfig, resize: int | None = None) -> list[Any]:
     """The frames of a clip as PIL images: those that are shown at its times, whatever the video's own rate.
 
-    Of a video that is a row of images each is a frame. Raises DataError for a video that ends before.
+    Of a video that is a row of images each is a frame. Larger ones are scaled to a short side of `resize` pixels.
+    Raises DataError for a video that ends before.
     """
     if film.frames:
-        return [_image(film, place) for place in film.frames[clip * video.frames : (clip + 1) * video.frames]]
+        places = film.frames[clip * video.frames : (clip + 1) * video.frames]
+        return [_image(film, place, resize) for place in places]
     with _opened(film) as container:
         track = container.streams.video[0]
         begin = float((track.start_time or 0) * track.time_base)
@@ -160,16 +163,34 @@ def frames_of(film: Film, clip: int, video: VideoConfig) -> list[Any]:
                 found.append(shown)
         if len(found) < video.frames:
             raise DataError(f"{film.where}: ends at {last:.1f} s, before its header says: cut or damaged")
-        return [frame.to_image() for frame in found]
+        return _images(found, resize)
 
 
-def _image(film: Film, place: films.Place) -> Any:
+def _image(film: Film, place: films.Place, resize: int | None) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        return Image.open(io.BytesIO(place.read())).convert("RGB")
+        image = Image.open(io.BytesIO(place.read())).convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"{film.where}: a frame cannot be read ({error})") from None
+    size = _scaled(*image.size, resize)
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _scaled(width: int, height: int, resize: int | None) -> tuple[int, int]:
+    share = 1 if resize is None else min(resize / min(width, height), 1)
+    return round(share * width), round(share * height)
+
+
+def _images(frames: list[Any], resize: int | None) -> list[Any]:
+    """Frames as PIL images. One thread for all of them: by default each would start a pool of its own."""
+    from av.video.reformatter import Interpolation, VideoReformatter
+    from PIL import Image
+
+    width, height = _scaled(frames[0].width, frames[0].height, resize)
+    options: dict[str, Any] = {"format": "rgb24", "interpolation": Interpolation.BILINEAR, "threads": 1}
+    convert = VideoReformatter()
+    return [Image.fromarray(convert.reformat(x, width, height, **options).to_ndarray()) for x in frames]
 
 
 def sound_of(film: Film, clip: int, video: VideoConfig) -> bytes | None:
@@ -215,14 +236,8 @@ def sound_of(film: Film, clip: int, video: VideoConfig) -> bytes | None:
 
 @lru_cache(maxsize=32)
 def _clip(film: Film, clip: int, video: VideoConfig, resize: int | None) -> list[bytes]:
-    from PIL import Image
-
     encoded = []
-    for image in frames_of(film, clip, video):
-        short = min(image.size)
-        if resize is not None and short > resize:
-            size = (round(image.width * resize / short), round(image.height * resize / short))
-            image = image.resize(size, Image.Resampling.BILINEAR)
+    for image in frames_of(film, clip, video, resize):
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=_QUALITY)
         encoded.append(buffer.getvalue())
