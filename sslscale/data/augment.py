@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 
 import torch
@@ -27,7 +27,7 @@ def make_view(
     std: tuple[float, ...],
     *,
     cropped: bool = False,
-) -> Float[Tensor, "batch 3 size size"]:
+) -> Float[Tensor, "batch 3 h w"]:
     """Augment and normalise, channels-last, on the images' device.
 
     `cropped` says that the images are cut to their boxes and scaled already.
@@ -36,8 +36,9 @@ def make_view(
     if kernels is not None:
         kernel_size = config.blur.pixels(size) if config.blur else 1
         return kernels.views(images, plan, size, kernel_size, mean, std, cropped=cropped)
+    shape = (size, size) if config.crop == "resized" else tuple(images.shape[-2:])
     return _normalized(
-        images, size, mean, std, lambda part: augment(images[part], plan.part(part), config, size, cropped=cropped)
+        images, shape, mean, std, lambda part: augment(images[part], plan.part(part), config, size, cropped=cropped)
     )
 
 
@@ -48,7 +49,7 @@ def augment(
     size: int,
     *,
     cropped: bool = False,
-) -> UInt8[Tensor, "batch 3 size size"] | Float[Tensor, "batch 3 size size"]:
+) -> UInt8[Tensor, "batch 3 h w"] | Float[Tensor, "batch 3 h w"]:
     """One view, in the order that AugmentConfig names.
 
     uint8 where no operation needs more; else float in 0 .. 255, without rounding between the operations.
@@ -120,10 +121,10 @@ def _kernels() -> ModuleType | None:
     return kernels
 
 
-def _parts(images: Tensor, size: int) -> Iterator[slice]:
+def _parts(images: Tensor, shape: Sequence[int]) -> Iterator[slice]:
     step = len(images)
     if images.device.type == "cpu":
-        step = max(CHUNK_VALUES // (3 * max(size, images.shape[-1]) ** 2), 1)
+        step = max(CHUNK_VALUES // (3 * max(shape[0] * shape[1], images.shape[-2] * images.shape[-1])), 1)
     for start in range(0, len(images), max(step, 1)):
         yield slice(start, min(start + step, len(images)))
 
@@ -132,19 +133,21 @@ def normalize(
     images: UInt8[Tensor, "batch 3 h w"] | Float[Tensor, "batch 3 h w"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Tensor, "batch 3 h w"]:
     """Scale 0 .. 255 to (value / 255 - mean) / std by channel, channels-last: convolutions are up to 1.7x faster."""
-    return _normalized(images, images.shape[-1], mean, std, lambda part: images[part])
+    return _normalized(images, images.shape[-2:], mean, std, lambda part: images[part])
 
 
 def _normalized(
-    images: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...], view: Callable[[slice], Tensor]
-) -> Float[Tensor, "batch 3 size size"]:
+    images: Tensor,
+    shape: Sequence[int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    view: Callable[[slice], Tensor],
+) -> Float[Tensor, "batch 3 h w"]:
     device = images.device
     scale = constant(tuple(1 / (255 * s) for s in std), device).view(3, 1, 1)
     shift = constant(tuple(-m / s for m, s in zip(mean, std, strict=True)), device).view(3, 1, 1)
-    result = torch.empty(
-        len(images), 3, size, size, device=device, memory_format=torch.channels_last, dtype=torch.float32
-    )
-    for part in _parts(images, size):
+    result = torch.empty(len(images), 3, *shape, device=device, memory_format=torch.channels_last, dtype=torch.float32)
+    for part in _parts(images, shape):
         result[part].copy_((view(part) * scale).add_(shift))  # the copy transposes, while the part is in the cache
     return result
 
@@ -196,8 +199,8 @@ def _pixels(images: Tensor, magnitude: float, share: float) -> float:
 
 
 def randaugment(
-    images: UInt8[Tensor, "batch 3 size size"], draws: Float[Tensor, "batch draws"], config: RandAugmentConfig
-) -> UInt8[Tensor, "batch 3 size size"]:
+    images: UInt8[Tensor, "batch 3 h w"], draws: Float[Tensor, "batch draws"], config: RandAugmentConfig
+) -> UInt8[Tensor, "batch 3 h w"]:
     """Apply `num_ops` operations drawn with replacement; each operation runs on the images that drew it."""
     device = images.device
     for layer in range(config.num_ops):

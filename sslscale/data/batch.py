@@ -57,6 +57,11 @@ class Batch:
         return self["text"]
 
     @property
+    def transcript(self) -> Int[Tensor, "batch longest"]:
+        """Characters of the transcripts, 1 for the first of the alphabet, zeros behind the end."""
+        return self["transcript"]
+
+    @property
     def sound(self) -> Float[Tensor, "batch mels times"]:
         """Log-mel spectrograms of the clips, of as many times a frame in all clips."""
         return self["sound"]

@@ -63,11 +63,13 @@ class ImageViews:
             evaluation_crop=image.crop,
             whole=whole,
             short_side=image.short_side,
+            width=image.width,
         )
         self._seed, self._image, self._device = seed, image, device
         shape = self.images.shape
         fits = all(
-            v.crop == "resized" or shape == (size, size) for v, size in zip(self.views, self._sizes, strict=True)
+            v.crop == "resized" or shape == (size, image.width or size)
+            for v, size in zip(self.views, self._sizes, strict=True)
         )
         if whole_batches is None:
             whole_batches = not whole or device.type != "cpu" or (shape is not None and max(shape) <= SMALL)
@@ -83,7 +85,7 @@ class ImageViews:
         plans = []
         for number, (view, size) in enumerate(zip(self.views, self._sizes, strict=True)):
             draws = rng.uniforms(self._seed + number, epoch, index, num_draws(view))
-            plans.append(make_plan(draws, view, size, heights, widths))
+            plans.append(make_plan(draws, view, size, heights, widths, self._image.width))
         pin = self._device.type == "cuda"
         if self.whole_batches:
             return RawViews([self.images.fetch(shard, row, pin=pin)], plans)

@@ -46,16 +46,18 @@ class Images:
         evaluation_crop: float = 1.0,
         whole: bool = False,
         short_side: int | None = None,
+        width: int | None = None,
         keep: bool = True,
     ):
         """Decoded images are kept in `cache` (a folder), as far as `cache_bytes` reaches (None: by the size of its
         disk); without `keep` only what is there is read.
 
-        `evaluation_crop` is the share of the short side that the centre square keeps. If the cache cannot be written,
+        `evaluation_crop` is the share of the short side that the centre square keeps; with `width` images are lines of
+        text (see ImageConfig). If the cache cannot be written,
         images are decoded each time, with one warning.
         """
         self._shards, self._keep = shards, keep
-        self._preparation = Preparation(size, evaluation_crop, whole, short_side)
+        self._preparation = Preparation(size, evaluation_crop, whole, short_side, width)
         self._pool = pool("decode", max(threads, 1))
         self._readers = files.Readers()
         self._decoded: DecodedFiles | None = None

@@ -16,11 +16,12 @@ from sslscale.data.samples import (
     open_heard,
     open_images,
     open_samples,
+    open_transcribed,
     open_unlabeled,
 )
 from sslscale.data.selection import open_selected
 from sslscale.errors import DataError
-from sslscale.graph.artifacts import Artifact, Captions, Clusters, Embeddings, Selection, Spectrograms
+from sslscale.graph.artifacts import Artifact, Captions, Clusters, Embeddings, Selection, Spectrograms, Transcripts
 from sslscale.settings.streams import StreamSpec
 from sslscale.settings.train import TrainConfig
 from sslscale.storage.scratch import Local
@@ -36,6 +37,10 @@ def open_stream(spec: StreamSpec, inputs: Inputs, config: TrainConfig, local: Lo
     data = inputs["data"].dir
     if spec.source == "pseudo":
         return _pseudo(inputs, data, local)
+    if "transcript" in spec.fields:
+        transcripts = inputs["transcripts"]
+        assert isinstance(transcripts, Transcripts)
+        return open_transcribed(data, transcripts.dir, transcripts.alphabet, local=local)
     if spec.source == "labeled":
         labeled = _labeled(spec, inputs, data, local)
         _require_every_class(labeled, data / "labeled")

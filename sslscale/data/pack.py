@@ -106,7 +106,7 @@ def make_writer(config: PackConfig, classes: tuple[str, ...], folder: Path, thre
                 extension,
                 -1 if hide else label,
                 shape=shape,
-                caption=None if item.caption is None else item.caption(),
+                caption=None if item.caption is None or (hide and config.lines) else item.caption(),
                 sound=None if item.sound is None else item.sound(),
             )
 

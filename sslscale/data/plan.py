@@ -72,8 +72,10 @@ def make_plan(
     size: int,
     height: Int[Tensor, " batch"] | int,
     width: Int[Tensor, " batch"] | int,
+    across: int | None = None,
 ) -> Plan:
-    """Turn each image's random numbers into the parameters of its view; images are height x width, views size x size.
+    """Turn each image's random numbers into the parameters of its view; images are height x width, views size x size,
+    or size x `across`.
 
     The same draws always give the same plan.
     """
@@ -90,7 +92,7 @@ def make_plan(
         sigma = (low + (high - low) * place) * (chance < config.blur.p)
     if config.erase:
         mine = draws[:, layout["erase"]]
-        erased = geometry.erase_boxes(mine[:, 1:], size, size) * (mine[:, :1] < config.erase)
+        erased = geometry.erase_boxes(mine[:, 1:], size, across or size) * (mine[:, :1] < config.erase)
     return Plan(
         boxes=boxes,
         shift=fixed[:, :2] if config.crop == "pad" else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sslscale.data import decode
@@ -16,7 +17,8 @@ _LARGE = 512  # pixels of the short side
 
 @dataclass(frozen=True)
 class Preparation:
-    """With `whole` an image is kept as it is, or scaled down to `short_side`; else its centre square at `size`.
+    """With `whole` an image is kept as it is, or scaled down to `short_side`; else its centre square at `size`, or with
+    `width` a line of text, `size` high and filled up to `width`.
 
     `crop` is the share of the short side that the centre square keeps.
     """
@@ -25,16 +27,19 @@ class Preparation:
     crop: float = 1.0
     whole: bool = False
     short_side: int | None = None
+    width: int | None = None
 
     @property
     def name(self) -> str:
         """What tells files of differently prepared images apart."""
+        if self.width is not None:
+            return f"line-{self.size}x{self.width}"
         return f"whole-{self.short_side or 'full'}" if self.whole else f"fit-{self.size}-{self.crop:g}"
 
     def shape_of_all(self, shapes: Iterable[tuple[int, int] | None]) -> tuple[int, int] | None:
         """Height and width of all prepared images, if they have one shape, known from the index."""
         if not self.whole:
-            return self.size, self.size
+            return self.size, self.width or self.size
         found = set(shapes)
         shape = found.pop() if len(found) == 1 else None
         return None if shape is None else self._shrunk(shape)
@@ -55,7 +60,7 @@ class Preparation:
     def shape(self, encoded: memoryview) -> tuple[int, int]:
         """Height and width of the prepared image, from its header; (1, 1) if that cannot be read."""
         if not self.whole:
-            return self.size, self.size
+            return self.size, self.width or self.size
         try:
             return self._shrunk(decode.dimensions(encoded))
         except DataError:
@@ -63,6 +68,8 @@ class Preparation:
 
     def decode(self, encoded: memoryview) -> UInt8[Tensor, "3 height width"]:
         """The prepared image; raises DataError if it cannot be decoded."""
+        if self.width is not None:
+            return line_view(decode.decode(encoded), self.size, self.width)
         target = self.short_side if self.whole else round(self.size / self.crop)
         reduce = 1 if target is None else power_of_two(min(decode.dimensions(encoded)) / target)
         image = decode.decode(encoded, reduce=reduce)
@@ -84,6 +91,19 @@ class Preparation:
 def power_of_two(factor: float) -> int:
     """The largest of 8, 4, 2, 1 that is not above `factor`."""
     return next((k for k in (8, 4, 2) if k <= factor), 1)
+
+
+def line_view(image: UInt8[Tensor, "3 height width"], height: int, width: int) -> UInt8[Tensor, "3 h w"]:
+    """A line of text at this height, its shape kept unless it is too wide; on the right of it the mean of its border."""
+    tall, wide = image.shape[-2:]
+    own = min(max(round(wide * height / tall), 1), width)
+    scaled = image if (tall, wide) == (height, own) else decode.resize(image, (height, own))
+    if own == width:
+        return scaled
+    border = torch.cat([scaled[:, 0], scaled[:, -1], scaled[:, :, 0], scaled[:, :, -1]], 1)
+    filled = border.float().mean(1).round().to(torch.uint8)[:, None, None].expand(3, height, width).clone()
+    filled[:, :, :own] = scaled
+    return filled
 
 
 def evaluation_view(image: UInt8[Tensor, "3 height width"], size: int, crop: float) -> UInt8[Tensor, "3 size size"]:

@@ -44,6 +44,7 @@ def open_for_evaluation(ctx: RunContext, shards: Shards, image: ImageConfig, *, 
         cache_bytes=ctx.resources.cache_bytes,
         threads=ctx.threads,
         evaluation_crop=image.crop,
+        width=image.width,
         keep=keep,
     )
     images.make()

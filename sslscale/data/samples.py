@@ -78,7 +78,7 @@ class Samples:
         """Whether the samples have this field."""
         if name == "label":
             return True
-        if name == "text":
+        if name in ("text", "transcript"):
             return self.captions is not None
         if name == "sound":
             return self.sound is not None
@@ -88,7 +88,7 @@ class Samples:
 
     def field(self, name: Field, numbers: np.ndarray) -> np.ndarray:
         """A field of these samples: labels int64 (n,), soft labels float32 (n, classes), features float32 (n, dim),
-        tokens of captions int64 (n, context), spectrograms of clips float32 (n, mels, times),
+        tokens of captions or characters of transcripts int64 (n, context), spectrograms of clips float32 (n, mels, times),
         numbers of their videos int64 (n,)."""
         if name == "label":
             return self.labels[numbers].astype(np.int64)
@@ -99,7 +99,7 @@ class Samples:
         if name == "soft_label":
             found = [self.shards[s].soft(r) for s, r in zip(shard.tolist(), row.tolist(), strict=True)]
             return read_stored(found, len(self.index.classes))
-        if name == "text":
+        if name in ("text", "transcript"):
             assert self.captions is not None
             return self.captions.take(shard, row)
         if name == "video":
@@ -269,6 +269,19 @@ def open_clips(folder: Path, splits: Sequence[str], *, local: Local | None = Non
     if samples.index.frames == 1:
         raise DataError(f"{folder}: holds images, not clips of videos: pack a folder of videos with data.video")
     return as_clips(samples, samples.index.frames)
+
+
+def open_transcribed(
+    folder: Path, transcripts: Path, alphabet: tuple[str, ...], *, local: Local | None = None
+) -> Samples:
+    """The labelled lines that have a usable transcript, with its characters; the classes are the alphabet."""
+    splits = ("labeled",)
+    samples, found = open_images(folder, splits, local=local), Captions(transcripts, splits)
+    sizes = [info.samples for info in samples.index.shards]
+    if sizes != [rows for rows, _ in found.shapes]:
+        raise DataError(f"{transcripts}: its transcripts are not those of the lines of {folder}")
+    index = dataclasses.replace(samples.index, classes=alphabet)
+    return dataclasses.replace(samples, index=index, captions=found).keep(usable(transcripts, splits))
 
 
 def open_heard(folder: Path, sound: Path, splits: Sequence[str], mels: int, *, local: Local | None = None) -> Samples:

@@ -14,6 +14,8 @@ from sslscale.errors import DataError
 from sslscale.settings.data import PackConfig
 from sslscale.storage import jsonio
 
+LINE = "line"  # the class of lines that have a transcript
+
 
 class Split(NamedTuple):
     """The images of each split in the order of their shards, the classes, and what is to be told of them."""
@@ -125,6 +127,15 @@ def has_test(config: PackConfig) -> bool:
     return config.test is not None
 
 
+def _transcribed(found: Listing) -> Listing:
+    """Lines of text: those with a transcript are labelled."""
+    items = []
+    for item in found.items:
+        text = item.caption() if item.caption is not None else None
+        items.append(item._replace(label=LINE if text is not None and text.strip() else None))
+    return found._replace(items=items, classes=(LINE,))
+
+
 def _label_by_file(config: PackConfig, listing: Listing) -> tuple[list[Item], tuple[str, ...], list[str]]:
     """The images with the labels of the file alone, the classes of both, and what is to be told."""
     assert config.labels is not None
@@ -204,5 +215,6 @@ def _order(key: str, salt: str) -> bytes:
 def listing(config: PackConfig, source: str, captions: str | None = None) -> Listing:
     """What a source holds; raises DataError."""
     if config.video is None:
-        return sources.list_source(source, captions)
+        found = sources.list_source(source, captions)
+        return _transcribed(found) if config.lines else found
     return videos.list_videos(source, config)

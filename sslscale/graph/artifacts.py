@@ -88,6 +88,15 @@ class Captions(Artifact):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Transcripts(Artifact):
+    """Characters of the labelled lines' transcripts: labeled/features-%06d.npy, one file a shard."""
+
+    alphabet: tuple[str, ...]
+    longest: int
+    accounting: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spectrograms(Artifact):
     """Log-mel spectrograms of the clips of some splits: SPLIT/features-%06d.npy, one file a shard."""
 

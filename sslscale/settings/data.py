@@ -45,6 +45,8 @@ class PackConfig:
     With `video` the source is a folder of videos, or a WebDataset of them, KEY.mp4 (webm, avi, mov, mkv) or the frames
     KEY.000.jpg, KEY.001.jpg and so on. Their clips are packed frame by frame, as JPEG of `resize` pixels; a video's
     clips are all in one split, and shares count videos.
+    With `lines` the images are lines of text, and their captions transcripts: those that have one are labelled, of the
+    one class `line`, so that `labels_per_class` keeps so many of them. The other transcripts are not packed.
     `prefix_keys` puts the name of its shard before every key, for sets that count in each shard from 0.
     """
 
@@ -64,6 +66,7 @@ class PackConfig:
     prefix_keys: bool = False
     captions: str | None = field(default=None, metadata={"new": True})
     video: VideoConfig | None = field(default=None, metadata={"new": True})
+    lines: bool = field(default=False, metadata={"new": True})
     seed: int = field(default=0, metadata={"hidden": True})
     version: int = field(default=1, init=False)
 
@@ -76,6 +79,10 @@ class PackConfig:
         if self.source.startswith("webdataset:"):
             text = "is for sources that are packed; of a WebDataset captions.member names the captions"
             require(self.captions is None, "captions", text)
+        require(
+            not self.lines or self.captions is not None, "captions", "names the transcripts of the lines, such as txt"
+        )
+        require(not self.lines or self.labels is None, "labels", "are of images with classes; lines have transcripts")
         known = self.label is None or self.label in ("cls", "txt", "none") or self.label.startswith("json:")
         require(known, "label", f"cls, txt, json:FIELD or none, not {self.label!r}")
         require(self.resize is None or self.resize > 0, "resize", "must be positive")

@@ -238,6 +238,54 @@ class ImageSound(Clips):
         return "foreign sounds are those of other clips of the batch"
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabeledLines(MethodSettings):
+    """Methods that learn to read lines of text. With `ema` above 0 the result is a running average of the weights."""
+
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.ema < 1, "ema", "must lie in [0, 1)")
+
+    @property
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """`labeled`, lines with their transcripts."""
+        return (StreamSpec(name="labeled", source="labeled", fields=("transcript",), views=(WEAK,)),)
+
+    def unsupported_model(self, model: ModelConfig, size: int) -> str | None:
+        """Why the method cannot train this network."""
+        if not model.name.startswith("crnn_"):
+            return f"{self.name} reads lines of text: take crnn_1, or crnn_WIDTH with a share of its channels"
+        return None if size == 32 else "image.size: a crnn takes lines of 32 pixels height, with image.width"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlabeledLines(LabeledLines):
+    """Methods that learn to read from lines without transcripts as well: `unlabeled_ratio` for each labelled one, their
+    loss times `unlabeled_weight`, which rises from 0 to its full value in the first share `ramp` of the training."""
+
+    unlabeled_ratio: int = 1
+    unlabeled_weight: float = 1.0
+    ramp: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.unlabeled_ratio >= 1, "unlabeled_ratio", "must be 1 or more")
+        require(self.unlabeled_weight >= 0, "unlabeled_weight", "must be 0 or more")
+        require(0 <= self.ramp <= 1, "ramp", "must lie in [0, 1]")
+
+    @property
+    def unlabeled_views(self) -> tuple[ViewSpec, ...]:
+        """The views of an unlabelled line."""
+        return WEAK, STRONG
+
+    @property
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """`labeled` and `unlabeled`."""
+        own = StreamSpec(name="unlabeled", source="unlabeled", ratio=self.unlabeled_ratio, views=self.unlabeled_views)
+        return *super().streams, own
+
+
 class MultiCrop(SelfSupervised):
     """Methods that compare two views with smaller crops, if `views.local` of the training names them."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,9 +27,13 @@ class ImageConfig:
     `short_side` scales larger images down once, before any random crop, so that they can be decoded once and kept.
     Small crops that are enlarged again lose some sharpness. Without it, crops are cut from the images at full
     resolution.
+
+    With `width` the images are lines of text: scaled to a height of `size`, narrower if they were wider than `width`
+    then, and filled up on the right with the colour of their border.
     """
 
     size: int
+    width: int | None = field(default=None, metadata={"new": True})
     crop: float = 1.0
     short_side: int | None = None
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -38,6 +42,8 @@ class ImageConfig:
     def __post_init__(self) -> None:
         require(self.size > 0, "size", "must be positive")
         require(self.short_side is None or self.short_side >= self.size, "short_side", "must not be below size")
+        require(self.width is None or self.width > 0, "width", "must be positive")
+        require(self.width is None or self.short_side is None, "short_side", "is not for lines (width)")
         require(0 < self.crop <= 1, "crop", "must lie between 0 and 1")
         require(all(s > 0 for s in self.std), "std", "must be positive")
 
@@ -50,6 +56,7 @@ class ModelConfig:
     `stem_stride` 2 its first layer halves the side, for about a quarter of the time. `resnet_DEPTH` is a ResNet of
     depth 18, 34, 50, 101 or 152; `resnet_DEPTH_WIDTH` multiplies all channels by WIDTH; `small_images` gives it a stem
     for 32 pixels. `timm:NAME` is any model of timm, `open_clip:NAME` the image tower of any of open_clip's.
+    `crnn_WIDTH` reads lines of text (Shi et al. 2015, arXiv:1507.05717), all its channels multiplied by WIDTH.
     `vit_SIZE_PATCH` is a vision transformer of size tiny, small, base, large or WIDTHxDEPTH. Its positions are learned
     for a `grid` of patches (image side / PATCH) and resized for other images; its features are the class token or the
     mean of the patches (`pool`).
@@ -87,13 +94,14 @@ class ModelConfig:
         own = self.registers == 0 and self.layer_scale is None and self.pool == "cls" and self.grid == 14
         own = own and not self.distillation_token
         require(own, "name", "grid, registers, layer_scale, pool and distillation_token are for vit_SIZE_PATCH alone")
-        if resnet is None and not self.name.startswith(("timm:", "open_clip:")):
+        crnn = re.fullmatch(r"crnn_\d+(\.\d+)?", self.name)
+        if resnet is None and crnn is None and not self.name.startswith(("timm:", "open_clip:")):
             wide = re.fullmatch(r"wrn_(\d+)_(\d+(\.\d+)?)", self.name)
             valid = wide is not None and (int(wide[1]) - 4) % 6 == 0 and int(wide[1]) >= 10 and float(wide[2]) > 0
             known = (
                 "wrn_DEPTH_WIDTH (depth 10, 16, 22, 28, ...), resnet_DEPTH (18, 34, ...), vit_SIZE_PATCH, timm:NAME, "
             )
-            known += "open_clip:NAME"
+            known += "open_clip:NAME, crnn_WIDTH"
             require(valid, "name", f"{self.name!r} is none of {known}")
 
     @property
@@ -107,8 +115,8 @@ class ModelInfo:
     """What model.json says: how to build the network, and what to feed it.
 
     Without `head` it is a backbone alone, or with `text` an image and a text tower, or with `sound` an image and a
-    sound tower. With `cosine_dim` its classifier
-    compares images with classes in a space of so many dimensions.
+    sound tower. With `decoder` it is a recogniser of lines, whose classes are characters. With `cosine_dim` its
+    classifier compares images with classes in a space of so many dimensions.
     """
 
     model: ModelConfig
@@ -118,6 +126,7 @@ class ModelInfo:
     head: bool = True
     text: TextConfig | None = None
     sound: SoundInfo | None = None
+    decoder: Literal["ctc"] | None = None
     cosine_dim: int | None = None
     members: int = 1  # networks whose logits are averaged
 

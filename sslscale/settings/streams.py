@@ -13,8 +13,9 @@ Source = Literal["labeled", "unlabeled", "all", "pseudo"]
 # the `features` input. teacher_logits: likewise, there if the stage is given them instead of a `teacher`. text: tokens
 # of the caption, from the `captions` input; images without a usable caption are left out of the stream. sound:
 # the log-mel spectrogram of the clip, from the `sound` input; clips without sound are left out.
+# transcript: the characters of a line of text, from the `transcripts` input; lines without a usable one are left out.
 # video: a number that all clips of a video have in common, int64.
-Field = Literal["label", "soft_label", "features", "teacher_logits", "text", "sound", "video"]
+Field = Literal["label", "soft_label", "features", "teacher_logits", "text", "sound", "video", "transcript"]
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,10 @@ class TrainConfig:
         self._require_whole_patches()
         unsupported = self.method.unsupported_model(self.model, size)
         require(unsupported is None, "model", unsupported or "")
+        reads = any("transcript" in stream.fields for stream in self.method.streams)
+        text = "gives the lines of text their width" if reads else "is for methods that read lines of text"
+        require((self.image.width is not None) == reads, "image.width", text)
+        require(reads or not self.model.name.startswith("crnn_"), "model.name", "crnn is for lines of text")
         self._require_views()
         require(self.batch_size > 0, "batch_size", "must be positive")
         require((self.num_steps is None) != (self.epochs is None), "num_steps", "give either num_steps or epochs")
@@ -197,6 +201,8 @@ class TrainConfig:
             return f"{name} {'reads' if 'text' in fields else 'does not read'} captions"
         if ("sound" in fields) != ("sound" in given):
             return f"{name} {'reads' if 'sound' in fields else 'does not read'} the sound of clips"
+        if ("transcript" in fields) != ("transcripts" in given):
+            return f"{name} {'reads' if 'transcript' in fields else 'does not read'} transcripts"
         if "features" in fields and "features" not in given:
             return f"{name} reads the features of another network"
         if "features" in given and not fields & {"features", "teacher_logits"}:

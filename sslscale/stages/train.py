@@ -14,6 +14,7 @@ from sslscale.graph.artifacts import (
     Selection,
     ShardSet,
     Spectrograms,
+    Transcripts,
 )
 from sslscale.graph.context import RunContext
 from sslscale.settings.train import TrainConfig
@@ -35,6 +36,7 @@ def train(
     features: Embeddings | None = None,
     captions: Captions | None = None,
     sound: Spectrograms | None = None,
+    transcripts: Transcripts | None = None,
     init: Checkpoint | None = None,
     teacher: Checkpoint | None = None,
     at_least: Checkpoint | None = None,
@@ -43,7 +45,7 @@ def train(
 
     Pseudo-labelled images come as shards (`pseudo`), or are joined from a `selection` while reading. With `clusters`
     the labels are the images' clusters; with `features` each image comes with those, with `captions` with the tokens of
-    its caption, with `sound` each clip with its spectrogram. `init` gives the first weights: a classifier's, or a
+    its caption, with `sound` each clip with its spectrogram, with `transcripts` each labelled line with its characters. `init` gives the first weights: a classifier's, or a
     backbone's under a fresh classifier. `teacher` is a network that a distilling method learns from (its logits may
     come as `features` instead); `at_least` is one that this one must not be smaller than.
     """
@@ -51,7 +53,7 @@ def train(
     from sslscale.report.figures import learning_curves
 
     given = {"data": data, "pseudo": pseudo, "selection": selection, "clusters": clusters, "features": features}
-    given |= {"captions": captions, "sound": sound}
+    given |= {"captions": captions, "sound": sound, "transcripts": transcripts}
     given |= {"init": init, "teacher": teacher, "at_least": at_least}
     inputs = {name: artifact for name, artifact in given.items() if artifact is not None}
     result = workers.train_workers(train_worker, (config, inputs), ctx)

@@ -25,6 +25,7 @@ from sslscale.errors import DataError, ResourceError
 from sslscale.nn.classifier import Classifier, build_backbone, build_classifier, num_parameters
 from sslscale.nn.ensemble import Backbones, MeanOfMembers
 from sslscale.nn.heads import CosineHead
+from sslscale.nn.recognizer import Recognizer, build_recognizer
 from sslscale.nn.sound_towers import SoundTowers, build_sound_towers
 from sslscale.nn.towers import TwoTowers, build_towers
 from sslscale.settings.model import FORMAT, ImageConfig, ModelConfig, ModelInfo, read_info
@@ -201,6 +202,16 @@ def load_towers(folder: Path) -> TwoTowers:
     return network.eval()
 
 
+def load_recognizer(folder: Path) -> tuple[Recognizer, ModelInfo]:
+    """Build the recogniser of a checkpoint folder in eval mode; raises DataError if it is none."""
+    info = read_info(folder)
+    if info.decoder is None:
+        raise DataError(f"{folder}: reads no lines of text: its training must be by one of the ctc methods")
+    network = build_recognizer(info.model, len(info.classes))
+    load_weights(network, folder / "model.safetensors")
+    return network.eval(), info
+
+
 def load_sound_towers(folder: Path) -> SoundTowers:
     """Build the image and the sound tower of a checkpoint folder in eval mode; raises DataError if it has no sound."""
     info = read_info(folder)
@@ -288,6 +299,7 @@ def describe_model(network: nn.Module, model: ModelConfig, image: ImageConfig, c
         head=isinstance(network, Classifier),
         text=network.config if isinstance(network, TwoTowers) else None,
         sound=network.config if isinstance(network, SoundTowers) else None,
+        decoder="ctc" if isinstance(network, Recognizer) else None,
         cosine_dim=one.classes.shape[1] if isinstance(one, CosineHead) else None,
         members=members,
     )

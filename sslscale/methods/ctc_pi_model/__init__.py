@@ -1,0 +1,25 @@
+"""Settings of the Pi-model on lines of text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sslscale.settings.method import UnlabeledLines
+from sslscale.settings.streams import ViewSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class CTCPiModel(UnlabeledLines):
+    """Pi-model (arXiv:1610.02242) on CTC's columns: two views of an unlabelled line shall be read alike.
+
+    Squares between the softmax, a mean over columns and characters. Leave geometry out of the augmentation.
+    """
+
+    name: Literal["ctc_pi_model"] = "ctc_pi_model"  # pyright: ignore[reportIncompatibleVariableOverride]
+    version: int = field(default=1, init=False)
+
+    @property
+    def unlabeled_views(self) -> tuple[ViewSpec, ...]:
+        """Two weak views."""
+        return (ViewSpec("weak", 2),)

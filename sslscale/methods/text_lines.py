@@ -1,0 +1,107 @@
+"""What methods that read lines of text have in common: a recogniser, CTC, and what is known of unlabelled lines."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sslscale import distributed
+from sslscale.data.batch import Batch
+from sslscale.data.transfer import to_device
+from sslscale.losses import linear_rise
+from sslscale.methods.method import Losses, Method
+from sslscale.nn.ctc import best_path, ctc_loss
+from sslscale.nn.ema import update_ema, warm_momentum
+from sslscale.nn.recognizer import build_recognizer
+from sslscale.settings.method import LabeledLines
+from sslscale.settings.model import ModelConfig
+from sslscale.shapes import Bool, Float
+
+
+class LineMethod(Method):
+    """A recogniser and, if `ema` is above 0, a running average of its weights, then the result."""
+
+    @classmethod
+    def build(cls, settings: Any, model: ModelConfig, num_outputs: int) -> Method:
+        """Make the method for an alphabet of so many characters."""
+        return cls(settings, model, num_outputs)
+
+    average_sees_training_mode = False
+
+    def __init__(self, settings: LabeledLines, model: ModelConfig, num_chars: int):
+        super().__init__()
+        self.settings = settings
+        self.network = build_recognizer(model, num_chars)
+        self.average = copy.deepcopy(self.network).requires_grad_(False) if settings.ema else None
+
+    def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """The weight of the unlabelled loss by now."""
+        ramp = getattr(self.settings, "ramp", 0.0)
+        weight = getattr(self.settings, "unlabeled_weight", 0.0)
+        weight *= linear_rise(self.step_info.progress, 0.0, ramp) if ramp else 1.0
+        return {"weight": to_device(torch.tensor(weight), batch["labeled"].index.device)}
+
+    def read(self, *views: Float[Tensor, "_ 3 h w"]) -> list[Float[Tensor, "_ times chars"]]:
+        """The logits of each view, read as one batch."""
+        sizes = [len(view) for view in views]
+        return list(self.network(torch.cat(views)).float().split(sizes))
+
+    def losses(
+        self,
+        logits: Float[Tensor, "batch times chars"],
+        lines: Batch,
+        weight: Float[Tensor, ""] | None = None,
+        unlabeled: Float[Tensor, ""] | None = None,
+        parts: Mapping[str, Float[Tensor, ""]] | None = None,
+    ) -> Losses:
+        """CTC of labelled lines, plus weight times the unlabelled loss, with what the log shows of it."""
+        tokens = lines.transcript
+        lengths = (tokens > 0).sum(1)
+        supervised = distributed.mean(ctc_loss(logits, tokens, lengths))
+        total = supervised if unlabeled is None or weight is None else supervised + weight * unlabeled
+        with torch.no_grad():
+            read, found, _ = best_path(logits)
+            longest = min(tokens.shape[1], read.shape[1])
+            same = (read[:, :longest] == tokens[:, :longest]).all(1) & (found == lengths)
+            blank = (logits.argmax(2) == 0).float().mean(1)
+        shown = {"loss": total, "labeled_loss": supervised, **(parts or {})}
+        if unlabeled is not None:
+            shown["unlabeled_loss"] = unlabeled
+        shown |= {"exact": distributed.mean(same.float()), "blanks": distributed.mean(blank)}
+        return Losses(total, {name: value.detach() for name, value in shown.items()})
+
+    def momentum(self, step: int, progress: float) -> float:
+        """The share of the old average that stays after this step."""
+        del progress
+        return warm_momentum(self.settings.ema, step)
+
+    def after_step(self, step: int, progress: float) -> None:
+        if self.average is not None:
+            buffers = not self.average_sees_training_mode
+            update_ema(self.average, self.network, self.momentum(step, progress), buffers=buffers)
+
+    @property
+    def result(self) -> nn.Module:
+        return self.network if self.average is None else self.average
+
+
+def agreement(
+    student: Float[Tensor, "batch times chars"], teacher: Float[Tensor, "batch times chars"]
+) -> Float[Tensor, ""]:
+    """Squares between two softmax, a mean over lines, columns and characters; no gradient reaches the second."""
+    return distributed.mean((student.softmax(2) - teacher.detach().softmax(2)).square().flatten(1).mean(1))
+
+
+def read_as(
+    student: Float[Tensor, "batch times chars"], teacher: Float[Tensor, "batch times chars"], threshold: float
+) -> tuple[Float[Tensor, ""], Bool[Tensor, " batch"]]:
+    """CTC of the student to what the teacher reads, 0 for lines of which it is not sure, the mean over all; and of which
+    it is: the geometric mean of the probabilities along its best path reaches the threshold, and the text is not empty."""
+    with torch.no_grad():
+        tokens, lengths, probability = best_path(teacher)
+        kept = (probability >= threshold) & (lengths > 0)
+    return distributed.mean(ctc_loss(student, tokens, lengths) * kept), kept
