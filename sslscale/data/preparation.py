@@ -94,7 +94,7 @@ def power_of_two(factor: float) -> int:
 
 
 def line_view(image: UInt8[Tensor, "3 height width"], height: int, width: int) -> UInt8[Tensor, "3 h w"]:
-    """A line of text at this height, its shape kept unless it is too wide; on the right of it the mean of its border."""
+    """A line of text at this height, its shape kept unless it is too wide; on its right the mean of its border."""
     tall, wide = image.shape[-2:]
     own = min(max(round(wide * height / tall), 1), width)
     scaled = image if (tall, wide) == (height, own) else decode.resize(image, (height, own))

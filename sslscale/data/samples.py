@@ -88,8 +88,8 @@ class Samples:
 
     def field(self, name: Field, numbers: np.ndarray) -> np.ndarray:
         """A field of these samples: labels int64 (n,), soft labels float32 (n, classes), features float32 (n, dim),
-        tokens of captions or characters of transcripts int64 (n, context), spectrograms of clips float32 (n, mels, times),
-        numbers of their videos int64 (n,)."""
+        tokens of captions or characters of transcripts int64 (n, context), spectrograms of clips float32
+        (n, mels, times), numbers of their videos int64 (n,)."""
         if name == "label":
             return self.labels[numbers].astype(np.int64)
         if name == "soft_label" and self.soft is not None:

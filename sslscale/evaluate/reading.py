@@ -24,7 +24,7 @@ def measure_reading(
     said: Sequence[str], true: Sequence[str], *, ignore_case: bool, resamples: int, seed: int
 ) -> dict[str, Any]:
     """CER and WER (edit distances over the transcripts' characters and words, both summed over the lines), 1 - NED (the
-    mean of 1 - distance / the longer of both), the share of exact lines; 95 % intervals, of CER and WER by bootstrap."""
+    mean of 1 - distance / the longer of both), the share of exact lines; 95 % intervals, by bootstrap or Wilson's."""
     if ignore_case:
         said, true = [x.casefold() for x in said], [x.casefold() for x in true]
     chars = np.array([edit_distance(x, y) for x, y in zip(said, true, strict=True)])

@@ -20,8 +20,8 @@ class ConvolutionsOfLine(nn.Module):
         before = 3
         for number, own in enumerate(channels):
             normed = number in (4, 5)
-            kernel = {"kernel_size": 2} if number == 6 else {"kernel_size": 3, "padding": 1}
-            layers.append(nn.Conv2d(before, own, **kernel, bias=not normed))
+            size, padding = (2, 0) if number == 6 else (3, 1)
+            layers.append(nn.Conv2d(before, own, size, padding=padding, bias=not normed))
             layers += [nn.BatchNorm2d(own), nn.ReLU()] if normed else [nn.ReLU()]
             pool = {0: (2, 2), 1: (2, 2), 3: (2, 1), 5: (2, 1)}.get(number)
             if pool is not None:
