@@ -21,6 +21,11 @@ from sslscale.methods.barlow_twins import BarlowTwins
 from sslscale.methods.byol import BYOL
 from sslscale.methods.clip import CLIP
 from sslscale.methods.colorization import Colorization
+from sslscale.methods.ctc import CTC
+from sslscale.methods.ctc_mean_teacher import CTCMeanTeacher
+from sslscale.methods.ctc_pi_model import CTCPiModel
+from sslscale.methods.ctc_pseudo_label import CTCPseudoLabel
+from sslscale.methods.ctc_uda import CTCUDA
 from sslscale.methods.dash import Dash
 from sslscale.methods.deit import DeiT
 from sslscale.methods.dino import DINO
@@ -66,7 +71,7 @@ from sslscale.methods.uda import UDA
 from sslscale.methods.vat import VAT
 from sslscale.methods.vicreg import VICReg
 from sslscale.settings.augment import AugmentConfig, JitterConfig, RandAugmentConfig
-from sslscale.settings.method import MethodSettings, SemiSupervised, find, method_names
+from sslscale.settings.method import LabeledLines, MethodSettings, SemiSupervised, find, method_names
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.sound import SoundTowerConfig
 from sslscale.settings.streams import Field
@@ -111,6 +116,19 @@ def semi(recipe: SemiSupervised) -> TrainConfig:
         optim=OptimConfig(lr=0.01),
         # few enough that images come a second time
         splits=("labeled",) if recipe.name == "temporal_ensembling" else ("labeled", "unlabeled"),
+    )
+
+
+def lines(recipe: LabeledLines) -> TrainConfig:
+    named = {view.name for stream in recipe.streams for view in stream.views}
+    return dataclasses.replace(
+        CONFIG,
+        method=recipe,
+        model=ModelConfig(name="crnn_0.03"),
+        image=ImageConfig(size=32, width=40),
+        augment=AugmentConfig(jitter=JitterConfig(hue=0.0)),
+        views={"strong": AugmentConfig(randaugment=RandAugmentConfig(magnitude=4))} if "strong" in named else {},
+        optim=OptimConfig(lr=0.003),
     )
 
 
@@ -190,6 +208,13 @@ TUNED = {
     },
     "odd_one_out_differences": of(OddOneOut(questions=2, fusion="concatenation", hidden=16)),
     "avc_concatenation": of(AVC(window=3, sound=SOUND, fusion="concatenation")),
+    **{
+        config.method.name: config
+        for config in (lines(CTC(ema=0.9)), lines(CTCMeanTeacher(ema=0.9, unlabeled_ratio=2)))
+    },
+    **{config.method.name: config for config in (lines(CTCPiModel()), lines(CTCPseudoLabel(ema=0.9, threshold=0.05)))},
+    "ctc_uda": lines(CTCUDA(threshold=0.05)),
+    "ctc_uda_columns": lines(CTCUDA(threshold=0.05, consistency="columns")),
     "clip_cached": of(CLIP(text=TEXT, gradient_cache=2, equal_captions="positive"), model=VIT),
     "noisy_student_alone": dataclasses.replace(CONFIG, method=NoisyStudent(labels=False)),
     "inpainting": of(Inpainting(width=16, adversarial=0.1), image=ImageConfig(size=16)),
@@ -255,6 +280,12 @@ def texts(count: int, generator: torch.Generator) -> torch.Tensor:
     return tokens
 
 
+def transcripts(numbers: torch.Tensor) -> torch.Tensor:
+    """Two to four of ten characters for each line, int64 (lines, 6)."""
+    tokens = torch.stack([1 + (numbers * (3 + place)) % 10 for place in range(6)], 1)
+    return tokens * (torch.arange(6) < 2 + numbers[:, None] % 3)
+
+
 def batch_of(config: TrainConfig, stream: str, size: int, step: int, device: torch.device | None = None) -> Batch:
     """Batch `step` of a stream of 200 samples, of random numbers, with the fields that the method declares."""
     generator = torch.Generator().manual_seed(step)
@@ -263,7 +294,8 @@ def batch_of(config: TrainConfig, stream: str, size: int, step: int, device: tor
     for view in config.views_of(spec):
         side = view.size or config.image.size
         for _ in range(view.count):
-            image = torch.randn(size * (FRAMES if spec.clips else 1), 3, side, side, generator=generator)
+            count = size * (FRAMES if spec.clips else 1)
+            image = torch.randn(count, 3, side, config.image.width or side, generator=generator)
             image = image.contiguous(memory_format=torch.channels_last).to(device)
             views.append(image.unflatten(0, (size, FRAMES)) if spec.clips else image)
     numbers = (torch.arange(size) * 7 + step * size) % 200
@@ -274,6 +306,7 @@ def batch_of(config: TrainConfig, stream: str, size: int, step: int, device: tor
         "text": texts(size, generator),
         "sound": torch.randn(size, 16, 4 * FRAMES, generator=generator),
         "video": numbers // 10,
+        "transcript": transcripts(numbers),
     }
     given["teacher_logits"] = given["features"]
     fields: dict[Field, torch.Tensor] = {name: given[name].to(device) for name in spec.fields}

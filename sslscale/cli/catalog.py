@@ -12,7 +12,16 @@ from typing import Any
 
 from sslscale.errors import ConfigError
 
-KINDS = ("self-supervised", "video", "image-sound", "image-text", "semi-supervised", "distillation", "supervised")
+KINDS = (
+    "self-supervised",
+    "video",
+    "image-sound",
+    "image-text",
+    "text lines",
+    "semi-supervised",
+    "distillation",
+    "supervised",
+)
 _MODELS = (
     ("wrn_DEPTH_WIDTH", "wrn_10_1, wrn_16_2, wrn_28_10", "wide residual networks for images of about 32 pixels"),
     ("resnet_DEPTH", "resnet_18, resnet_50, resnet_50_2", "ResNets; small_images: true for about 32 pixels"),
@@ -41,6 +50,7 @@ def methods() -> list[dict[str, str]]:
         Clips,
         ImageSound,
         ImageText,
+        LabeledLines,
         SelfSupervised,
         SemiSupervised,
         find,
@@ -63,6 +73,8 @@ def methods() -> list[dict[str, str]]:
             kind = "self-supervised"
         elif issubclass(cls, SemiSupervised) or name in ("noisy_student", "joint_training"):
             kind = "semi-supervised"
+        elif issubclass(cls, LabeledLines):
+            kind = "text lines"
         elif issubclass(cls, ImageText):
             kind = "image-text"
         elif issubclass(cls, ImageSound):

@@ -32,7 +32,8 @@ def make_view(
 
     `cropped` says that the images are cut to their boxes and scaled already.
     """
-    kernels = _kernels() if images.device.type == "cpu" and _by_kernels(plan) else None
+    square = config.crop == "resized" or images.shape[-2:] == (size, size)
+    kernels = _kernels() if images.device.type == "cpu" and square and _by_kernels(plan) else None
     if kernels is not None:
         kernel_size = config.blur.pixels(size) if config.blur else 1
         return kernels.views(images, plan, size, kernel_size, mean, std, cropped=cropped)

@@ -100,7 +100,7 @@ def read_as(
     student: Float[Tensor, "batch times chars"], teacher: Float[Tensor, "batch times chars"], threshold: float
 ) -> tuple[Float[Tensor, ""], Bool[Tensor, " batch"]]:
     """CTC of the student to what the teacher reads, 0 for lines of which it is not sure, the mean over all; and of
-    which it is: the geometric mean of the probabilities along its best path reaches the threshold, and there is a text."""
+    which it is: the geometric mean of the probabilities along its best path reaches the threshold, and it read any."""
     with torch.no_grad():
         tokens, lengths, probability = best_path(teacher)
         kept = (probability >= threshold) & (lengths > 0)

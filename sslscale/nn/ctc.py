@@ -9,6 +9,7 @@ from torch import Tensor
 from sslscale.losses import in_float32
 from sslscale.shapes import Float, Int
 
+NATIVE = ("cpu",)  # devices on which torch's own loss waits for nothing
 _NEVER = -1e30  # the logarithm of a probability of 0, with finite gradients
 BLANK = 0
 
@@ -23,7 +24,7 @@ def ctc_loss(
     a GPU that would wait for the lengths, and the sum over all alignments is taken here, column by column.
     """
     log_probs = F.log_softmax(logits, 2)
-    if logits.device.type == "cpu":
+    if logits.device.type in NATIVE:
         columns = torch.full((len(logits),), logits.shape[1])
         total = F.ctc_loss(
             log_probs.transpose(0, 1), tokens, columns, lengths, BLANK, reduction="none", zero_infinity=True

@@ -15,6 +15,7 @@ from typing import Any
 
 from sslscale.report import page
 from sslscale.report.captions import retrieval_parts
+from sslscale.report.lines import reading_parts
 from sslscale.report.results import (
     Measure,
     Spread,
@@ -70,6 +71,7 @@ def write(run: Run, out: Path) -> Path:
         "Clusters": lambda: _clusters(run, local),
         "Captions": lambda: _captions(run),
         "Sound": lambda: _sound(run),
+        "Lines of text": lambda: _lines(run),
         "Details": lambda: _own_pages(run),
     }
     sections: dict[str, list[str]] = {}
@@ -258,6 +260,14 @@ def _sound(run: Run) -> Iterator[str]:
         yield page.table(["sound", "clips"], [[name, f"{n:,}"] for name, n in counts.items()])
     for node in _kind(run, "sound_retrieval"):
         yield from sound_parts(jsonio.read_json(node.folder / "report.json"), node.folder)
+
+
+def _lines(run: Run) -> Iterator[str]:
+    for node in _kind(run, "transcripts"):
+        counts = node.record["fields"]["accounting"]
+        yield page.table(["transcripts", "labelled lines"], [[name, f"{n:,}"] for name, n in counts.items()])
+    for node in _kind(run, "read_lines"):
+        yield from reading_parts(node.name, jsonio.read_json(node.folder / "report.json"), node.folder)
 
 
 def _own_pages(run: Run) -> Iterator[str]:

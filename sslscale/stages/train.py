@@ -46,9 +46,9 @@ def train(
     Pseudo-labelled images come as shards (`pseudo`), or are joined from a `selection` while reading. With `clusters`
     the labels are the images' clusters; with `features` each image comes with those, with `captions` with the tokens of
     its caption, with `sound` each clip with its spectrogram, with `transcripts` each labelled line with its characters.
-    `init` gives the first weights: a classifier's, or a backbone's under a fresh classifier. `teacher` is a network that
-    a distilling method learns from (its logits may come as `features` instead); `at_least` is one that this one must
-    not be smaller than.
+    `init` gives the first weights: a classifier's, or a backbone's under a fresh classifier. `teacher` is a network
+    that a distilling method learns from (its logits may come as `features` instead); `at_least` is one that this one
+    must not be smaller than.
     """
     from sslscale.cluster import workers
     from sslscale.report.figures import learning_curves

@@ -28,7 +28,7 @@ from sslscale.settings.train import TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.lars import LARS
 from sslscale.train.optim import step_if
-from tests.configurations import CONFIGS, FRAMES, TEXT
+from tests.configurations import CONFIGS, FRAMES, TEXT, transcripts
 from tests.device import DEVICE, Device, HostWaits
 
 
@@ -37,14 +37,15 @@ def batch_of(device: Device, config: TrainConfig, stream: str, size: int, step: 
     spec = next(spec for spec in config.method.streams if spec.name == stream)
     frames = (FRAMES,) if spec.clips else ()
     views = tuple(
-        device.put(torch.empty(size, *frames, 3, view.size or config.image.size, view.size or config.image.size))
+        device.put(torch.empty(size, *frames, 3, side, config.image.width or side))
         for view in config.views_of(spec)
-        for _ in range(view.count)
+        for side in [view.size or config.image.size] * view.count
     )
     numbers = torch.arange(size) + step
     given = {
         "label": numbers,
         "video": numbers,
+        "transcript": transcripts(numbers),
         "sound": torch.ones(size, 16, 4 * FRAMES),
         "text": torch.ones(size, TEXT.context, dtype=torch.int64),
     }
@@ -75,6 +76,7 @@ def test_no_step_makes_the_host_wait(name: str, monkeypatch: pytest.MonkeyPatch)
     config = dataclasses.replace(CONFIGS[name], sync_batch_norm=False)
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, *args, **kwargs: self)
     monkeypatch.setattr("sslscale.nn.learned_augment.Fetched", Arrived)
+    monkeypatch.setattr("sslscale.nn.ctc.NATIVE", ())
     sizes = config.batch_sizes
     method = build_method(config.method, config.model, 10)
     method.prepare({stream: 200 for stream in sizes}, config)

@@ -17,7 +17,7 @@ from sslscale.settings.method import SelfSupervised, SemiSupervised
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train import checkpoint
 from sslscale.train.engine import Engine
-from tests.configurations import CONFIGS, FRAMES, texts
+from tests.configurations import CONFIGS, FRAMES, texts, transcripts
 
 SEMI_SUPERVISED = sorted(name for name, config in CONFIGS.items() if isinstance(config.method, SemiSupervised))
 SELF_SUPERVISED = sorted(n for n, config in CONFIGS.items() if isinstance(config.method, (SelfSupervised, SupCon)))
@@ -43,11 +43,12 @@ def batch(config: TrainConfig, step: int) -> dict[str, Batch]:
         count = config.batch_sizes[spec.name]
         sizes = [view.size or config.image.size for view in config.views_of(spec) for _ in range(view.count)]
         frames = (FRAMES,) if spec.clips else ()
-        views = tuple(torch.randn(count, *frames, 3, size, size, generator=generator) for size in sizes)
+        across = config.image.width
+        views = tuple(torch.randn(count, *frames, 3, size, across or size, generator=generator) for size in sizes)
         index = torch.randperm(IMAGES, generator=generator)[:count]
         numbers = torch.rand(count, 10, generator=generator)
         given = {"label": index % 3, "soft_label": numbers.softmax(1), "features": numbers, "teacher_logits": numbers}
-        given |= {"text": texts(count, generator), "video": index // 4}
+        given |= {"text": texts(count, generator), "video": index // 4, "transcript": transcripts(index)}
         given["sound"] = torch.randn(count, 16, 4 * FRAMES, generator=generator)
         found[spec.name] = Batch(views, index, {name: given[name] for name in spec.fields})
     return found
