@@ -106,6 +106,13 @@ class Spectrograms(Artifact):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Suggestions(Artifact):
+    """Unlabelled images to label next: suggestions.csv, numbers.npy, suggestions.html."""
+
+    by: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Clusters(Artifact):
     """Centroids (centroids.npy) and the cluster of each image: SPLIT/clusters-%06d.npy, one file a shard."""
 

@@ -98,7 +98,7 @@ def test_what_lines_need_is_asked_for_before_anything_runs(capsys: pytest.Captur
         (["train.method={name: fixmatch}"], "must be one of the ctc methods|crnn is for lines"),
         (["data.lines=false"], "lines: true is missing"),
     ):
-        _, err = runs.in_process(capsys, "plan", config, *words, "--root", "/tmp/none", code=1)
+        _, err = runs.in_process(capsys, "plan", config, *words, "--root", "/tmp/none", code=2)
         assert any(part in err for part in text.split("|")), err
 
 
