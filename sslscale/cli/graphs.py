@@ -1,10 +1,11 @@
-"""Run and plan graphs: `run`, `plan`, `eval`, `replay`, `tune`."""
+"""Run and plan graphs: `run`, `plan`, `eval`, `suggest`, `replay`, `tune`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from sslscale.cli.units import show_age, show_size
 from sslscale.errors import ConfigError, UserError
 from sslscale.storage import mirror
+from sslscale.storage.jsonio import write_bytes
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,6 +50,35 @@ def evaluate(options: argparse.Namespace) -> int:
         "seeds": options.seeds,
     }
     return _perform(experiment.of_values(f"eval {options.model} {options.shards}", values, options.overrides), options)
+
+
+def suggest(options: argparse.Namespace) -> int:
+    """Choose the images to label next, and copy the list and the page to where they are wanted."""
+    from sslscale import experiment
+
+    out: Path = options.out
+    if out.suffix != ".csv":
+        raise ConfigError(f"--out {out}: name a .csv file")
+    values = {
+        "pipeline": "suggest",
+        "model": _checkpoint(options),
+        "data": {"source": options.shards},
+        "suggest": {"number": options.number, "by": options.by, "pool": max(options.pool, options.number)},
+        "seed": options.seed,
+    }
+    loaded = experiment.of_values(f"suggest {options.model} {options.shards}", values, options.overrides)
+    code = _perform(loaded, options)
+    if options.plan or code:
+        return code
+    from sslscale.graph import dag
+
+    folder = next(entry.path for entry in dag.plan(loaded.targets, options.root) if entry.stage.name == "suggest")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for name, place in (("suggestions.csv", out), ("suggestions.html", out.with_suffix(".html"))):
+        write_bytes(place, (folder / name).read_bytes())
+    print(f"{out}: write a class into its column `label`; {out.with_suffix('.html')} shows the images", file=sys.stderr)
+    print(f"then: sslscale data label {options.shards} {out} NEW_SHARDS", file=sys.stderr)
+    return 0
 
 
 def _checkpoint(options: argparse.Namespace) -> str:

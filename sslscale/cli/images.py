@@ -102,6 +102,29 @@ def _build(options: argparse.Namespace, **settings: Any) -> int:
     return 0
 
 
+def label(options: argparse.Namespace) -> int:
+    from sslscale.data.answers import add_answers, read_answers
+    from sslscale.data.sources import local_path
+
+    if options.out.exists():
+        raise ConfigError(f"{options.out}: is there already; choose another folder or remove it")
+    if mirror.is_url(options.shards):
+        raise ConfigError(f"{options.shards}: label shards on this machine")
+    answers = read_answers(options.answers)
+    if not answers:
+        raise DataError(f"{options.answers}: its column `label` is empty")
+    beside = options.out.with_name(f"{options.out.name}.tmp-{os.getpid()}")
+    try:
+        indexes = add_answers(local_path(options.shards), beside, answers)
+        beside.rename(options.out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    for name, found in indexes.items():
+        print(f"{name:10} {found.num_samples:>10,} images")
+    print(f"{len(answers):,} new labels; wrote {options.out}, which refers to the shards of {options.shards}")
+    return 0
+
+
 def check(options: argparse.Namespace) -> int:
     with busy("checking every image"):
         from sslscale.data import sources

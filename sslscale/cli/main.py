@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from sslscale import __version__
 from sslscale.cli import catalog, cluster, compare, doctor, graphs, images, init, roots, serve, show
 from sslscale.errors import ConfigError, DataError, ResourceError, UserError
+from sslscale.settings.suggest import STRATEGIES
 from sslscale.storage import mirror
 
 _EPILOG = """examples:
@@ -167,6 +168,12 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=int, default=0, help="which labels --labels-per-class keeps")
         command.add_argument("--workers", type=_count, default=1, help="processes, on Ray if more than one (1)")
     index.add_argument("out", metavar="OUT", help="a folder that is not there yet, or s3://...")
+    label = add(data, "label", images.label, "Take up labels for unlabelled images of shards: nothing is copied.")
+    label.add_argument("shards", metavar="SHARDS", help="a folder that `sslscale data pack` wrote")
+    label.add_argument(
+        "answers", metavar="ANSWERS", type=Path, help="a CSV (key,label), as `sslscale suggest` writes it"
+    )
+    label.add_argument("out", metavar="OUT", type=Path, help="a folder that is not there yet")
     check = add(data, "check", images.check, "Check shards: counts, checksums, images, class balance, duplicates.")
     check.add_argument("shards", metavar="SHARDS", help="a folder of shards, or of splits")
     check.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
@@ -203,6 +210,21 @@ def parser() -> argparse.ArgumentParser:
     add_root(judge)
     judge.add_argument("--plan", action="store_true", help="show what would run, and why; run nothing")
     judge.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
+
+    active = add(named, "suggest", graphs.suggest, "Which unlabelled images to label next.")
+    active.add_argument("model", metavar="CHECKPOINT", help=model_help)
+    active.add_argument("shards", metavar="SHARDS", help="a folder that `sslscale data pack` wrote")
+    active.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings of the pipeline")
+    active.add_argument("--number", type=_count, default=100, help="how many images (100)")
+    active.add_argument("--by", default="margin", choices=STRATEGIES, help="how they are chosen (margin)")
+    active.add_argument(
+        "--pool", type=_count, default=50_000, help="images that are compared with one another (50,000)"
+    )
+    active.add_argument("--out", type=Path, default=Path("suggestions.csv"), metavar="FILE.csv", help="the list")
+    active.add_argument("--seed", type=int, default=0)
+    add_root(active)
+    active.add_argument("--plan", action="store_true", help="show what would run, and why; run nothing")
+    active.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
     export = add(named, "export", images.export, "Write a checkpoint for timm, ONNX, TorchScript or Hugging Face.")
     export.add_argument("model", metavar="CHECKPOINT", help=model_help)

@@ -48,7 +48,9 @@ def add_answers(source: Path, out: Path, answers: Mapping[str, str]) -> dict[str
     numbers = {samples.key(n): n for n in range(len(samples))} if answers else {}
     unknown = [key for key in answers if key not in numbers]
     if unknown:
-        raise DataError(f"{len(unknown):,} of {len(answers):,} keys are no unlabelled image of {source}: {unknown[0]!r}")
+        raise DataError(
+            f"{len(unknown):,} of {len(answers):,} keys are no unlabelled image of {source}: {unknown[0]!r}"
+        )
     classes = samples.index.classes or tuple(sorted(set(answers.values())))
     strange = sorted(set(answers.values()) - set(classes))
     if strange:
@@ -111,6 +113,4 @@ def _write(folder: Path, like: Index, parts: list[list[_Entry]], classes: tuple[
         labels.append(np.concatenate([entry[2] for entry in entries])[order])
         infos.append(entries[0][0]._replace(samples=len(own)))
     folder.mkdir(parents=True, exist_ok=True)
-    return write_index(
-        folder, infos, classes, np.concatenate(labels), np.concatenate(rows), prefixed=like.prefixed
-    )
+    return write_index(folder, infos, classes, np.concatenate(labels), np.concatenate(rows), prefixed=like.prefixed)

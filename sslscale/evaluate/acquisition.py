@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -74,9 +76,11 @@ def typiclust(
 
     every = F.normalize(torch.cat([labeled, features]).float(), dim=1)
     count = min(len(labeled) + number, MOST_CLUSTERS, len(every))
-    kind = KMeans if count <= 50 else MiniBatchKMeans
-    options = {"batch_size": 5000} if kind is MiniBatchKMeans else {}
-    cluster = kind(count, n_init=1, random_state=seed, **options).fit_predict(every.numpy())
+    if count <= 50:
+        algorithm: Any = KMeans(count, n_init=1, random_state=seed)
+    else:
+        algorithm = MiniBatchKMeans(count, n_init=1, random_state=seed, batch_size=5000)
+    cluster = algorithm.fit_predict(every.numpy())
     known = np.zeros(count, int)
     np.add.at(known, cluster[: len(labeled)], 1)
     left = {c: np.flatnonzero(cluster[len(labeled) :] == c) for c in range(count)}

@@ -34,6 +34,7 @@ def suggest(ctx: RunContext, config: SuggestConfig, *, model: Checkpoint, data: 
     info = read_info(model.dir)
     if config.by in NEED_CLASSES and not info.head:
         raise ConfigError(f"{ctx.name}: {config.by} needs a classifier, and {model.path} is a backbone alone")
+    device = best_device(ctx.resources)
     network: Any = checkpoint.load_model(model.dir)[0] if info.head else checkpoint.load_backbone(model.dir)[0]
     samples = open_images(data.dir, ("unlabeled",), local=ctx.local)
     number = min(config.number, len(samples))
@@ -45,7 +46,8 @@ def suggest(ctx: RunContext, config: SuggestConfig, *, model: Checkpoint, data: 
     def seen(of: Any, numbers: Any, done: Any) -> Any:
         """Features and, of a classifier, logits of these samples."""
         images = open_for_evaluation(ctx, of.shards, info.image)
-        return network_views(network, info, images, *of.places(numbers), config.batch_size, best_device(ctx.resources), done)
+        shard, row = of.places(numbers)
+        return network_views(network, info, images, shard, row, config.batch_size, device, done)
 
     logits = None
     if config.by == "random":
