@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from sslscale.config import require
 from sslscale.graph.dag import Stage, stage
@@ -116,7 +117,7 @@ def _start(config: Config, name: str, start: Start, seed: int, data: Stage) -> d
     """The evaluations of one start and seed: of round 0, and of each strategy's rounds."""
     place = f"seed_{seed}/{name}"
     settings = dataclasses.replace(start.train, seed=seed)
-    inputs = {}
+    inputs: dict[str, Any] = {}
     if start.pretrain is not None:
         own = dataclasses.replace(start.pretrain, seed=seed)
         inputs["init"] = training(own, name=f"{place}/pretrain", resources=config.resources.train, data=data)

@@ -76,10 +76,8 @@ def typiclust(
 
     every = F.normalize(torch.cat([labeled, features]).float(), dim=1)
     count = min(len(labeled) + number, MOST_CLUSTERS, len(every))
-    if count <= 50:
-        algorithm: Any = KMeans(count, n_init=1, random_state=seed)
-    else:
-        algorithm = MiniBatchKMeans(count, n_init=1, random_state=seed, batch_size=5000)
+    options: dict[str, Any] = {"n_init": 1, "random_state": seed}
+    algorithm = KMeans(count, **options) if count <= 50 else MiniBatchKMeans(count, batch_size=5000, **options)
     cluster = algorithm.fit_predict(every.numpy())
     known = np.zeros(count, int)
     np.add.at(known, cluster[: len(labeled)], 1)

@@ -1,6 +1,6 @@
 """Lines of Vietnamese words and numbers, set in the fonts that come with matplotlib, as image and text files.
 
-    python tests/benchmarks/text_lines.py OUT [--train 4000] [--test 400] [--seed 0]
+    python tests/benchmarks/text_lines.py OUT [--train 8000] [--test 400] [--seed 0]
 
 Each line is a word or two, or a number, in one of four fonts, on uneven paper, blurred, noisy and slightly turned, 24
 to 40 pixels high. OUT/train and OUT/test have KEY.png and KEY.txt; OUT/held_out has lines of a font that the others
@@ -143,7 +143,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--train", type=int, default=4000)
+    parser.add_argument("--train", type=int, default=8000)
     parser.add_argument("--test", type=int, default=400, help="and as many of the held-out font")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
