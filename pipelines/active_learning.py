@@ -86,7 +86,7 @@ class Config:
 
 def build(config: Config) -> list[Stage]:
     """The graph. The only target is the report."""
-    reports: dict[str, Stage] = {}
+    reports: dict[str, Any] = {}
     for number in range(config.seeds):
         seed = config.seed + number
         source = dataclasses.replace(config.data, seed=seed)

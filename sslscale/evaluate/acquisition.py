@@ -30,7 +30,7 @@ def k_centre(
     """Again and again the image that is farthest from the nearest labelled or chosen one; memory for one distance an
     image."""
     least = torch.full((len(features),), torch.inf, device=features.device)
-    for part in labeled.split(256):
+    for part in labeled.split(256) if len(labeled) else ():
         least = torch.minimum(least, torch.cdist(features, part).min(1).values)
     chosen = []
     for _ in range(number):

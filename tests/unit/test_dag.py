@@ -232,6 +232,8 @@ def test_every_settings_field_is_identity_or_reviewed() -> None:
         "ClipConfig": {"checkpoint"},  # likewise
         "CaptionRetrievalConfig": {"batch_size"},
         "SoundRetrievalConfig": {"batch_size"},
+        "ReadConfig": {"batch_size"},
+        "SuggestConfig": {"batch_size"},
         "TrainConfig": {
             "log_every",
             "save_every",
