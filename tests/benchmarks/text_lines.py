@@ -1,10 +1,10 @@
-"""Lines of Vietnamese words and numbers, set in the fonts that come with matplotlib, as image and text files.
+"""Lines of numbers or of Vietnamese words, set in the fonts that come with matplotlib, as image and text files.
 
-    python tests/benchmarks/text_lines.py OUT [--train 8000] [--test 400] [--seed 0]
+    python tests/benchmarks/text_lines.py OUT [--texts numbers] [--train 2000] [--test 400] [--seed 0]
 
-Each line is a word or two, or a number, in one of four fonts, on uneven paper, blurred, noisy and slightly turned, 24
-to 40 pixels high. OUT/train and OUT/test have KEY.png and KEY.txt; OUT/held_out has lines of a font that the others
-lack.
+Each line is a number of 3 to 7 digits, or with `--texts words` a word or two or a number, in one of four fonts, on
+uneven paper, blurred, noisy and slightly turned, 24 to 40 pixels high. OUT/train and
+OUT/test have KEY.png and KEY.txt; OUT/held_out has lines of a font that the others lack.
 """
 
 from __future__ import annotations
@@ -94,8 +94,10 @@ FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono", "DejaVuSerif")
 HELD_OUT = ("DejaVuSerif-Italic",)
 
 
-def a_text(rng: Any) -> str:
-    """A word or two, or a number."""
+def a_text(texts: str, rng: Any) -> str:
+    """A number, or of words a word or two, or a number."""
+    if texts == "numbers":
+        return "".join(map(str, rng.integers(0, 10, rng.integers(3, 8))))
     if rng.random() < 0.25:
         return str(rng.integers(0, 10 ** rng.integers(2, 7)))
     return " ".join(rng.choice(WORDS, rng.integers(1, 3)))
@@ -127,13 +129,13 @@ def a_line(text: str, fonts: tuple[str, ...], rng: Any) -> Any:
     return (gray[..., None] * tint).clip(0, 255).astype(np.uint8)
 
 
-def write_lines(out: Path, count: int, fonts: tuple[str, ...], rng: Any) -> None:
+def write_lines(out: Path, count: int, fonts: tuple[str, ...], rng: Any, texts: str = "words") -> None:
     """Write so many lines, with their transcripts."""
     from PIL import Image
 
     out.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        text = a_text(rng)
+        text = a_text(texts, rng)
         Image.fromarray(a_line(text, fonts, rng)).save(out / f"{number:05}.png")
         (out / f"{number:05}.txt").write_text(text + "\n", "utf-8")
 
@@ -143,14 +145,15 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--train", type=int, default=8000)
+    parser.add_argument("--train", type=int, default=2000)
+    parser.add_argument("--texts", choices=("numbers", "words"), default="numbers")
     parser.add_argument("--test", type=int, default=400, help="and as many of the held-out font")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
-    write_lines(options.out / "train", options.train, FONTS, rng)
-    write_lines(options.out / "test", options.test, FONTS, rng)
-    write_lines(options.out / "held_out", options.test, HELD_OUT, rng)
+    write_lines(options.out / "train", options.train, FONTS, rng, options.texts)
+    write_lines(options.out / "test", options.test, FONTS, rng, options.texts)
+    write_lines(options.out / "held_out", options.test, HELD_OUT, rng, options.texts)
     print(f"{options.train:,} lines, and {options.test:,} twice to test, in {options.out}")
 
 
