@@ -140,7 +140,10 @@ def test_stages_do_not_import_stages() -> None:
         assert not [m for m in imports(path, module_level=False) if m.startswith("sslscale.stages")], path
     for path in (ROOT / "sslscale/methods").glob("*/*.py"):
         others = {m for m in imports(path, module_level=False) if m.startswith("sslscale.methods")}
-        bases = {f"sslscale.methods.{name}" for name in ("pretext", "puzzle", "frames", "image_text", "image_sound")}
+        bases = {
+            f"sslscale.methods.{name}"
+            for name in ("pretext", "puzzle", "frames", "image_text", "image_sound", "text_lines")
+        }
         own = f"sslscale.methods.{path.parent.name}"
         shared = {"sslscale.methods.method", "sslscale.settings.method", *bases, own}
         assert {m for m in others if not m.startswith(f"{own}.")} <= shared, f"{path} imports another method"

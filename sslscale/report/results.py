@@ -45,6 +45,8 @@ class Difference:
         return abs(self.value) > self.half
 
     def __str__(self) -> str:
+        if math.isinf(self.half):
+            return f"{100 * self.value:+.1f} points, of one seed"
         text = f"{100 * self.value:+.1f} ± {100 * self.half:.1f} points"
         return text if self.clear else f"{text}: no clear difference"
 

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import save_file
@@ -54,6 +55,15 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
         return
     if loaded.pipeline == "image_text":
         assert {"zero_shot/evaluate", "random/probe", "image_tower/probe"} <= names
+        return
+    if loaded.pipeline in ("image_sound", "text_lines"):  # planned without a test split
+        assert {"data", "train"} <= names and names & {"spectrograms", "transcripts"}
+        return
+    if loaded.pipeline == "active_learning":
+        config_of: Any = loaded.config
+        last = f"round_{config_of.rounds}/evaluate"
+        wanted = {f"seed_0/{start}/{by}/{last}" for start in config_of.starts for by in config_of.strategies}
+        assert wanted | {"report"} <= names
         return
     if loaded.pipeline == "reclip":
         assert {"zero_shot/evaluate", "reclip/evaluate"} <= names
