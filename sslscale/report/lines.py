@@ -25,14 +25,16 @@ def reading_parts(name: str, found: Mapping[str, Any], folder: Path) -> Iterator
 
 def line_pictures(file: Path, images: Sequence[Any], true: Sequence[str], said: Sequence[str]) -> None:
     """Lines (height, width, 3), each with its transcript and, in red where they differ, what was read."""
-    figure = new_figure(7, 0.75 * max(len(images), 1))
-    grid = figure.add_gridspec(max(len(images), 1), 1, hspace=1.1)
+    count = max(len(images), 1)
+    figure = new_figure(9, 0.5 * count)
+    grid = figure.add_gridspec(count, 2, width_ratios=[1, 2])
     for row, (image, text, reading) in enumerate(zip(images, true, said, strict=True)):
-        axes = figure.add_subplot(grid[row])
-        axes.imshow(image, aspect="auto")
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes = figure.add_subplot(grid[row, 0])
+        axes.imshow(image)
+        axes.axis("off")
+        words = figure.add_subplot(grid[row, 1])
+        words.axis("off")
         plain, read = (x.replace("$", r"\$") for x in (text, reading or "(nothing)"))
-        axes.set_title(plain, fontsize=8, loc="left", pad=2)
-        axes.set_title(read, fontsize=8, loc="right", pad=2, color="tab:gray" if text == reading else "tab:red")
+        words.text(0, 0.55, plain, fontsize=9, va="bottom")
+        words.text(0, 0.45, read, fontsize=9, va="top", color="tab:gray" if text == reading else "tab:red")
     figure.savefig(file, dpi=110)

@@ -113,6 +113,7 @@ def test_a_person_labels_what_is_suggested_and_the_training_goes_on(
     assert len(list(backbone.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_the_experiment_compares_strategies_on_the_same_seeds(tmp_path: Path) -> None:
     config = runs.ROOT / "configs/active_learning/digits.yaml"
     train = "{method: {name: supervised, label_smoothing: 0.0}, model: {name: wrn_10_0.5}, image: {size: 8}, "

@@ -224,6 +224,7 @@ def test_windows_are_drawn_by_their_motion_and_not_where_a_frame_looks_like_the_
     assert take(clips, chosen[:1, :3]).shape == (1, 3, 3, 4, 4)
 
 
+@pytest.mark.slow
 def test_the_command_packs_videos_and_the_graph_learns_from_them(tmp_path: Path) -> None:
     write_set(tmp_path, train=3, test=2, seed=0)
     words = [f"data.source={tmp_path}/train", f"data.test={tmp_path}/test", "pretrain.num_steps=12"]
