@@ -19,7 +19,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from sslscale import distributed
 from sslscale.data.index import read_index
-from sslscale.data.samples import as_clips, open_captioned, open_described, open_images, open_samples
+from sslscale.data.samples import as_clips, open_captioned, open_described, open_images, open_samples, open_transcribed
 from sslscale.data.soft_labels import SoftLabels
 from sslscale.data.sound import Spectra
 from sslscale.data.stream import Stream
@@ -27,11 +27,11 @@ from sslscale.errors import DataError
 from sslscale.graph.resources import Resources, Strategy
 from sslscale.methods.method import build_method
 from sslscale.nn.batch_norm import use_global
-from sslscale.settings.method import Clips, ImageSound, ImageText, method_names
+from sslscale.settings.method import Clips, ImageSound, ImageText, LabeledLines, method_names
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.fit import fit
 from sslscale.train.strategy import build_engine
-from tests.configurations import CONFIG, CONFIGS, FRAMES, STEPS, Rows, texts
+from tests.configurations import CONFIG, CONFIGS, FRAMES, STEPS, Rows, texts, transcripts
 
 
 def configuration(name: str, strategy: Strategy) -> TrainConfig:
@@ -60,6 +60,8 @@ def train(
     )
     if config.method.needs_teacher:
         samples["labeled"] = open_described(folder, described, ("labeled",), labels=True)
+    if isinstance(config.method, LabeledLines):
+        samples["labeled"] = open_transcribed(folder, described / "transcripts", tuple("0123456789"))
     if isinstance(config.method, ImageText):
         samples["images"] = open_captioned(folder, described / "captions", ("labeled", "unlabeled"))
     if isinstance(config.method, Clips):
@@ -162,12 +164,15 @@ def features(folder: Path, out: Path) -> None:
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     for split in ("labeled", "unlabeled"):
         (out / split).mkdir(parents=True, exist_ok=True)
-        (out / "captions" / split).mkdir(parents=True, exist_ok=True)
         index = read_index(folder / split)
-        np.save(out / "captions" / split / "usable.npy", np.ones(index.num_samples, bool))
+        for kind in ("captions", "transcripts"):
+            (out / kind / split).mkdir(parents=True, exist_ok=True)
+            np.save(out / kind / split / "usable.npy", np.ones(index.num_samples, bool))
         for number, info in enumerate(index.shards):
             tokens = texts(info.samples, generator).numpy().astype(np.uint16)
             np.save(out / "captions" / split / f"features-{number:06d}.npy", tokens)
+            lines = transcripts(torch.arange(info.samples)).numpy().astype(np.uint16)
+            np.save(out / "transcripts" / split / f"features-{number:06d}.npy", lines)
             clips = rng.normal(size=(info.samples // FRAMES, 16 * 4 * FRAMES)).astype(np.float16)
             (out / "sound" / split).mkdir(parents=True, exist_ok=True)
             np.save(out / "sound" / split / f"features-{number:06d}.npy", clips)
