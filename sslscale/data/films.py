@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from sslscale.data import tar, webdatasets
 from sslscale.data.items import VIDEO_SUFFIXES
-from sslscale.data.shard import map_file
 from sslscale.data.sources import class_folders, class_name, image_files, is_dir, usable_key
 from sslscale.errors import DataError
 from sslscale.storage import mirror
@@ -105,6 +104,8 @@ def _file(film: Film) -> str:
 
 
 def _of_shard(file: str, label: str | None, skip_file: SkipFile) -> list[Film]:
+    from sslscale.data.shard import map_file
+
     wanted, _, field = (label or "cls").partition(":")
     videos: dict[str, Place] = {}
     frames: dict[str, list[tuple[int, Place]]] = {}

@@ -13,13 +13,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sslscale.data import films, webdatasets
 from sslscale.data.films import SOUND_SUFFIXES, SUFFIXES, Film
 from sslscale.data.items import Item, Listing
 from sslscale.data.sources import unique
-from sslscale.data.wav import encode_wav
 from sslscale.errors import ConfigError, DataError
 from sslscale.settings.data import PackConfig, VideoConfig
 
@@ -198,6 +195,10 @@ def sound_of(film: Film, clip: int, video: VideoConfig) -> bytes | None:
 
     Raises DataError for sound that is damaged.
     """
+    import numpy as np
+
+    from sslscale.data.wav import encode_wav
+
     assert video.sound is not None
     av = _library()
     beside = film.sound or film.video
