@@ -15,7 +15,7 @@ from functools import partial
 from sslscale.config import require
 from sslscale.graph.dag import Stage, stage
 from sslscale.graph.resources import Resources
-from sslscale.methods.ctc import CTC
+from sslscale.methods.text_supervised import TextSupervised
 from sslscale.settings.data import PackConfig
 from sslscale.settings.lines import ReadConfig, TranscriptConfig
 from sslscale.settings.method import LabeledLines, UnlabeledLines
@@ -50,7 +50,11 @@ class Config:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(isinstance(self.train.method, LabeledLines), "train", "its method must be one of the ctc methods")
+        require(
+            isinstance(self.train.method, LabeledLines),
+            "train",
+            "its method must read lines of text, as text_uda does",
+        )
         require(self.data.lines, "data", "lines: true is missing, with captions: txt")
 
 
@@ -68,7 +72,7 @@ def build(config: Config) -> list[Stage]:
     texts = stage(transcripts, config.transcripts, name="transcripts", resources=workers.data, data=data)
     trainings = {"train": settings}
     if config.baseline and isinstance(settings.method, UnlabeledLines):
-        alone = CTC(ema=settings.method.ema)
+        alone = TextSupervised(ema=settings.method.ema)
         named = {name: view for name, view in settings.views.items() if name == "weak"}
         trainings["labels_alone"] = dataclasses.replace(settings, method=alone, views=named)
     models = {

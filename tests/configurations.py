@@ -21,11 +21,6 @@ from sslscale.methods.barlow_twins import BarlowTwins
 from sslscale.methods.byol import BYOL
 from sslscale.methods.clip import CLIP
 from sslscale.methods.colorization import Colorization
-from sslscale.methods.ctc import CTC
-from sslscale.methods.ctc_mean_teacher import CTCMeanTeacher
-from sslscale.methods.ctc_pi_model import CTCPiModel
-from sslscale.methods.ctc_pseudo_label import CTCPseudoLabel
-from sslscale.methods.ctc_uda import CTCUDA
 from sslscale.methods.dash import Dash
 from sslscale.methods.deit import DeiT
 from sslscale.methods.dino import DINO
@@ -66,6 +61,11 @@ from sslscale.methods.supcon import SupCon
 from sslscale.methods.supervised import Supervised
 from sslscale.methods.swav import SwAV
 from sslscale.methods.temporal_ensembling import TemporalEnsembling
+from sslscale.methods.text_mean_teacher import TextMeanTeacher
+from sslscale.methods.text_pi_model import TextPiModel
+from sslscale.methods.text_pseudo_label import TextPseudoLabel
+from sslscale.methods.text_supervised import TextSupervised
+from sslscale.methods.text_uda import TextUDA
 from sslscale.methods.tracking import Tracking
 from sslscale.methods.uda import UDA
 from sslscale.methods.vat import VAT
@@ -130,6 +130,11 @@ def lines(recipe: LabeledLines) -> TrainConfig:
         views={"strong": AugmentConfig(randaugment=RandAugmentConfig(magnitude=4))} if "strong" in named else {},
         optim=OptimConfig(lr=0.003),
     )
+
+
+def with_attention(config: TrainConfig) -> TrainConfig:
+    """The same with an attention decoder."""
+    return dataclasses.replace(config, model=ModelConfig(name="crnn_attention_0.03"))
 
 
 def small(name: str) -> TrainConfig:
@@ -210,11 +215,14 @@ TUNED = {
     "avc_concatenation": of(AVC(window=3, sound=SOUND, fusion="concatenation")),
     **{
         config.method.name: config
-        for config in (lines(CTC(ema=0.9)), lines(CTCMeanTeacher(ema=0.9, unlabeled_ratio=2)))
+        for config in (lines(TextSupervised(ema=0.9)), lines(TextMeanTeacher(ema=0.9, unlabeled_ratio=2)))
     },
-    **{config.method.name: config for config in (lines(CTCPiModel()), lines(CTCPseudoLabel(ema=0.9, threshold=0.05)))},
-    "ctc_uda": lines(CTCUDA(threshold=0.05)),
-    "ctc_uda_columns": lines(CTCUDA(threshold=0.05, consistency="columns")),
+    **{
+        config.method.name: config for config in (lines(TextPiModel()), lines(TextPseudoLabel(ema=0.9, threshold=0.05)))
+    },
+    "text_uda": lines(TextUDA(threshold=0.05)),
+    "text_uda_attention": with_attention(lines(TextUDA(threshold=0.02))),
+    "text_uda_columns": lines(TextUDA(threshold=0.05, consistency="columns")),
     "clip_cached": of(CLIP(text=TEXT, gradient_cache=2, equal_captions="positive"), model=VIT),
     "noisy_student_alone": dataclasses.replace(CONFIG, method=NoisyStudent(labels=False)),
     "inpainting": of(Inpainting(width=16, adversarial=0.1), image=ImageConfig(size=16)),

@@ -1,4 +1,4 @@
-"""What methods that read lines of text have in common: a recogniser, CTC, and what is known of unlabelled lines."""
+"""What methods that read lines of text have in common: a recogniser, its loss, and that of unlabelled lines."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from sslscale.data.batch import Batch
 from sslscale.data.transfer import to_device
 from sslscale.losses import linear_rise
 from sslscale.methods.method import Losses, Method
-from sslscale.nn.ctc import best_path, ctc_loss
 from sslscale.nn.ema import update_ema, warm_momentum
-from sslscale.nn.recognizer import build_recognizer
+from sslscale.nn.recognizer import AttentionHead, CTCHead, build_recognizer
 from sslscale.settings.method import LabeledLines
 from sslscale.settings.model import ModelConfig
 from sslscale.shapes import Bool, Float
@@ -45,29 +44,30 @@ class LineMethod(Method):
         weight *= linear_rise(self.step_info.progress, 0.0, ramp) if ramp else 1.0
         return {"weight": to_device(torch.tensor(weight), batch["labeled"].index.device)}
 
-    def read(self, *views: Float[Tensor, "_ 3 h w"]) -> list[Float[Tensor, "_ times chars"]]:
-        """The logits of each view, read as one batch."""
+    def read(self, *views: Float[Tensor, "_ 3 h w"]) -> list[Float[Tensor, "_ times features"]]:
+        """The columns of each view, seen as one batch."""
         sizes = [len(view) for view in views]
-        return list(self.network(torch.cat(views)).float().split(sizes))
+        return list(self.network.columns(torch.cat(views)).split(sizes))
 
     def losses(
         self,
-        logits: Float[Tensor, "batch times chars"],
+        columns: Float[Tensor, "batch times features"],
         lines: Batch,
         weight: Float[Tensor, ""] | None = None,
         unlabeled: Float[Tensor, ""] | None = None,
         parts: Mapping[str, Float[Tensor, ""]] | None = None,
     ) -> Losses:
-        """CTC of labelled lines, plus weight times the unlabelled loss, with what the log shows of it."""
-        tokens = lines.transcript
+        """The loss of labelled lines, plus weight times the unlabelled one, with what the log shows of it."""
+        tokens, head = lines.transcript, self.network.head
         lengths = (tokens > 0).sum(1)
-        supervised = distributed.mean(ctc_loss(logits, tokens, lengths))
+        logits = head(columns, tokens).float()
+        supervised = distributed.mean(head.loss(logits, tokens, lengths))
         total = supervised if unlabeled is None or weight is None else supervised + weight * unlabeled
         with torch.no_grad():
-            read, found, _ = best_path(logits)
+            read, found, _ = head.text(logits)
             longest = min(tokens.shape[1], read.shape[1])
             same = (read[:, :longest] == tokens[:, :longest]).all(1) & (found == lengths)
-            blank = (logits.argmax(2) == 0).float().mean(1)
+            blank = (logits.argmax(2) == 0).float().mean(1)  # or ends, of an attention decoder
         shown = {"loss": total, "labeled_loss": supervised, **(parts or {})}
         if unlabeled is not None:
             shown["unlabeled_loss"] = unlabeled
@@ -97,11 +97,15 @@ def agreement(
 
 
 def read_as(
-    student: Float[Tensor, "batch times chars"], teacher: Float[Tensor, "batch times chars"], threshold: float
+    head: CTCHead | AttentionHead,
+    student: Float[Tensor, "batch times features"],
+    teacher: Float[Tensor, "batch steps chars"],
+    threshold: float,
 ) -> tuple[Float[Tensor, ""], Bool[Tensor, " batch"]]:
-    """CTC of the student to what the teacher reads, 0 for lines of which it is not sure, the mean over all; and of
-    which it is: the geometric mean of the probabilities along its best path reaches the threshold, and it read any."""
+    """The loss of what the head makes of the student's columns against what the teacher's logits say, 0 for lines of
+    which it is not sure, the mean over all; and of which it is: the geometric mean of the probabilities along its path
+    reaches the threshold, and it read any."""
     with torch.no_grad():
-        tokens, lengths, probability = best_path(teacher)
+        tokens, lengths, probability = head.text(teacher)
         kept = (probability >= threshold) & (lengths > 0)
-    return distributed.mean(ctc_loss(student, tokens, lengths) * kept), kept
+    return distributed.mean(head.loss(head(student, tokens).float(), tokens, lengths) * kept), kept

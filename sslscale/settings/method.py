@@ -244,6 +244,11 @@ class LabeledLines(MethodSettings):
 
     ema: float = 0.0
 
+    @property
+    def compares_columns(self) -> bool:
+        """Whether the loss of unlabelled lines compares columns, which an attention decoder does not have."""
+        return False
+
     def __post_init__(self) -> None:
         require(0 <= self.ema < 1, "ema", "must lie in [0, 1)")
 
@@ -256,6 +261,8 @@ class LabeledLines(MethodSettings):
         """Why the method cannot train this network."""
         if not model.name.startswith("crnn_"):
             return f"{self.name} reads lines of text: take crnn_1, or crnn_WIDTH with a share of its channels"
+        if self.compares_columns and model.name.startswith("crnn_attention_"):
+            return f"{self.name} compares CTC's columns: take crnn_WIDTH, or text_uda with consistency: sequence"
         return None if size == 32 else "image.size: a crnn takes lines of 32 pixels height, with image.width"
 
 

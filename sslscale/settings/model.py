@@ -56,7 +56,8 @@ class ModelConfig:
     `stem_stride` 2 its first layer halves the side, for about a quarter of the time. `resnet_DEPTH` is a ResNet of
     depth 18, 34, 50, 101 or 152; `resnet_DEPTH_WIDTH` multiplies all channels by WIDTH; `small_images` gives it a stem
     for 32 pixels. `timm:NAME` is any model of timm, `open_clip:NAME` the image tower of any of open_clip's.
-    `crnn_WIDTH` reads lines of text (Shi et al. 2015, arXiv:1507.05717), all its channels multiplied by WIDTH.
+    `crnn_WIDTH` reads lines of text (Shi et al. 2015, arXiv:1507.05717), all its channels multiplied by WIDTH;
+    `crnn_attention_WIDTH` has an attention decoder instead of CTC.
     `vit_SIZE_PATCH` is a vision transformer of size tiny, small, base, large or WIDTHxDEPTH. Its positions are learned
     for a `grid` of patches (image side / PATCH) and resized for other images; its features are the class token or the
     mean of the patches (`pool`).
@@ -94,14 +95,14 @@ class ModelConfig:
         own = self.registers == 0 and self.layer_scale is None and self.pool == "cls" and self.grid == 14
         own = own and not self.distillation_token
         require(own, "name", "grid, registers, layer_scale, pool and distillation_token are for vit_SIZE_PATCH alone")
-        crnn = re.fullmatch(r"crnn_\d+(\.\d+)?", self.name)
+        crnn = re.fullmatch(r"crnn_(attention_)?\d+(\.\d+)?", self.name)
         if resnet is None and crnn is None and not self.name.startswith(("timm:", "open_clip:")):
             wide = re.fullmatch(r"wrn_(\d+)_(\d+(\.\d+)?)", self.name)
             valid = wide is not None and (int(wide[1]) - 4) % 6 == 0 and int(wide[1]) >= 10 and float(wide[2]) > 0
             known = (
                 "wrn_DEPTH_WIDTH (depth 10, 16, 22, 28, ...), resnet_DEPTH (18, 34, ...), vit_SIZE_PATCH, timm:NAME, "
             )
-            known += "open_clip:NAME, crnn_WIDTH"
+            known += "open_clip:NAME, crnn_WIDTH, crnn_attention_WIDTH"
             require(valid, "name", f"{self.name!r} is none of {known}")
 
     @property
@@ -126,7 +127,7 @@ class ModelInfo:
     head: bool = True
     text: TextConfig | None = None
     sound: SoundInfo | None = None
-    decoder: Literal["ctc"] | None = None
+    decoder: Literal["ctc", "attention"] | None = None
     cosine_dim: int | None = None
     members: int = 1  # networks whose logits are averaged
 

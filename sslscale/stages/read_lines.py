@@ -24,7 +24,6 @@ def read_lines(ctx: RunContext, config: ReadConfig, *, model: Checkpoint, data: 
     from sslscale.data.samples import open_images
     from sslscale.evaluate.outputs import network_outputs
     from sslscale.evaluate.reading import measure_reading
-    from sslscale.nn.ctc import best_path
     from sslscale.train.checkpoint import load_recognizer
     from sslscale.train.engine import best_device
 
@@ -55,7 +54,7 @@ def read_lines(ctx: RunContext, config: ReadConfig, *, model: Checkpoint, data: 
             device=best_device(ctx.resources),
             on_progress=lambda done, start=start: ctx.progress(start + done, len(samples)),
         )
-        tokens, _, confidence = best_path(logits)
+        tokens, _, confidence = network.head.text(logits)
         said += [decode(row, info.classes) for row in tokens.tolist()]
         sure += confidence.tolist()
     result: dict[str, Any] = measure_reading(

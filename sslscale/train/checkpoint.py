@@ -206,7 +206,7 @@ def load_recognizer(folder: Path) -> tuple[Recognizer, ModelInfo]:
     """Build the recogniser of a checkpoint folder in eval mode; raises DataError if it is none."""
     info = read_info(folder)
     if info.decoder is None:
-        raise DataError(f"{folder}: reads no lines of text: its training must be by one of the ctc methods")
+        raise DataError(f"{folder}: reads no lines of text: train it by one of the methods that do")
     network = build_recognizer(info.model, len(info.classes))
     load_weights(network, folder / "model.safetensors")
     return network.eval(), info
@@ -299,7 +299,7 @@ def describe_model(network: nn.Module, model: ModelConfig, image: ImageConfig, c
         head=isinstance(network, Classifier),
         text=network.config if isinstance(network, TwoTowers) else None,
         sound=network.config if isinstance(network, SoundTowers) else None,
-        decoder="ctc" if isinstance(network, Recognizer) else None,
+        decoder=network.decoder if isinstance(network, Recognizer) else None,
         cosine_dim=one.classes.shape[1] if isinstance(one, CosineHead) else None,
         members=members,
     )

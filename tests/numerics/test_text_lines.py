@@ -17,11 +17,11 @@ from sslscale.data.plan import make_plan, num_draws
 from sslscale.data.preparation import Preparation, line_view
 from sslscale.errors import DataError
 from sslscale.evaluate.reading import edit_distance, measure_reading
-from sslscale.methods.ctc_uda.method import column_divergence
 from sslscale.methods.method import StepInfo, build_method
 from sslscale.methods.text_lines import agreement, read_as
+from sslscale.methods.text_uda.method import column_divergence
 from sslscale.nn import ctc
-from sslscale.nn.recognizer import Recognizer, columns
+from sslscale.nn.recognizer import AttentionHead, CTCHead, Recognizer, build_recognizer, columns
 from sslscale.settings.augment import AugmentConfig, BlurConfig, JitterConfig, RandAugmentConfig
 from sslscale.settings.model import ModelConfig
 from tests.configurations import CONFIGS, batch_of
@@ -82,7 +82,10 @@ def test_a_sure_reading_is_learned_and_no_other() -> None:
     torch.manual_seed(0)
     student, teacher = torch.randn(8, 6, 4), 4 * torch.randn(8, 6, 4)
     teacher[0, :, 0] = 50.0  # surely empty
-    found, kept = read_as(student, teacher, 0.8)
+    head = CTCHead(4, 4)
+    torch.nn.init.eye_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    found, kept = read_as(head, student, teacher, 0.8)
     total, sure = 0.0, []
     for n in range(8):
         probs = teacher[n].double().softmax(1)
@@ -101,7 +104,81 @@ def test_a_sure_reading_is_learned_and_no_other() -> None:
             )
             total += float(native) / len(text)
     assert kept.tolist() == sure and 0 < sum(sure) < 8 and not sure[0]
-    assert float(found) == pytest.approx(total / 8, rel=1e-5)
+    assert float(found.detach()) == pytest.approx(total / 8, rel=1e-5)
+
+
+def test_attention_writes_character_after_character() -> None:
+    """A step at a time with scalars, as the paper's equations 1 to 5 say."""
+    torch.manual_seed(0)
+    head, seen = AttentionHead(5, 4, 3), 2 * torch.randn(6, 7, 5)
+    for weights in head.parameters():
+        weights.data *= 3  # so that readings differ in length
+    tokens = torch.tensor([[1, 2, 3], [2, 2, 0], [3, 0, 0], [0, 0, 0], [1, 3, 0], [2, 1, 3]])
+    lengths = (tokens > 0).sum(1)
+    state = {name: value.double() for name, value in head.state_dict().items()}
+
+    def written(line: torch.Tensor, given: list[int] | None) -> list[torch.Tensor]:
+        h = c = torch.zeros(4, dtype=torch.float64)
+        before, result = 0, []
+        for step in range(7 if given is None else len(given) + 1):
+            scores = torch.stack(
+                [
+                    state["score.weight"][0]
+                    @ torch.tanh(state["key.weight"] @ x + state["query.weight"] @ h + state["query.bias"])
+                    for x in line
+                ]
+            )
+            weights = scores.exp() / scores.exp().sum()
+            context = (weights[:, None] * line).sum(0)
+            x = torch.cat([context, torch.eye(4, dtype=torch.float64)[before]])
+            gates = state["cell.weight_ih"] @ x + state["cell.bias_ih"] + state["cell.weight_hh"] @ h
+            i, f, g, o = (gates + state["cell.bias_hh"]).split(4)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            result.append((state["char.weight"] @ h + state["char.bias"]).log_softmax(0))
+            before = int(result[-1].argmax()) if given is None else (given[step] if step < len(given) else 0)
+        return result
+
+    with torch.no_grad():
+        taught, free = head(seen, tokens), head(seen)
+    losses = head.loss(taught, tokens, lengths)
+    read, found, sure = head.text(free)
+    ends = []
+    for n in range(6):
+        line, text = seen[n].double(), tokens[n, : int(lengths[n])].tolist()
+        steps = written(line, text)
+        wanted = -sum(float(step[char]) for step, char in zip(steps, [*text, 0], strict=True)) / (len(text) + 1)
+        assert float(losses[n]) == pytest.approx(wanted, rel=1e-4)
+        steps = written(line, None)
+        path = [int(step.argmax()) for step in steps]
+        end = path.index(0) if 0 in path else len(path)
+        ends.append(end)
+        assert read[n].tolist() == path[:end] + [0] * (7 - end) and int(found[n]) == end
+        mean = np.mean([float(step.max()) for step in steps[: end + 1]])
+        assert float(sure[n]) == pytest.approx(math.exp(mean), rel=1e-4)
+    assert len(set(ends)) > 1
+
+
+@pytest.mark.parametrize("name", ["crnn_0.1", "crnn_attention_0.1"])
+def test_it_learns_to_read(name: str) -> None:
+    """Bars of three heights as characters, on lines of 2 to 4."""
+    torch.manual_seed(0)
+    texts = torch.randint(1, 4, (64, 4)) * (torch.arange(4) < torch.randint(2, 5, (64, 1)))
+    lines = torch.zeros(64, 3, 32, 48)
+    for n, place in itertools.product(range(64), range(4)):
+        lines[n, :, : 10 * int(texts[n, place]), 12 * place + 2 : 12 * place + 8] = 1.0
+    network = build_recognizer(ModelConfig(name=name), 3)
+    optim = torch.optim.Adam(network.parameters(), 0.01)
+    lengths = (texts > 0).sum(1)
+    for _ in range(100):
+        logits = network.head(network.columns(lines), texts)
+        loss = network.head.loss(logits, texts, lengths).mean()
+        optim.zero_grad()
+        loss.backward()
+        optim.step()
+    read, found, _ = network.head.text(network.eval()(lines))
+    exact = (read[:, :4] == texts).all(1) & (found == lengths)
+    assert float(exact.float().mean()) > 0.9
 
 
 def test_columns_agree_and_diverge_as_written() -> None:
@@ -119,7 +196,7 @@ def test_columns_agree_and_diverge_as_written() -> None:
 
 
 def test_unlabelled_lines_count_more_as_the_weight_rises() -> None:
-    config = CONFIGS["ctc_mean_teacher"]
+    config = CONFIGS["text_mean_teacher"]
     batch = {name: batch_of(config, name, size, 0) for name, size in config.batch_sizes.items()}
     totals = []
     for progress in (0.0, 0.15, 0.9):

@@ -11,7 +11,7 @@ from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class CTCMeanTeacher(UnlabeledLines):
+class TextMeanTeacher(UnlabeledLines):
     """Mean Teacher (arXiv:1703.01780) on CTC's columns, as STR-Fewer-Labels has it (arXiv:2103.04400).
 
     The running average of the weights, min(1 - 1 / (step + 1), ema), reads another view of labelled and unlabelled
@@ -20,7 +20,7 @@ class CTCMeanTeacher(UnlabeledLines):
     out of their augmentation.
     """
 
-    name: Literal["ctc_mean_teacher"] = "ctc_mean_teacher"  # pyright: ignore[reportIncompatibleVariableOverride]
+    name: Literal["text_mean_teacher"] = "text_mean_teacher"  # pyright: ignore[reportIncompatibleVariableOverride]
     ema: float = 0.995
     version: int = field(default=1, init=False)
 
@@ -32,3 +32,8 @@ class CTCMeanTeacher(UnlabeledLines):
     def unlabeled_views(self) -> tuple[ViewSpec, ...]:
         """Two weak views."""
         return (ViewSpec("weak", 2),)
+
+    @property
+    def compares_columns(self) -> bool:
+        """It does."""
+        return True

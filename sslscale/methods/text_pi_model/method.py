@@ -12,11 +12,12 @@ from sslscale.methods.method import Losses
 from sslscale.methods.text_lines import LineMethod
 
 
-class CTCPiModelMethod(LineMethod):
+class TextPiModelMethod(LineMethod):
     """A recogniser whose readings of two views agree."""
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         lines = batch["labeled"]
-        logits, first, second = self.read(lines.views[0], *batch["unlabeled"].views)
+        columns, *both = self.read(lines.views[0], *batch["unlabeled"].views)
+        first, second = (self.network.head(x).float() for x in both)
         squares = (first.softmax(2) - second.softmax(2)).square().flatten(1).mean(1)
-        return self.losses(logits, lines, drawn["weight"], distributed.mean(squares))
+        return self.losses(columns, lines, drawn["weight"], distributed.mean(squares))

@@ -11,14 +11,14 @@ from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class CTCPseudoLabel(UnlabeledLines):
+class TextPseudoLabel(UnlabeledLines):
     """Pseudo-labels on lines of text: what the running average of the weights reads, the network learns.
 
     STR-Fewer-Labels (arXiv:2103.04400) takes a teacher that stays, and every line; here the teacher is the average, and
     a line counts if the geometric mean of its columns' probabilities reaches `threshold`.
     """
 
-    name: Literal["ctc_pseudo_label"] = "ctc_pseudo_label"  # pyright: ignore[reportIncompatibleVariableOverride]
+    name: Literal["text_pseudo_label"] = "text_pseudo_label"  # pyright: ignore[reportIncompatibleVariableOverride]
     ema: float = 0.995
     threshold: float = 0.98
     version: int = field(default=1, init=False)

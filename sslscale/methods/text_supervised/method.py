@@ -1,4 +1,4 @@
-"""CTC on transcribed lines."""
+"""Learning to read from transcribed lines alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sslscale.methods.method import Losses
 from sslscale.methods.text_lines import LineMethod
 
 
-class CTCMethod(LineMethod):
+class TextSupervisedMethod(LineMethod):
     """A recogniser."""
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:

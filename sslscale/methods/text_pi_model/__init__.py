@@ -10,16 +10,21 @@ from sslscale.settings.streams import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class CTCPiModel(UnlabeledLines):
+class TextPiModel(UnlabeledLines):
     """Pi-model (arXiv:1610.02242) on CTC's columns: two views of an unlabelled line shall be read alike.
 
     Squares between the softmax, a mean over columns and characters. Leave geometry out of the augmentation.
     """
 
-    name: Literal["ctc_pi_model"] = "ctc_pi_model"  # pyright: ignore[reportIncompatibleVariableOverride]
+    name: Literal["text_pi_model"] = "text_pi_model"  # pyright: ignore[reportIncompatibleVariableOverride]
     version: int = field(default=1, init=False)
 
     @property
     def unlabeled_views(self) -> tuple[ViewSpec, ...]:
         """Two weak views."""
         return (ViewSpec("weak", 2),)
+
+    @property
+    def compares_columns(self) -> bool:
+        """It does."""
+        return True

@@ -11,28 +11,31 @@ from torch import Tensor
 from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.losses import in_float32, mean_over_kept
-from sslscale.methods.ctc_uda import CTCUDA
 from sslscale.methods.method import Losses
 from sslscale.methods.text_lines import LineMethod, read_as
+from sslscale.methods.text_uda import TextUDA
 from sslscale.shapes import Float
 
 
-class CTCUDAMethod(LineMethod):
+class TextUDAMethod(LineMethod):
     """A recogniser that reads strong views as weak ones."""
 
-    settings: CTCUDA
+    settings: TextUDA
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         lines, own = batch["labeled"], self.settings
-        logits, weak, strong = self.read(lines.views[0], *batch["unlabeled"].views)
+        columns, weak, strong = self.read(lines.views[0], *batch["unlabeled"].views)
+        head = self.network.head
+        with torch.no_grad():
+            said = head(weak.detach()).float()
         if own.consistency == "sequence":
-            loss, kept = read_as(strong, weak.detach(), own.threshold)
+            loss, kept = read_as(head, strong, said, own.threshold)
             share = distributed.mean(kept.float())
         else:
-            distance, mask = column_divergence(strong, weak.detach(), own.threshold, own.temperature)
+            distance, mask = column_divergence(head(strong).float(), said, own.threshold, own.temperature)
             loss = mean_over_kept(distance.flatten(), mask.flatten())
             share = distributed.mean(mask.mean(1))
-        return self.losses(logits, lines, drawn["weight"], loss, {"kept": share})
+        return self.losses(columns, lines, drawn["weight"], loss, {"kept": share})
 
 
 @in_float32

@@ -10,7 +10,7 @@ from sslscale.settings.method import UnlabeledLines
 
 
 @dataclass(frozen=True, kw_only=True)
-class CTCUDA(UnlabeledLines):
+class TextUDA(UnlabeledLines):
     """UDA (arXiv:1904.12848) on lines of text: a strong view shall be read as the weak one is.
 
     With `consistency: sequence` the weak view's best path is the text that CTC asks of the strong view, which may be
@@ -19,7 +19,7 @@ class CTCUDA(UnlabeledLines):
     threshold: then the strong view must not be moved.
     """
 
-    name: Literal["ctc_uda"] = "ctc_uda"  # pyright: ignore[reportIncompatibleVariableOverride]
+    name: Literal["text_uda"] = "text_uda"  # pyright: ignore[reportIncompatibleVariableOverride]
     consistency: Literal["sequence", "columns"] = "sequence"
     threshold: float = 0.98
     temperature: float = 0.4
@@ -29,3 +29,8 @@ class CTCUDA(UnlabeledLines):
         super().__post_init__()
         require(0 <= self.threshold <= 1, "threshold", "must lie in [0, 1]")
         require(self.temperature > 0, "temperature", "must be positive")
+
+    @property
+    def compares_columns(self) -> bool:
+        """With `consistency: columns` it does."""
+        return self.consistency == "columns"

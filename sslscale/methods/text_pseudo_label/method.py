@@ -9,21 +9,21 @@ from torch import Tensor
 
 from sslscale import distributed
 from sslscale.data.batch import Batch
-from sslscale.methods.ctc_pseudo_label import CTCPseudoLabel
 from sslscale.methods.method import Losses
 from sslscale.methods.text_lines import LineMethod, read_as
+from sslscale.methods.text_pseudo_label import TextPseudoLabel
 
 
-class CTCPseudoLabelMethod(LineMethod):
+class TextPseudoLabelMethod(LineMethod):
     """A recogniser that learns what the average of its weights reads."""
 
-    settings: CTCPseudoLabel
+    settings: TextPseudoLabel
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         lines, view = batch["labeled"], batch["unlabeled"].views[0]
         assert self.average is not None
-        logits, student = self.read(lines.views[0], view)
+        columns, student = self.read(lines.views[0], view)
         with torch.no_grad():
             teacher = self.average.eval()(view).float()
-        loss, kept = read_as(student, teacher, self.settings.threshold)
-        return self.losses(logits, lines, drawn["weight"], loss, {"kept": distributed.mean(kept.float())})
+        loss, kept = read_as(self.network.head, student, teacher, self.settings.threshold)
+        return self.losses(columns, lines, drawn["weight"], loss, {"kept": distributed.mean(kept.float())})
