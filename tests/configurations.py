@@ -23,6 +23,8 @@ from sslscale.methods.clip import CLIP
 from sslscale.methods.colorization import Colorization
 from sslscale.methods.dash import Dash
 from sslscale.methods.deit import DeiT
+from sslscale.methods.detection import Detection
+from sslscale.methods.detection_self_training import DetectionSelfTraining
 from sslscale.methods.dino import DINO
 from sslscale.methods.dinov2 import DINOv2
 from sslscale.methods.emp_ssl import EMPSSL
@@ -71,7 +73,8 @@ from sslscale.methods.uda import UDA
 from sslscale.methods.vat import VAT
 from sslscale.methods.vicreg import VICReg
 from sslscale.settings.augment import AugmentConfig, JitterConfig, RandAugmentConfig
-from sslscale.settings.method import LabeledLines, MethodSettings, SemiSupervised, find, method_names
+from sslscale.settings.detection import DetectorConfig
+from sslscale.settings.method import LabeledLines, MethodSettings, Scenes, SemiSupervised, find, method_names
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.sound import SoundTowerConfig
 from sslscale.settings.streams import Field
@@ -97,6 +100,7 @@ SMALL = AugmentConfig(crop="resized", scale=(0.1, 0.4), size=6, count=2)
 VIT = ModelConfig(name="vit_32x2_2", grid=4)
 TEXT = TextConfig(context=6, width=32, depth=1, heads=1, embed_dim=16)
 SOUND = SoundTowerConfig(widths=(8, 16), hidden=16, embed_dim=8)
+FCN = DetectorConfig(name="fcn", width=8, dropout=0.0)
 # where gradients are steep, rounding grows with the step
 STEEP = {"moco_v3", "barlow_twins", "vicreg", "emp_ssl", "nnclr", "supcon", "swav", "dinov2", "pirl", "multi_pretext"}
 
@@ -129,6 +133,16 @@ def lines(recipe: LabeledLines) -> TrainConfig:
         augment=AugmentConfig(jitter=JitterConfig(hue=0.0)),
         views={"strong": AugmentConfig(randaugment=RandAugmentConfig(magnitude=4))} if "strong" in named else {},
         optim=OptimConfig(lr=0.003),
+    )
+
+
+def scenes(recipe: Scenes) -> TrainConfig:
+    return dataclasses.replace(
+        CONFIG,
+        method=recipe,
+        image=ImageConfig(size=32),
+        augment=AugmentConfig(crop="scale", flip=True, randaugment=RandAugmentConfig(magnitude=4)),
+        optim=OptimConfig(lr=0.001),
     )
 
 
@@ -220,6 +234,9 @@ TUNED = {
     **{
         config.method.name: config for config in (lines(TextPiModel()), lines(TextPseudoLabel(ema=0.9, threshold=0.05)))
     },
+    "detection": scenes(Detection(detector=FCN, ema=0.9)),
+    "detection_linear": scenes(Detection(detector=dataclasses.replace(FCN, name="linear", frozen=True))),
+    "detection_self_training": scenes(DetectionSelfTraining(detector=FCN, unlabeled_ratio=2)),
     "text_uda": lines(TextUDA(threshold=0.05)),
     "text_uda_attention": with_attention(lines(TextUDA(threshold=0.02))),
     "text_uda_columns": lines(TextUDA(threshold=0.05, consistency="columns")),
@@ -294,6 +311,13 @@ def transcripts(numbers: torch.Tensor) -> torch.Tensor:
     return tokens * (torch.arange(6) < 2 + numbers[:, None] % 3)
 
 
+def semantic_maps(numbers: torch.Tensor, side: int) -> torch.Tensor:
+    """The class of each pixel, 0 to 10, and some that are ignored: int64 (images, side, side)."""
+    place = torch.arange(side * side).view(side, side)
+    found = (numbers[:, None, None] * 7 + place // 9) % 12
+    return torch.where(found == 11, 255, found)
+
+
 def batch_of(config: TrainConfig, stream: str, size: int, step: int, device: torch.device | None = None) -> Batch:
     """Batch `step` of a stream of 200 samples, of random numbers, with the fields that the method declares."""
     generator = torch.Generator().manual_seed(step)
@@ -315,6 +339,7 @@ def batch_of(config: TrainConfig, stream: str, size: int, step: int, device: tor
         "sound": torch.randn(size, 16, 4 * FRAMES, generator=generator),
         "video": numbers // 10,
         "transcript": transcripts(numbers),
+        "semantic": semantic_maps(numbers, config.image.size),
     }
     given["teacher_logits"] = given["features"]
     fields: dict[Field, torch.Tensor] = {name: given[name].to(device) for name in spec.fields}

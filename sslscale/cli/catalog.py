@@ -18,6 +18,7 @@ KINDS = (
     "image-sound",
     "image-text",
     "text lines",
+    "detection",
     "semi-supervised",
     "distillation",
     "supervised",
@@ -51,6 +52,7 @@ def methods() -> list[dict[str, str]]:
         ImageSound,
         ImageText,
         LabeledLines,
+        Scenes,
         SelfSupervised,
         SemiSupervised,
         find,
@@ -75,6 +77,8 @@ def methods() -> list[dict[str, str]]:
             kind = "semi-supervised"
         elif issubclass(cls, LabeledLines):
             kind = "text lines"
+        elif issubclass(cls, Scenes):
+            kind = "detection"
         elif issubclass(cls, ImageText):
             kind = "image-text"
         elif issubclass(cls, ImageSound):

@@ -164,6 +164,24 @@ def _full(sign: Tensor, value: float) -> Tensor:
     return torch.full_like(sign, value)
 
 
+# Where the operations that move pixels take each from, given signs, settings, height and width.
+MOVES: dict[str, Callable[[Tensor, RandAugmentConfig, int, int], Tensor]] = {
+    "rotate": lambda sign, c, height, width: geometry.rotation(sign * (c.magnitude / 10 * 30)),
+    "shear_x": lambda sign, c, height, width: geometry.shear(sign * (c.magnitude / 10 * 0.3), height, 0),
+    "shear_y": lambda sign, c, height, width: geometry.shear(sign * (c.magnitude / 10 * 0.3), width, 1),
+    "translate_x": lambda sign, c, height, width: geometry.translation(
+        sign * (c.magnitude / 10 * c.translate * width), torch.zeros_like(sign)
+    ),
+    "translate_y": lambda sign, c, height, width: geometry.translation(
+        torch.zeros_like(sign), sign * (c.magnitude / 10 * c.translate * width)
+    ),
+}
+
+
+def _moved(name: str) -> _Op:
+    return lambda images, draws, sign, c: geometry.affine(images, MOVES[name](sign, c, *images.shape[-2:]))
+
+
 # RandAugment (Cubuk et al. 2020, arXiv:1909.13719) as Noisy Student's authors run it: the 16 operations of their
 # randaugment.py, one magnitude on a scale where 10 is AutoAugment's maximum, and no clamp above it. At magnitude 27
 # rotation is 81 degrees, posterize and solarize therefore change nothing, and a translation may leave the frame.
@@ -171,7 +189,7 @@ OPERATIONS: dict[str, _Op] = {
     "autocontrast": lambda images, draws, sign, c: ops.autocontrast(images),
     "equalize": lambda images, draws, sign, c: ops.equalize(images),
     "invert": lambda images, draws, sign, c: ops.invert(images),
-    "rotate": lambda images, draws, sign, c: geometry.rotate(images, sign * (c.magnitude / 10 * 30)),
+    "rotate": _moved("rotate"),
     "posterize": lambda images, draws, sign, c: ops.posterize(
         images, torch.full_like(sign, int(c.magnitude / 10 * 4), dtype=torch.int64)
     ),
@@ -180,14 +198,10 @@ OPERATIONS: dict[str, _Op] = {
     "contrast": _enhance(ops.contrast),
     "brightness": _enhance(ops.brightness),
     "sharpness": _enhance(ops.sharpness),
-    "shear_x": lambda images, draws, sign, c: geometry.shear_x(images, sign * (c.magnitude / 10 * 0.3)),
-    "shear_y": lambda images, draws, sign, c: geometry.shear_y(images, sign * (c.magnitude / 10 * 0.3)),
-    "translate_x": lambda images, draws, sign, c: geometry.translate(
-        images, sign * _pixels(images, c.magnitude, c.translate), torch.zeros_like(sign)
-    ),
-    "translate_y": lambda images, draws, sign, c: geometry.translate(
-        images, torch.zeros_like(sign), sign * _pixels(images, c.magnitude, c.translate)
-    ),
+    "shear_x": _moved("shear_x"),
+    "shear_y": _moved("shear_y"),
+    "translate_x": _moved("translate_x"),
+    "translate_y": _moved("translate_y"),
     "solarize_add": lambda images, draws, sign, c: ops.solarize_add(images, _full(sign, int(c.magnitude / 10 * 110))),
     "cutout": lambda images, draws, sign, c: geometry.cutout(
         images, draws[:, 2], draws[:, 3], _full(sign, int(_pixels(images, c.magnitude, c.cutout)))
@@ -199,6 +213,25 @@ def _pixels(images: Tensor, magnitude: float, share: float) -> float:
     return magnitude / 10 * share * images.shape[-1]
 
 
+def moves(draws: Float[Tensor, "batch draws"], config: RandAugmentConfig, side: int) -> Float[Tensor, "batch 3 3"]:
+    """Where all layers together take the pixels of a square image from: (x, y, 1), counted from its centre."""
+    total = torch.eye(3).repeat(len(draws), 1, 1)
+    last = total[:, 2:]
+    for layer in range(config.num_ops):
+        choice, sign = _drawn(draws, layer, config)
+        for number, name in enumerate(config.operations):
+            if name in MOVES:
+                own = torch.cat([MOVES[name](sign, config, side, side), last], 1)
+                total = torch.where((choice == number)[:, None, None], total @ own, total)
+    return total
+
+
+def _drawn(draws: Float[Tensor, "batch draws"], layer: int, config: RandAugmentConfig) -> tuple[Tensor, Tensor]:
+    """Operation and sign of one layer for each image."""
+    mine = draws[:, layer * SLOTS : (layer + 1) * SLOTS]
+    return (mine[:, 0] * len(config.operations)).long(), torch.where(mine[:, 1] < 0.5, -1.0, 1.0)
+
+
 def randaugment(
     images: UInt8[Tensor, "batch 3 h w"], draws: Float[Tensor, "batch draws"], config: RandAugmentConfig
 ) -> UInt8[Tensor, "batch 3 h w"]:
@@ -206,8 +239,7 @@ def randaugment(
     device = images.device
     for layer in range(config.num_ops):
         mine = draws[:, layer * SLOTS : (layer + 1) * SLOTS]
-        choice = (mine[:, 0] * len(config.operations)).long()
-        sign = torch.where(mine[:, 1] < 0.5, -1.0, 1.0)
+        choice, sign = _drawn(draws, layer, config)
         order = torch.argsort(choice)
         counts = torch.bincount(choice, minlength=len(config.operations)).tolist()
         result = torch.empty_like(images)

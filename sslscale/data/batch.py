@@ -62,6 +62,21 @@ class Batch:
         return self["transcript"]
 
     @property
+    def boxes(self) -> Float[Tensor, "batch most 4"]:
+        """Boxes on the view: x0, y0, x1, y1 in pixels, zeros behind the last."""
+        return self["boxes"]
+
+    @property
+    def box_label(self) -> Int[Tensor, "batch most"]:
+        """The classes of the boxes, -1 where there is none, -2 for crowds."""
+        return self["box_label"]
+
+    @property
+    def semantic(self) -> Int[Tensor, "batch size size"]:
+        """The class + 1 of each pixel, 0 for none, 255 for those that are ignored."""
+        return self["semantic"]
+
+    @property
     def sound(self) -> Float[Tensor, "batch mels times"]:
         """Log-mel spectrograms of the clips, of as many times a frame in all clips."""
         return self["sound"]

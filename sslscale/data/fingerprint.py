@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from sslscale.data import sources, videos, webdatasets
+from sslscale.data import annotations, sources, videos, webdatasets
 from sslscale.errors import DataError
 from sslscale.storage import jsonio, mirror
 
@@ -33,6 +33,8 @@ def fingerprint(source: str, root: Path | None, captions: str | None = None, *, 
             return jsonio.digest([[shard.url, shard.size, shard.stamp] for shard in shards], 32)
         files = [Path(shard.url) for shard in shards]
         return _content(files[0].parent, files, root)
+    if source.startswith(annotations.PREFIXES):
+        return _content(*annotations.files(source), root)
     path = sources.local_path(source)
     if sources.is_packed(source):
         indexes = sorted(path.glob("*/index.json"))

@@ -1,7 +1,7 @@
 """Geometry on whole batches of images: where each output pixel is taken from, with one parameter per image.
 
-Each gives what torchvision.transforms.v2.functional gives for the same parameter. Images are (batch, 3, height, width),
-uint8 or float in 0 .. 255, on any device; there is no loop over images.
+Each gives what torchvision.transforms.v2.functional gives for the same parameter. Images are (batch, channels, height,
+width), uint8 or float in 0 .. 255, on any device; there is no loop over images.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from torch import Tensor
 
 from sslscale.shapes import Bool, Float, Int, UInt8
 
-Images = UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
+Images = UInt8[Tensor, "batch channels height width"] | Float[Tensor, "batch channels height width"]
 PerImage = Float[Tensor, " batch"]
+Matrix = Float[Tensor, "batch 2 3"]
 
 
 GRAY = 128  # what the authors of AutoAugment fill empty pixels with
 
 
-def affine(images: Images, matrix: Float[Tensor, "batch 2 3"], fill: int = GRAY) -> Images:
+def affine(images: Images, matrix: Matrix, fill: int = GRAY) -> Images:
     """Each output pixel (x, y), counted from the centre, is taken from `matrix` @ (x, y, 1); nearest neighbour."""
-    batch, _, height, width = images.shape
+    channels, height, width = images.shape[1:]
     half = (width / 2, height / 2)
     x = torch.arange(width, device=images.device) + 0.5 - half[0]
     y = torch.arange(height, device=images.device) + 0.5 - half[1]
@@ -34,42 +35,55 @@ def affine(images: Images, matrix: Float[Tensor, "batch 2 3"], fill: int = GRAY)
     row = torch.round(grid_y + half[1] - 0.5).long()
     outside = (column < 0) | (column >= width) | (row < 0) | (row >= height)
     source = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-    taken = images.flatten(2).gather(2, source.flatten(1)[:, None].expand(-1, 3, -1)).view(batch, 3, height, width)
+    taken = images.flatten(2).gather(2, source.flatten(1)[:, None].expand(-1, channels, -1)).view_as(images)
     return taken.masked_fill(outside[:, None], fill)
 
 
-def _matrix(batch: int, device: torch.device) -> Float[Tensor, "batch 2 3"]:
+def _matrix(batch: int, device: torch.device) -> Matrix:
     return torch.eye(2, 3, device=device).repeat(batch, 1, 1)
+
+
+def rotation(degrees: PerImage) -> Matrix:
+    """Where `rotate` takes its pixels from."""
+    matrix = _matrix(len(degrees), degrees.device)
+    angle = torch.deg2rad(degrees)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = torch.cos(angle)
+    matrix[:, 0, 1], matrix[:, 1, 0] = -torch.sin(angle), torch.sin(angle)
+    return matrix
+
+
+def translation(right: PerImage, down: PerImage) -> Matrix:
+    """Where `translate` takes its pixels from."""
+    matrix = _matrix(len(right), right.device)
+    matrix[:, 0, 2], matrix[:, 1, 2] = -right, -down
+    return matrix
+
+
+def shear(level: PerImage, side: int, axis: int) -> Matrix:
+    """Where `shear_x` (axis 0) and `shear_y` (axis 1) take their pixels from; `side` is that of the other axis."""
+    matrix = _matrix(len(level), level.device)
+    matrix[:, axis, 1 - axis], matrix[:, axis, 2] = level, level * (side / 2)
+    return matrix
 
 
 def rotate(images: Images, degrees: PerImage, fill: int = GRAY) -> Images:
     """Turn about the centre, counter-clockwise."""
-    matrix = _matrix(len(images), images.device)
-    angle = torch.deg2rad(degrees)
-    matrix[:, 0, 0] = matrix[:, 1, 1] = torch.cos(angle)
-    matrix[:, 0, 1], matrix[:, 1, 0] = -torch.sin(angle), torch.sin(angle)
-    return affine(images, matrix, fill)
+    return affine(images, rotation(degrees), fill)
 
 
 def translate(images: Images, right: PerImage, down: PerImage, fill: int = GRAY) -> Images:
     """Move by whole or broken pixels."""
-    matrix = _matrix(len(images), images.device)
-    matrix[:, 0, 2], matrix[:, 1, 2] = -right, -down
-    return affine(images, matrix, fill)
+    return affine(images, translation(right, down), fill)
 
 
 def shear_x(images: Images, level: PerImage, fill: int = GRAY) -> Images:
     """x' = x - level * y, counted from the upper left corner, as AutoAugment does."""
-    matrix = _matrix(len(images), images.device)
-    matrix[:, 0, 1], matrix[:, 0, 2] = level, level * (images.shape[-2] / 2)
-    return affine(images, matrix, fill)
+    return affine(images, shear(level, images.shape[-2], 0), fill)
 
 
 def shear_y(images: Images, level: PerImage, fill: int = GRAY) -> Images:
     """y' = y - level * x, counted from the upper left corner."""
-    matrix = _matrix(len(images), images.device)
-    matrix[:, 1, 0], matrix[:, 1, 2] = level, level * (images.shape[-1] / 2)
-    return affine(images, matrix, fill)
+    return affine(images, shear(level, images.shape[-1], 1), fill)
 
 
 def cutout(images: Images, x: PerImage, y: PerImage, half: Tensor, fill: int = GRAY) -> Images:

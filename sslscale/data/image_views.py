@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +21,9 @@ from sslscale.settings.augment import AugmentConfig
 from sslscale.settings.model import ImageConfig
 from sslscale.shapes import Float, UInt8
 
+if TYPE_CHECKING:
+    from sslscale.settings.streams import Field
+
 
 @dataclass(frozen=True)
 class RawViews:
@@ -26,6 +31,7 @@ class RawViews:
 
     pixels: Sequence[UInt8[Tensor, "batch 3 _ _"]]
     plans: Sequence[Plan]
+    fields: Mapping[Field, Tensor] = dataclass_field(default_factory=dict)  # what is made together with the views
 
 
 class ImageViews:

@@ -19,6 +19,7 @@ class Item(NamedTuple):
     read: Callable[[], bytes]
     caption: Callable[[], bytes | None] | None = None
     sound: Callable[[], bytes | None] | None = None  # of the clip that begins with this frame, as WAV
+    objects: Callable[[tuple[int, int]], bytes] | None = None  # given the image's height and width
     group: str = ""  # the video that a frame is of: all of it is in one split
 
 

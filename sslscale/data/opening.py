@@ -7,22 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from sslscale.data.samples import (
-    Samples,
+from sslscale.data.joined import (
     open_captioned,
     open_clips,
     open_clustered,
     open_described,
     open_heard,
-    open_images,
-    open_samples,
+    open_scenes,
     open_transcribed,
-    open_unlabeled,
 )
+from sslscale.data.samples import Samples, open_images, open_samples, open_unlabeled
 from sslscale.data.selection import open_selected
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Artifact, Captions, Clusters, Embeddings, Selection, Spectrograms, Transcripts
-from sslscale.settings.streams import StreamSpec
+from sslscale.settings.streams import OBJECT_FIELDS, StreamSpec
 from sslscale.settings.train import TrainConfig
 from sslscale.storage.scratch import Local
 
@@ -35,6 +33,12 @@ def open_stream(spec: StreamSpec, inputs: Inputs, config: TrainConfig, local: Lo
     `local` is a folder on this machine that remembers which shards were checked (see data.samples.open_samples).
     """
     data = inputs["data"].dir
+    if set(spec.fields) & set(OBJECT_FIELDS):
+        if spec.source == "pseudo":
+            return open_scenes(data, ("unlabeled",), inputs["detections"].dir, local=local)
+        if not (data / "labeled").is_dir():
+            raise DataError(f"{data}: has no labelled images; pack them with data.source coco:... or voc:...")
+        return open_scenes(data, ("labeled",), local=local).share(config.label_fraction, config.seed)
     if spec.source == "pseudo":
         return _pseudo(inputs, data, local)
     if "transcript" in spec.fields:

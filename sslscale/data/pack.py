@@ -108,6 +108,7 @@ def make_writer(config: PackConfig, classes: tuple[str, ...], folder: Path, thre
                 shape=shape,
                 caption=None if item.caption is None or (hide and config.lines) else item.caption(),
                 sound=None if item.sound is None else item.sound(),
+                objects=None if item.objects is None else item.objects(shape),
             )
 
         def samples() -> Iterator[Sample]:
@@ -117,7 +118,7 @@ def make_writer(config: PackConfig, classes: tuple[str, ...], folder: Path, thre
                 good: list[Sample] = []
                 try:
                     good = [sample(item, result) for item, result in whole if not isinstance(result, str)]
-                except DataError as error:  # of its sound
+                except DataError as error:  # of its sound or its objects
                     wrong = wrong or str(error)
                 if wrong is not None:
                     bad.append(wrong)

@@ -30,7 +30,7 @@ def _layout(config: AugmentConfig) -> dict[str, slice]:
     counts = {
         "fixed": _FIXED,
         "randaugment": layers * SLOTS,
-        "crop": geometry.CROP_DRAWS if config.crop == "resized" else 0,
+        "crop": {"resized": geometry.CROP_DRAWS, "scale": 1}.get(config.crop, 0),
         "rest": _REST,
         "blur": _BLUR if config.blur else 0,
         "erase": _ERASE if config.erase else 0,
@@ -108,6 +108,16 @@ def make_plan(
         cutout=fixed[:, 3:5] if config.cutout else None,
         erased=erased,
     )
+
+
+def plan_scale(draws: Float[Tensor, "batch draws"], config: AugmentConfig) -> Float[Tensor, "batch 3"]:
+    """For crop: scale, each image's factor, and where it is cut, x and y in [0, 1)."""
+    layout = _layout(config)
+    if config.crop != "scale":
+        return torch.tensor([1.0, 0.0, 0.0]).expand(len(draws), 3)
+    low, high = config.factors
+    factor = low + (high - low) * draws[:, layout["crop"]]
+    return torch.cat([factor, draws[:, layout["fixed"]][:, :2]], 1)
 
 
 def _plan_jitter(draws: Float[Tensor, "batch 9"], config: JitterConfig) -> tuple[Tensor, Tensor, Tensor]:

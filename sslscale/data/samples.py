@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sslscale.data.captions import Captions, usable
-from sslscale.data.features import Features, read_clusters
+from sslscale.data.captions import Captions
+from sslscale.data.features import Features
 from sslscale.data.index import INDEX, Index, joined, label_type, read_index
+from sslscale.data.objects import FoundObjects, Objects, StoredObjects
 from sslscale.data.shards import Shards
 from sslscale.data.soft_labels import SoftLabels, read_stored
 from sslscale.data.sound import Spectra
 from sslscale.data.sources import HIDDEN
 from sslscale.errors import DataError
+from sslscale.settings.streams import OBJECT_FIELDS
 from sslscale.storage import sums
 from sslscale.storage.scratch import Local
 
@@ -46,6 +48,7 @@ class Samples:
     features: Features | None = None  # what a network made of each image of the shards
     captions: Captions | None = None  # tokens of the captions
     sound: Spectra | None = None  # spectrograms of the clips
+    objects: StoredObjects | FoundObjects | None = None  # annotated objects, or those that a detector found
     frames: int = 1  # a sample is so many images after one another, a clip: its place is that of the first
     hidden: np.ndarray | None = None  # int32 (n,), -1: unknown; the truth, for the log alone: no batch has it
 
@@ -84,6 +87,8 @@ class Samples:
             return self.sound is not None
         if name == "video":
             return self.frames > 1
+        if name in OBJECT_FIELDS:
+            return self.objects is not None
         return self.has_soft if name == "soft_label" else self.features is not None
 
     def field(self, name: Field, numbers: np.ndarray) -> np.ndarray:
@@ -109,6 +114,11 @@ class Samples:
             return self.sound.take(shard, row)
         assert self.features is not None
         return self.features.take(shard, row)
+
+    def objects_of(self, shard: int, row: int) -> Objects:
+        """The objects of one image; raises DataError if it has none stored."""
+        assert self.objects is not None
+        return self.objects.take(shard, row)
 
     def key(self, number: int) -> str:
         """The key of one sample; the repeats of an image have keys of their own."""
@@ -144,7 +154,7 @@ class Samples:
             return self
         chosen = np.zeros(len(self), bool)
         generator = np.random.default_rng([seed, 0x5BA5E])
-        for label in range(len(self.index.classes)):
+        for label in np.unique(self.labels):  # images with objects have no class, and are one
             members = generator.permutation(np.flatnonzero(self.labels == label))
             chosen[members[: max(round(fraction * len(members)), 1)]] = True
         return self.keep(chosen)
@@ -230,81 +240,3 @@ def require_unique(shards: Shards, digests: np.ndarray) -> None:
         if again:
             raise DataError(f"{shard.path}: the key {min(again)!r} stands in another shard too")
         seen.update(keys)
-
-
-def open_clustered(folder: Path, clusters: Path, splits: Sequence[str], *, local: Local | None = None) -> Samples:
-    """The images of these splits with their cluster as the label."""
-    samples = open_images(folder, splits, local=local)
-    labels = read_clusters(clusters, splits)
-    if len(labels) != len(samples):
-        raise DataError(f"{clusters}: has {len(labels):,} clustered images, {folder} has {len(samples):,}")
-    classes = tuple(f"cluster {number}" for number in range(int(labels.max()) + 1))
-    index = dataclasses.replace(samples.index, classes=classes)
-    return dataclasses.replace(samples, index=index, labels=labels)
-
-
-def open_described(
-    folder: Path, features: Path, splits: Sequence[str], *, labels: bool = False, local: Local | None = None
-) -> Samples:
-    """The images of these splits with the features that a network made of them, and the labels that are known."""
-    samples, found = open_images(folder, splits, labels=labels, local=local), Features(features, splits)
-    sizes = [info.samples for info in samples.index.shards]
-    if sizes != [rows for rows, _ in found.shapes]:
-        raise DataError(f"{features}: its features are not those of the images of {folder}")
-    return dataclasses.replace(samples, features=found)
-
-
-def open_captioned(folder: Path, captions: Path, splits: Sequence[str], *, local: Local | None = None) -> Samples:
-    """The images of these splits that have a usable caption, with its tokens."""
-    samples, found = open_images(folder, splits, local=local), Captions(captions, splits)
-    sizes = [info.samples for info in samples.index.shards]
-    if sizes != [rows for rows, _ in found.shapes]:
-        raise DataError(f"{captions}: its captions are not those of the images of {folder}")
-    return dataclasses.replace(samples, captions=found).keep(usable(captions, splits))
-
-
-def open_clips(folder: Path, splits: Sequence[str], *, local: Local | None = None) -> Samples:
-    """The clips of the videos in these splits, without labels. Raises DataError for images that are none."""
-    samples = open_images(folder, splits, local=local)
-    if samples.index.frames == 1:
-        raise DataError(f"{folder}: holds images, not clips of videos: pack a folder of videos with data.video")
-    return as_clips(samples, samples.index.frames)
-
-
-def open_transcribed(
-    folder: Path, transcripts: Path, alphabet: tuple[str, ...], *, local: Local | None = None
-) -> Samples:
-    """The labelled lines that have a usable transcript, with its characters; the classes are the alphabet."""
-    splits = ("labeled",)
-    samples, found = open_images(folder, splits, local=local), Captions(transcripts, splits)
-    sizes = [info.samples for info in samples.index.shards]
-    if sizes != [rows for rows, _ in found.shapes]:
-        raise DataError(f"{transcripts}: its transcripts are not those of the lines of {folder}")
-    index = dataclasses.replace(samples.index, classes=alphabet)
-    return dataclasses.replace(samples, index=index, captions=found).keep(usable(transcripts, splits))
-
-
-def open_heard(folder: Path, sound: Path, splits: Sequence[str], mels: int, *, local: Local | None = None) -> Samples:
-    """The clips of the videos in these splits that have sound, with its spectrogram."""
-    samples = open_clips(folder, splits, local=local)
-    found = Spectra(sound, tuple(splits), mels, samples.frames)
-    if samples.block_sizes != [rows for rows, _ in found.shapes]:
-        raise DataError(f"{sound}: its spectrograms are not those of the clips of {folder}")
-    return dataclasses.replace(samples, sound=found).keep(usable(sound, splits))
-
-
-def as_clips(samples: Samples, frames: int) -> Samples:
-    """So many samples after one another as one, without labels; raises DataError if a shard holds a part of one."""
-    sizes = [info.samples for info in samples.index.shards]
-    wrong = [info.file for info, size in zip(samples.index.shards, sizes, strict=True) if size % frames]
-    if wrong:
-        raise DataError(f"{wrong[0]}: holds a clip with fewer than {frames} frames: pack the videos again")
-    first = np.arange(0, sum(sizes), frames)
-    shard, row = samples.places(first)
-    return dataclasses.replace(
-        samples,
-        labels=samples.labels[first],
-        block_sizes=[size // frames for size in sizes],
-        order=(shard.astype(np.int32), row.astype(np.int32)),
-        frames=frames,
-    )

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from sslscale.data import sources, videos, webdatasets
+from sslscale.data import annotations, sources, videos, webdatasets
 from sslscale.data.labels import read_labels
 from sslscale.data.sources import Item, Listing
 from sslscale.errors import DataError
@@ -49,6 +49,9 @@ def split(config: PackConfig, listing: Listing) -> Split:
     if config.labels is not None:
         items, classes, told = _label_by_file(config, listing)
         notes += told
+    if annotated(config.source):
+        return _split_annotated(config, listing, notes)
+    items = [*items, *_more(config)]
     parts: dict[str, list[Item]] = {}
     for name, share in (("test", config.test), ("val", config.val)):
         if isinstance(share, str):
@@ -78,13 +81,52 @@ def split(config: PackConfig, listing: Listing) -> Split:
     return Split(ordered, classes, tuple(notes))
 
 
+def annotated(source: str) -> bool:
+    """Whether a source's images have annotated objects instead of classes."""
+    return source.startswith(annotations.PREFIXES)
+
+
+def _split_annotated(config: PackConfig, listing: Listing, notes: list[str]) -> Split:
+    """Images with annotated objects are labelled, whatever the number of their objects; none has a class of its own."""
+    classes = listing.classes
+    parts: dict[str, list[Item]] = {}
+    items = listing.items
+    for name, share in (("test", config.test), ("val", config.val)):
+        if isinstance(share, str):
+            held = _listing_of(config, share)
+            if not all(item.objects is not None for item in held.items) or held.classes != classes:
+                raise DataError(f"{share}: {name} images need annotations of the classes of {config.source}")
+            notes.append(f"{share}: {held.taken}")
+            parts[name] = held.items
+        elif share:
+            chosen = sorted(items, key=lambda item: _order(item.key, name))[: max(round(len(items) * share), 1)]
+            keys = {item.key for item in chosen}
+            items, parts[name] = [item for item in items if item.key not in keys], chosen
+    parts["labeled"] = [item for item in items if item.objects is not None]
+    parts["unlabeled"] = [*(item for item in items if item.objects is None), *_more(config)]
+    ordered = {name: sorted(mine, key=_place) for name, mine in sorted(parts.items()) if mine}
+    return Split(ordered, classes, tuple(notes))
+
+
+def _listing_of(config: PackConfig, share: str) -> Listing:
+    return listing(config, share if annotated(share) else sources.resolve(config.source, share))
+
+
+def _more(config: PackConfig) -> list[Item]:
+    """The images of `unlabeled`, in a folder of keys of their own."""
+    if config.unlabeled is None:
+        return []
+    found = sources.folder(Path(config.unlabeled)).items
+    return [item._replace(key=sources.usable_key(f"unlabeled/{item.key}"), label=None) for item in found]
+
+
 @lru_cache(maxsize=8)
 def contents(config: PackConfig) -> Contents | None:
     """What packing would give, or what is packed already; None where listing it takes long.
 
     Raises DataError as packing does.
     """
-    if config.source.startswith(("torchvision:", webdatasets.PREFIX)) or config.video is not None:
+    if config.source.startswith(("torchvision:", webdatasets.PREFIX, *annotations.PREFIXES)) or config.video:
         return None
     if sources.is_packed(config.source):
         found = {}
@@ -109,6 +151,8 @@ def is_labeled(config: PackConfig) -> bool:
         return False
     if config.labels is not None or config.source == "digits" or config.source.startswith("torchvision:"):
         return True
+    if annotated(config.source):
+        return False  # no image has a class
     if config.source.startswith(webdatasets.PREFIX):
         return webdatasets.has_labels(config.source, config.label)
     if not sources.is_packed(config.source):
@@ -214,6 +258,8 @@ def _order(key: str, salt: str) -> bytes:
 
 def listing(config: PackConfig, source: str, captions: str | None = None) -> Listing:
     """What a source holds; raises DataError."""
+    if annotated(source):
+        return annotations.list_annotated(source)
     if config.video is None:
         found = sources.list_source(source, captions)
         return _transcribed(found) if config.lines else found

@@ -17,10 +17,12 @@ from sslscale.data.image_views import ImageViews, RawViews
 from sslscale.data.order import Order, Window
 from sslscale.data.prefetch import Prefetch
 from sslscale.data.samples import Samples
+from sslscale.data.scenes import SceneViews
 from sslscale.data.transfer import to_device
 from sslscale.errors import ConfigError
 from sslscale.settings.augment import AugmentConfig
 from sslscale.settings.model import ImageConfig
+from sslscale.settings.streams import OBJECT_FIELDS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,17 +81,22 @@ class Stream:
                 "workers; raise batch_size, or lower num_workers"
             )
         self._seed = rng.stream_seed(seed, name)
-        self._reader = ImageViews(
-            samples.shards,
-            views,
-            image,
-            seed=self._seed,
-            cache=cache,
-            cache_bytes=cache_bytes,
-            threads=threads,
-            device=device,
-            whole_batches=whole_batches,
-        )
+        self._reader: ImageViews | SceneViews
+        if samples.objects is not None:
+            own: list[Field] = [name for name in fields if name in OBJECT_FIELDS]
+            self._reader = SceneViews(samples, views[0], image, own, seed=self._seed, threads=threads, device=device)
+        else:
+            self._reader = ImageViews(
+                samples.shards,
+                views,
+                image,
+                seed=self._seed,
+                cache=cache,
+                cache_bytes=cache_bytes,
+                threads=threads,
+                device=device,
+                whole_batches=whole_batches,
+            )
         self.name, self.samples, self.device = name, samples, device
         self.batch_size, self._fields, self._unit = batch_size, fields, unit
         self._order = Order(samples.block_sizes, self._seed)
@@ -182,12 +189,13 @@ class Stream:
         row = (row[:, None] + np.arange(frames)).ravel()
         # the frames of a clip have the number of their clip, by which what happens to an image is drawn
         drawn = index.repeat_interleave(frames), epoch.repeat_interleave(frames)
-        return RawBatch(
-            self._reader.load(shard.repeat(frames), row, *drawn),
-            index,
-            index if global_numbers is None else torch.from_numpy(global_numbers),
-            {name: torch.from_numpy(self.samples.field(name, numbers)) for name in self._fields},
-        )
+        views = self._reader.load(shard.repeat(frames), row, *drawn)
+        fields: dict[Field, Tensor] = dict(views.fields)
+        for name in self._fields:
+            if name not in fields:
+                fields[name] = torch.from_numpy(self.samples.field(name, numbers))
+        every = index if global_numbers is None else torch.from_numpy(global_numbers)
+        return RawBatch(views, index, every, fields)
 
     def finish(self, raw: RawBatch) -> Batch:
         """Make the views, on the stream's device."""

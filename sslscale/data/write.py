@@ -34,6 +34,7 @@ class Sample(NamedTuple):
     shape: tuple[int, int] | None = None
     caption: bytes | None = None
     sound: bytes | None = None
+    objects: bytes | None = None
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> ShardInfo:
@@ -97,6 +98,8 @@ def _members(sample: Sample) -> dict[str, bytes | memoryview]:
         members["txt"] = sample.caption
     if sample.sound is not None:
         members["wav"] = sample.sound
+    if sample.objects is not None:
+        members["objects.json"] = sample.objects
     if sample.soft is not None:
         array = io.BytesIO()
         np.save(array, sample.soft, allow_pickle=False)

@@ -106,6 +106,14 @@ class Spectrograms(Artifact):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Detections(Artifact):
+    """What a detector found in unlabelled images: objects-%06d.jsonl, one file a shard, one line an image."""
+
+    num_images: int
+    accounting: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Suggestions(Artifact):
     """Unlabelled images to label next: suggestions.csv, numbers.npy, suggestions.html."""
 

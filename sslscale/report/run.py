@@ -25,6 +25,7 @@ from sslscale.report.results import (
     seeds_of,
     spread_difference,
 )
+from sslscale.report.scenes import detection_parts
 from sslscale.report.sound import sound_parts
 from sslscale.storage import jsonio
 from sslscale.storage.scratch import Local, scratch
@@ -72,6 +73,7 @@ def write(run: Run, out: Path) -> Path:
         "Captions": lambda: _captions(run),
         "Sound": lambda: _sound(run),
         "Lines of text": lambda: _lines(run),
+        "Objects": lambda: _objects(run),
         "Details": lambda: _own_pages(run),
     }
     sections: dict[str, list[str]] = {}
@@ -268,6 +270,16 @@ def _lines(run: Run) -> Iterator[str]:
         yield page.table(["transcripts", "labelled lines"], [[name, f"{n:,}"] for name, n in counts.items()])
     for node in _kind(run, "read_lines"):
         yield from reading_parts(node.name, jsonio.read_json(node.folder / "report.json"), node.folder)
+
+
+def _objects(run: Run) -> Iterator[str]:
+    for node in _kind(run, "find_objects"):
+        counts = node.record["fields"]["accounting"]
+        images = node.record["fields"]["num_images"]
+        text = f"{node.name}: {counts['objects']:,} objects in {images:,} images"
+        yield page.text(f"{text}, of which {counts['empty_images']:,} have none.")
+    for node in _kind(run, "detect"):
+        yield from detection_parts(node.name, jsonio.read_json(node.folder / "report.json"), node.folder)
 
 
 def _own_pages(run: Run) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
@@ -78,15 +78,21 @@ class AugmentConfig:
     """How one view of a training image is made. The order is: crop, flip, jitter, grayscale, blur, solarize, equalize,
     RandAugment, cutout (its side as a share of the image's), random erasing.
 
+    `crop: scale` is for images with annotated objects: an image is scaled by a random one of `factors`, cut at a random
+    place if it is then larger than the view, and filled up with the mean colour if it is smaller. (0.8, 1.2) is usual,
+    (0.1, 2.0) large-scale jittering (arXiv:2012.07177).
+
     A number named after an operation is the operation's probability. `size` is the side of the view if it is not the
     network's (multi-crop). `count` is the number of such views per image (multi-crop's local crops, EMP-SSL's
     patches).
     """
 
-    crop: Literal["none", "pad", "resized"] = "none"
+    crop: Literal["none", "pad", "resized", "scale"] = "none"
     padding: int = 4  # for crop: pad
     scale: tuple[float, float] = (0.08, 1.0)  # for crop: resized, as shares of the area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # for crop: resized, width over height
+    # for crop: scale, as factors of the size at which an image with objects fits its canvas
+    factors: tuple[float, float] = field(default=(0.8, 1.2), metadata={"new": True})
     flip: bool = False
     jitter: JitterConfig | None = None
     grayscale: float = 0.0
@@ -101,6 +107,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         require(self.padding >= 0, "padding", "must be 0 or more")
+        require(0 < self.factors[0] <= self.factors[1], "factors", "must be two positive numbers, low then high")
         require(0 < self.scale[0] <= self.scale[1] <= 1, "scale", "must be two shares of the area, low then high")
         require(0 < self.ratio[0] <= self.ratio[1], "ratio", "must be two positive numbers, low then high")
         for name in ("grayscale", "solarize", "equalize", "erase", "cutout"):

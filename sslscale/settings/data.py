@@ -38,6 +38,10 @@ class PackConfig:
     `torchvision:NAME:ROOT[:SPLIT]`, `webdataset:SHARDS` (paths or URLs with braces and wildcards), or `digits`. Results
     are identified by the content of the source, not by its location.
 
+    `coco:ANNOTATIONS.json:IMAGES` and `voc:FOLDER[:SET]` are images with annotated objects, which are packed beside
+    them as KEY.objects.json; `val` and `test` are such sources too, or shares. Boxes that cannot be used are left out
+    and counted. `unlabeled` is a folder of more images, whose labels are not known.
+
     The shards of a WebDataset are indexed and read where they lie; with `resize` they are packed anew. `label` names
     the member that has a sample's class: cls, txt, json:FIELD, or none; null is cls, where there is one.
     `captions` packs a caption beside each image, as KEY.txt: of a folder `txt`, the text file beside the image; of a
@@ -54,6 +58,7 @@ class PackConfig:
     labels: str | None = field(default=None, metadata={"identity": False})  # CSV of the few labelled paths
     labels_per_class: int | None = None  # keep so many labels of each class and hide the rest
     # a fraction, or a folder of class folders (whose content, not place, is then part of the identity)
+    unlabeled: str | None = field(default=None, metadata={"identity": False})
     val: float | str | None = field(default=None, metadata={"identity": False})
     test: float | str | None = field(default=None, metadata={"identity": False})
     # beside the shards lie the classes of unlabelled images whose class is known: the log then tells how often
@@ -82,6 +87,11 @@ class PackConfig:
         require(
             not self.lines or self.captions is not None, "captions", "names the transcripts of the lines, such as txt"
         )
+        if self.source.startswith(("coco:", "voc:")):
+            for name in ("labels", "labels_per_class", "captions", "resize", "video"):
+                require(getattr(self, name) is None, name, "is not for annotated images (coco:, voc:)")
+        outside = self.source.startswith("webdataset:") or self.video is not None
+        require(self.unlabeled is None or not outside, "unlabeled", "is not for a WebDataset or videos")
         require(not self.lines or self.labels is None, "labels", "are of images with classes; lines have transcripts")
         known = self.label is None or self.label in ("cls", "txt", "none") or self.label.startswith("json:")
         require(known, "label", f"cls, txt, json:FIELD or none, not {self.label!r}")

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sslscale.config import modules, require
 from sslscale.errors import ConfigError
+from sslscale.settings.detection import DetectorConfig
 from sslscale.settings.sound import SoundTowerConfig
-from sslscale.settings.streams import StreamSpec, ViewSpec
+from sslscale.settings.streams import Field, StreamSpec, ViewSpec
 from sslscale.settings.text import PREFIX, TextConfig, open_clip_config
 from sslscale.storage.jsonio import digest
 
@@ -291,6 +292,36 @@ class UnlabeledLines(LabeledLines):
         """`labeled` and `unlabeled`."""
         own = StreamSpec(name="unlabeled", source="unlabeled", ratio=self.unlabeled_ratio, views=self.unlabeled_views)
         return *super().streams, own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenes(MethodSettings):
+    """Methods that learn from images with annotated objects. With `ema` above 0 the result is a running average of the
+    weights."""
+
+    detector: DetectorConfig = DetectorConfig()
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.ema < 1, "ema", "must lie in [0, 1)")
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """What is known of the images."""
+        if self.detector.semantic:
+            return ("semantic",)
+        return ("boxes", "box_label", "masks") if self.detector.instances else ("boxes", "box_label")
+
+    @property
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """`labeled`, images with their annotations."""
+        return (StreamSpec(name="labeled", source="labeled", fields=self.fields),)
+
+    def unsupported_model(self, model: ModelConfig, size: int) -> str | None:
+        """Why the method cannot train this network."""
+        if model.name.startswith("crnn_"):
+            return f"{model.name} reads lines of text: take a network for images"
+        return None if size % 32 == 0 else "image.size: detectors take images of a multiple of 32 pixels"
 
 
 class MultiCrop(SelfSupervised):

@@ -11,6 +11,7 @@ from sslscale.config import require
 from sslscale.config.build import build
 from sslscale.config.document import Document
 from sslscale.errors import ConfigError, DataError
+from sslscale.settings.detection import DetectorConfig
 from sslscale.settings.sound import SoundInfo
 from sslscale.settings.text import TextConfig
 from sslscale.storage import jsonio, sums
@@ -116,7 +117,8 @@ class ModelInfo:
     """What model.json says: how to build the network, and what to feed it.
 
     Without `head` it is a backbone alone, or with `text` an image and a text tower, or with `sound` an image and a
-    sound tower. With `decoder` it is a recogniser of lines, whose classes are characters. With `cosine_dim` its
+    sound tower. With `decoder` it is a recogniser of lines, whose classes are characters; with `detector` a detector or
+    a segmentation network. With `cosine_dim` its
     classifier compares images with classes in a space of so many dimensions.
     """
 
@@ -128,6 +130,7 @@ class ModelInfo:
     text: TextConfig | None = None
     sound: SoundInfo | None = None
     decoder: Literal["ctc", "attention"] | None = None
+    detector: DetectorConfig | None = None
     cosine_dim: int | None = None
     members: int = 1  # networks whose logits are averaged
 

@@ -15,7 +15,15 @@ Source = Literal["labeled", "unlabeled", "all", "pseudo"]
 # the log-mel spectrogram of the clip, from the `sound` input; clips without sound are left out.
 # transcript: the characters of a line of text, from the `transcripts` input; lines without a usable one are left out.
 # video: a number that all clips of a video have in common, int64.
-Field = Literal["label", "soft_label", "features", "teacher_logits", "text", "sound", "video", "transcript"]
+# Of images with objects: boxes, float (n, most, 4) as x0, y0, x1, y1 on the view, filled up with zeros; box_label,
+# int64 (n, most), the class, -1 for none, -2 for crowds; masks, uint8 (n, most, size, size); semantic, int64 (n, size,
+# size), the class + 1 of each pixel, 0 for none, 255 for ignored; placement, float (n, 4): view = image * the first two
+# - the last two.
+Field = Literal[
+    "label", "soft_label", "features", "teacher_logits", "text", "sound", "video", "transcript",
+    "boxes", "box_label", "masks", "semantic", "placement",
+]  # fmt: skip
+OBJECT_FIELDS = ("boxes", "box_label", "masks", "semantic", "placement")
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ class TrainConfig:
         name, streams = self.method.name, self.method.streams
         fields = {field for stream in streams for field in stream.fields}
         sources = {stream.source for stream in streams}
-        if ("pseudo" in sources) != ("pseudo" in given or "selection" in given):
+        if ("pseudo" in sources) != bool({"pseudo", "selection", "detections"} & set(given)):
             return f"{name} {'reads' if 'pseudo' in sources else 'does not read'} pseudo-labelled images"
         if "clusters" in given and "labeled" not in sources:
             return f"{name} reads no labels, so none of clusters"

@@ -22,8 +22,8 @@ def caption_retrieval(
     import numpy as np
     import torch
 
+    from sslscale.data.joined import open_captioned
     from sslscale.data.reading import open_for_evaluation
-    from sslscale.data.samples import open_captioned
     from sslscale.evaluate.outputs import network_outputs
     from sslscale.evaluate.zero_shot import ImageTower, embed_tokens, recalls
     from sslscale.settings.model import read_info

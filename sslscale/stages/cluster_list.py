@@ -21,7 +21,8 @@ def list_clusters(ctx: RunContext, config: ClusterListConfig, *, data: Dataset, 
     """Write clusters.csv: split, key, cluster, and the image's class where it is known."""
     import csv
 
-    from sslscale.data.samples import open_clustered, open_images
+    from sslscale.data.joined import open_clustered
+    from sslscale.data.samples import open_images
 
     with open(ctx.path / "clusters.csv", "w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)

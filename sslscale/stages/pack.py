@@ -35,12 +35,13 @@ def content(config: PackConfig, root: Path | None) -> str:
     }
     if config.labels is not None:
         parts["labels"] = fingerprint.file_hash(Path(config.labels))
+    if config.unlabeled is not None:
+        parts["unlabeled"] = fingerprint.fingerprint(config.unlabeled, root)
     for name in ("val", "test"):
         share = getattr(config, name)
         if isinstance(share, str):
-            share = fingerprint.fingerprint(
-                sources.resolve(config.source, share), root, config.captions, video=config.video is not None
-            )
+            place = share if split.annotated(share) else sources.resolve(config.source, share)
+            share = fingerprint.fingerprint(place, root, config.captions, video=config.video is not None)
         parts[name] = share
     return digest(parts)
 
@@ -135,7 +136,7 @@ def _take_packed(ctx: RunContext, config: PackConfig) -> dict[str, Index]:
     """Refer to the shards of a folder that was packed or indexed before."""
     from sslscale.data.build import read_indexes
 
-    own = (config.labels, config.val, config.test, config.resize, config.video)
+    own = (config.labels, config.unlabeled, config.val, config.test, config.resize, config.video)
     if any(own) or config.labels_per_class is not None:
         raise DataError(f"{config.source}: is packed already; set labels and splits when packing")
     source = sources.local_path(config.source).absolute()

@@ -21,8 +21,8 @@ def sound_retrieval(
     import numpy as np
     import torch
 
+    from sslscale.data.joined import open_heard
     from sslscale.data.reading import open_for_evaluation
-    from sslscale.data.samples import open_heard
     from sslscale.evaluate.outputs import network_outputs
     from sslscale.evaluate.sound import FrameTower, embed_windows, find_shifts
     from sslscale.evaluate.zero_shot import recalls

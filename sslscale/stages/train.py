@@ -10,6 +10,7 @@ from sslscale.graph.artifacts import (
     Checkpoint,
     Clusters,
     Dataset,
+    Detections,
     Embeddings,
     Selection,
     ShardSet,
@@ -37,6 +38,7 @@ def train(
     captions: Captions | None = None,
     sound: Spectrograms | None = None,
     transcripts: Transcripts | None = None,
+    detections: Detections | None = None,
     init: Checkpoint | None = None,
     teacher: Checkpoint | None = None,
     at_least: Checkpoint | None = None,
@@ -45,7 +47,8 @@ def train(
 
     Pseudo-labelled images come as shards (`pseudo`), or are joined from a `selection` while reading. With `clusters`
     the labels are the images' clusters; with `features` each image comes with those, with `captions` with the tokens of
-    its caption, with `sound` each clip with its spectrogram, with `transcripts` each labelled line with its characters.
+    its caption, with `sound` each clip with its spectrogram, with `transcripts` each labelled line with its characters;
+    with `detections` unlabelled images come with the objects that a detector found in them.
     `init` gives the first weights: a classifier's, or a backbone's under a fresh classifier. `teacher` is a network
     that a distilling method learns from (its logits may come as `features` instead); `at_least` is one that this one
     must not be smaller than.
@@ -54,7 +57,7 @@ def train(
     from sslscale.report.figures import learning_curves
 
     given = {"data": data, "pseudo": pseudo, "selection": selection, "clusters": clusters, "features": features}
-    given |= {"captions": captions, "sound": sound, "transcripts": transcripts}
+    given |= {"captions": captions, "sound": sound, "transcripts": transcripts, "detections": detections}
     given |= {"init": init, "teacher": teacher, "at_least": at_least}
     inputs = {name: artifact for name, artifact in given.items() if artifact is not None}
     result = workers.train_workers(train_worker, (config, inputs), ctx)

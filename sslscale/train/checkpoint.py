@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from sslscale import distributed
 from sslscale.errors import DataError, ResourceError
 from sslscale.nn.classifier import Classifier, build_backbone, build_classifier, num_parameters
+from sslscale.nn.detector import Detector, OverBackbone, Segmenter, build_detector
 from sslscale.nn.ensemble import Backbones, MeanOfMembers
 from sslscale.nn.heads import CosineHead
 from sslscale.nn.recognizer import Recognizer, build_recognizer
@@ -212,6 +213,16 @@ def load_recognizer(folder: Path) -> tuple[Recognizer, ModelInfo]:
     return network.eval(), info
 
 
+def load_detector(folder: Path) -> tuple[Detector | Segmenter, ModelInfo]:
+    """Build the detector or segmentation network of a checkpoint folder in eval mode; DataError if it is none."""
+    info = read_info(folder)
+    if info.detector is None:
+        raise DataError(f"{folder}: finds no objects: train it by detection")
+    network = build_detector(info.detector, info.model, len(info.classes))
+    load_weights(network, folder / "model.safetensors")
+    return network.eval(), info
+
+
 def load_sound_towers(folder: Path) -> SoundTowers:
     """Build the image and the sound tower of a checkpoint folder in eval mode; raises DataError if it has no sound."""
     info = read_info(folder)
@@ -234,6 +245,9 @@ def _names(file: Path) -> set[str]:
 
 def backbone_prefix(info: ModelInfo) -> str:
     """What stands before the names of a backbone's weights."""
+    if info.detector is not None:
+        places = {"fcn": "maps.body.backbone.", "linear": "maps.backbone."}
+        return places.get(info.detector.name, "model.backbone.body.backbone.")
     return "backbone." if info.head or info.text is not None or info.sound is not None else ""
 
 
@@ -299,6 +313,7 @@ def describe_model(network: nn.Module, model: ModelConfig, image: ImageConfig, c
         head=isinstance(network, Classifier),
         text=network.config if isinstance(network, TwoTowers) else None,
         sound=network.config if isinstance(network, SoundTowers) else None,
+        detector=network.config if isinstance(network, OverBackbone) else None,
         decoder=network.decoder if isinstance(network, Recognizer) else None,
         cosine_dim=one.classes.shape[1] if isinstance(one, CosineHead) else None,
         members=members,

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from sslscale.nn.classifier import Classifier
+from sslscale.nn.detector import OverBackbone
 from sslscale.nn.sound_towers import SoundTowers
 from sslscale.nn.towers import TwoTowers
 from sslscale.settings.model import read_info
@@ -49,7 +50,7 @@ def initialize_method(method: nn.Module, folder: Path, classes: tuple[str, ...])
 def backbones(method: nn.Module) -> list[nn.Module]:
     """A method's backbone, and the averages and teachers that are built like it."""
     result: Any = method.result
-    backbone = result.backbone if isinstance(result, Classifier | TwoTowers | SoundTowers) else result
+    backbone = result.backbone if isinstance(result, Classifier | TwoTowers | SoundTowers | OverBackbone) else result
     shapes = {name: value.shape for name, value in backbone.state_dict().items()}
     return [
         module

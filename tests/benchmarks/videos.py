@@ -26,8 +26,8 @@ import torch
 from torchvision.transforms.v2.functional import resize
 
 from sslscale.data.films import of_file
+from sslscale.data.joined import open_clips
 from sslscale.data.pack import pack
-from sslscale.data.samples import open_clips
 from sslscale.data.stream import Stream
 from sslscale.data.videos import frames_of
 from sslscale.settings.augment import AugmentConfig

@@ -35,6 +35,8 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
     words = [] if "source: digits" in text else [f"data.source={digits}"]
     if re.search(r'test: (data|"(webdataset|torchvision):)', text):
         words += ["data.test=null"]
+    if "pipeline: detection" in text:
+        words += ["data.test=null", "data.unlabeled=null"]
     if "labels_per_class" in text and "source: digits" not in text:
         words += ["data.labels_per_class=null"]
     if "\n  init: {checkpoint" in text:
@@ -67,6 +69,10 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
         return
     if loaded.pipeline == "reclip":
         assert {"zero_shot/evaluate", "reclip/evaluate"} <= names
+        return
+    if loaded.pipeline == "detection":
+        found = {p.stage.name for p in planned if p.stage.fn.__name__ == "train"} - {"pretrain"}
+        assert found and ({f"{name}/detect" for name in found} <= names) == ("report" in names)
         return
     if loaded.pipeline == "pretrain_vs_selftrain":
         kinds = {name.partition("_")[2] for name in names if name.startswith("S1_100pct") and "/" not in name}

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from sslscale.data.index import read_index
-from sslscale.data.samples import open_captioned
+from sslscale.data.joined import open_captioned
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Captions
 from sslscale.graph.context import RunContext

@@ -14,7 +14,8 @@ from PIL import Image
 
 from sslscale.data.films import of_file
 from sslscale.data.index import read_index
-from sslscale.data.samples import open_heard, open_images
+from sslscale.data.joined import open_heard
+from sslscale.data.samples import open_images
 from sslscale.data.shards import open_shard
 from sslscale.data.sound import read_sounds
 from sslscale.data.videos import sound_of

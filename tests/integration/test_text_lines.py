@@ -11,7 +11,7 @@ import pytest
 
 from sslscale.data import tar
 from sslscale.data.index import read_index
-from sslscale.data.samples import open_transcribed
+from sslscale.data.joined import open_transcribed
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Dataset
 from sslscale.graph.context import RunContext

@@ -16,7 +16,8 @@ import torch
 from sslscale.data.decode import decode
 from sslscale.data.films import of_file
 from sslscale.data.index import read_index
-from sslscale.data.samples import open_clips, open_images
+from sslscale.data.joined import open_clips
+from sslscale.data.samples import open_images
 from sslscale.data.stream import Stream
 from sslscale.data.videos import frames_of, seconds
 from sslscale.errors import ConfigError, DataError

@@ -28,7 +28,7 @@ from sslscale.settings.train import TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.lars import LARS
 from sslscale.train.optim import step_if
-from tests.configurations import CONFIGS, FRAMES, TEXT, transcripts
+from tests.configurations import CONFIGS, FRAMES, TEXT, semantic_maps, transcripts
 from tests.device import DEVICE, Device, HostWaits
 
 
@@ -46,6 +46,7 @@ def batch_of(device: Device, config: TrainConfig, stream: str, size: int, step: 
         "label": numbers,
         "video": numbers,
         "transcript": transcripts(numbers),
+        "semantic": semantic_maps(numbers, config.image.size),
         "sound": torch.ones(size, 16, 4 * FRAMES),
         "text": torch.ones(size, TEXT.context, dtype=torch.int64),
     }

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sslscale.data.index import read_index
-from sslscale.data.samples import open_described
+from sslscale.data.joined import open_described
 from sslscale.data.stream import Stream
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Dataset

@@ -17,7 +17,7 @@ from sslscale.settings.method import SelfSupervised, SemiSupervised
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train import checkpoint
 from sslscale.train.engine import Engine
-from tests.configurations import CONFIGS, FRAMES, texts, transcripts
+from tests.configurations import CONFIGS, FRAMES, semantic_maps, texts, transcripts
 
 SEMI_SUPERVISED = sorted(name for name, config in CONFIGS.items() if isinstance(config.method, SemiSupervised))
 SELF_SUPERVISED = sorted(n for n, config in CONFIGS.items() if isinstance(config.method, (SelfSupervised, SupCon)))
@@ -49,6 +49,7 @@ def batch(config: TrainConfig, step: int) -> dict[str, Batch]:
         numbers = torch.rand(count, 10, generator=generator)
         given = {"label": index % 3, "soft_label": numbers.softmax(1), "features": numbers, "teacher_logits": numbers}
         given |= {"text": texts(count, generator), "video": index // 4, "transcript": transcripts(index)}
+        given["semantic"] = semantic_maps(index, config.image.size)
         given["sound"] = torch.randn(count, 16, 4 * FRAMES, generator=generator)
         found[spec.name] = Batch(views, index, {name: given[name] for name in spec.fields})
     return found

@@ -226,13 +226,15 @@ def test_every_settings_field_is_identity_or_reviewed() -> None:
     from sslscale import settings
 
     reviewed = {
-        "PackConfig": {"source", "labels", "val", "test"},  # their content is hashed instead
+        "PackConfig": {"source", "labels", "unlabeled", "val", "test"},  # their content is hashed instead
         "TimmConfig": {"weights", "classes"},  # likewise
         "InitConfig": {"checkpoint", "weights"},  # likewise, in the stage that opens them
         "ClipConfig": {"checkpoint"},  # likewise
         "CaptionRetrievalConfig": {"batch_size"},
         "SoundRetrievalConfig": {"batch_size"},
         "ReadConfig": {"batch_size"},
+        "DetectConfig": {"batch_size"},
+        "PseudoBoxConfig": {"batch_size"},
         "SuggestConfig": {"batch_size"},
         "TrainConfig": {
             "log_every",

@@ -125,9 +125,7 @@ def test_parts_of_a_batch_are_counted_together(packed: Path, context: Context) -
     assert found[0] == found[1] and len(set(found[0])) > 1
 
 
-def test_per_sample_memory_survives_a_restart(
-    packed: Path, context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_per_sample_memory_survives_a_restart(packed: Path, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """FlexMatch's classes and temporal ensembling's means; the second from a file that is mapped into memory."""
     monkeypatch.setattr(fit, "_PROGRESS_S", 0.0)  # every step is told, however fast the machine is
     for method, views in (

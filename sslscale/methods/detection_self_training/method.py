@@ -1,0 +1,41 @@
+"""Self-training for detection: annotations and a teacher's boxes at once, with losses of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from sslscale import distributed
+from sslscale.data.batch import Batch
+from sslscale.methods.detection_self_training import DetectionSelfTraining
+from sslscale.methods.method import Losses
+from sslscale.methods.scenes import SceneMethod
+from sslscale.settings.model import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class DetectionSelfTrainingMethod(SceneMethod):
+    """A detector that learns from annotations and from what a teacher found."""
+
+    settings: DetectionSelfTraining
+    means: Tensor
+
+    def __init__(self, settings: DetectionSelfTraining, model: ModelConfig, num_classes: int):
+        super().__init__(settings, model, num_classes)
+        self.register_buffer("means", torch.zeros(2))  # of L_h and L_p; 0 before the first step
+
+    def forward(self, batch: Mapping[str, Batch]) -> Losses:
+        settings = self.settings
+        supervised, parts = self.loss_of(batch["labeled"])
+        taught, _ = self.loss_of(batch["pseudo"])
+        if self.training:
+            now = distributed.all_sum(torch.stack([supervised, taught]).detach()) / distributed.world_size()
+            self.means = torch.where(self.means == 0, now, torch.lerp(now, self.means, settings.momentum))
+        ratio = self.means[0] / self.means[1].clamp(min=1e-12)
+        total = (supervised + settings.weight * ratio * taught) / (1 + settings.weight)
+        shown = {"loss": total, "labeled_loss": supervised, "pseudo_loss": taught, "ratio": ratio, **parts}
+        return Losses(total, {name: value.detach() for name, value in shown.items()})

@@ -1,0 +1,101 @@
+"""Detection on scenes that are composed here: packed, trained, found, measured, taught, shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from sslscale.data.joined import open_scenes
+from tests import runs
+from tests.benchmarks.scenes import write
+
+TINY = ["method.detector.width=32", "method.detector.name=fcos", "image.size=64", "num_steps=3", "batch_size=4"]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scenes")
+    found = load_digits()
+    data = found.images, found.target  # pyright: ignore[reportAttributeAccessIssue]
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 24), ("unlabeled", 10), ("test", 10)):
+        write(out, name, count, rng, data, 64)
+    return out
+
+
+def words(scenes: Path, root: Path, *more: str) -> list[str]:
+    sources = [
+        f"data.source=coco:{scenes}/train.json:{scenes}/train",
+        f"data.test=coco:{scenes}/test.json:{scenes}/test",
+        f"data.unlabeled={scenes}/unlabeled",
+    ]
+    return ["run", str(runs.ROOT / "configs/detection/scenes.yaml"), *sources, "--root", str(root), "--json", *more]
+
+
+def test_the_graph_pretrains_teaches_and_compares(scenes: Path, tmp_path: Path) -> None:
+    tiny = [f"{name}.{word}" for name in ("detector", "student") for word in TINY]
+    tiny += ["pretrain.num_steps=2", "pretrain.batch_size=16", "find.threshold=0.05", "data.shard_size=10"]
+    command = words(scenes, tmp_path, *tiny)
+    out, err = runs.sslscale(*command)
+    assert "24 images (0 without objects)" in out + err
+    (grid,) = tmp_path.glob("artifacts/grid/*/summary.json")
+    networks = json.loads(grid.read_text())["networks"]
+    assert set(networks) == {f"all_100pct_{row}" for row in ("random", "pretrained", "self_trained", "joint")}
+    for result in networks.values():
+        assert (
+            0 <= result["ap"] <= 1 and result["images"] == 10 and set(result["boxes"]["by_class"]) == set("0123456789")
+        )
+    for folder in tmp_path.glob("artifacts/detect/*"):
+        assert (folder / "scenes.png").stat().st_size > 10_000 and (folder / "detections.json").exists()
+    (data,) = tmp_path.glob("artifacts/pack/*")
+    teachers = sorted(tmp_path.glob("artifacts/find_objects/*"))
+    assert len(teachers) == 2
+    for folder in teachers:
+        record = json.loads((folder / "record.json").read_text())
+        found = open_scenes(data, ("unlabeled",), folder)
+        shard, row = found.places()
+        lines = [found.objects_of(int(s), int(r)) for s, r in zip(shard, row, strict=True)]
+        assert record["fields"]["num_images"] == len(lines) == 10
+        assert record["fields"]["accounting"]["objects"] == sum(len(objects.boxes) for objects in lines)
+        assert all(objects.size == (64, 64) for objects in lines)
+    (page,) = tmp_path.glob("reports/*.html")
+    assert "what is there, and what was found" in page.read_text()
+    out, _ = runs.sslscale(*command)  # nothing is missing
+    assert {stage["state"] for stage in json.loads(out.splitlines()[-1])["stages"]} == {"cached"}
+
+
+@pytest.mark.slow
+def test_pixels_are_learned(scenes: Path, tmp_path: Path) -> None:
+    """Of the scenes it trained on: whether the graph can learn at all."""
+    own = ["pretrain=null", "student=null", "detector.method.detector.name=fcn", "detector.method.detector.width=32"]
+    own += ["detector.image.size=64", "detector.num_steps=300", "detector.batch_size=8", "detector.augment.crop=none"]
+    own += ["detector.optim={name: adamw, lr: 0.005}", f"data.test=coco:{scenes}/train.json:{scenes}/train", "data.unlabeled=null"]
+    runs.sslscale(*words(scenes, tmp_path, *own))
+    (report,) = tmp_path.glob("artifacts/detect/*/report.json")
+    result = json.loads(report.read_text())
+    assert result["pixel_accuracy"] > 0.9 and result["by_class"]["(none)"] > 0.9
+    assert result["miou"] > 0.25 and result["miou_interval"][0] < result["miou"] < result["miou_interval"][1]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["detector.image.size=100"], "detectors take images of a multiple of 32 pixels"),
+        (["student.model.name=resnet_34_0.25"], "its model must be resnet_18_0.25"),
+        (["data.test=coco:gone.json:gone"], "gone: there is no such folder of images"),
+        (["student.method={name: detection}"], "its method must be detection_self_training"),
+        (["data.unlabeled=null"], "data.unlabeled: is missing: a folder of images for the student"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    scenes: Path, tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = [f"{name}.{word}" for name in ("detector", "student") for word in TINY]
+    tiny += ["pretrain=null", "detector.num_steps=1"]
+    code = 3 if "gone" in message else 2  # what lies outside the configuration
+    _, error = runs.in_process(capsys, *words(scenes, tmp_path, *tiny, *more), code=code)
+    assert message in error and "Traceback" not in error
