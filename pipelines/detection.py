@@ -2,7 +2,7 @@
 arXiv:2006.06882), as labels and augmentation grow.
 
 1. Pack annotated images, COCO's or PASCAL VOC's, and unlabelled ones beside them; with `pretrain`, pre-train a backbone
-   on all of them, labels unread.
+   on all of them, annotations unread, or on the images of `pretrain_data`, by their classes if its method reads them.
 2. For each share of the labels and each strength of augmentation S1, S2, ...:
    `random`: train the detector from random weights; `pretrained`: from the pre-trained backbone;
    `self_trained`: let `random` find objects in the unlabelled images, and train anew, from random weights, on both;
@@ -39,6 +39,7 @@ class Config:
     `strengths` are augmentations that take the place of `detector`'s and `student`'s own, S1 first."""
 
     data: PackConfig
+    pretrain_data: PackConfig | None = None
     pretrain: TrainConfig | None = None
     detector: TrainConfig
     student: TrainConfig | None = None
@@ -62,6 +63,8 @@ class Config:
             other = getattr(self, name)
             same = other is None or other.model == self.detector.model
             require(same, name, f"its model must be {self.detector.model.name}, as that of detector")
+        alone = self.pretrain_data is not None and self.pretrain is None
+        require(not alone, "pretrain_data", "is for pretrain, which is missing")
         both = (self.detector.init is not None, self.pretrain is not None)
         require(not all(both), "detector.init", "its first weights are those of pretrain")
         require(len(self.label_fractions) > 0, "label_fractions", "must name at least one share")
@@ -71,6 +74,17 @@ class Config:
 def notes(config: Config) -> list[str]:
     """What the graph leaves out, and why."""
     return [] if has_test(config.data) else ["the data has no test split: nothing is measured; see data.test"]
+
+
+def _pretraining(config: Config, data: Stage) -> Stage:
+    """The training of a backbone, on the scenes or on other images."""
+    assert config.pretrain is not None
+    if config.pretrain_data is not None:
+        source = dataclasses.replace(config.pretrain_data, seed=config.seed)
+        packed = partial(content, source)
+        data = stage(pack, source, name="pretrain/data", resources=config.resources, content=packed)
+    settings = dataclasses.replace(config.pretrain, seed=config.seed)
+    return training(settings, name="pretrain", resources=config.resources, data=data)
 
 
 def build(config: Config) -> list[Stage]:
@@ -84,7 +98,7 @@ def build(config: Config) -> list[Stage]:
 
     starts: dict[str, dict[str, Stage]] = {"random": {}}
     if config.pretrain is not None:
-        starts["pretrained"] = {"init": trained("pretrain", config.pretrain)}
+        starts["pretrained"] = {"init": _pretraining(config, data)}
     goals = {"random": "self_trained", "pretrained": "joint"}
     strengths = dict(enumerate(config.strengths, 1)) or {0: None}
     networks: dict[str, Stage] = {}

@@ -18,6 +18,7 @@ from sslscale.config import require
 from sslscale.graph.dag import Stage, stage
 from sslscale.graph.resources import Resources
 from sslscale.settings.data import PackConfig, count_labeled
+from sslscale.settings.detection import DetectConfig
 from sslscale.settings.features import ExtractConfig
 from sslscale.settings.finetune import FinetuneConfig
 from sslscale.settings.model import read_info
@@ -26,14 +27,18 @@ from sslscale.settings.pseudo import EvaluateConfig, read_class_map
 from sslscale.settings.robustness import RobustnessConfig
 from sslscale.settings.sound import SoundConfig, SoundRetrievalConfig
 from sslscale.settings.text import CaptionConfig, CaptionRetrievalConfig, ZeroShotConfig, resolved
+from sslscale.settings.transfer import PatchKnnConfig, SegmentationConfig, TransferConfig
 from sslscale.stages import open_checkpoint, training
 from sslscale.stages.caption_retrieval import caption_retrieval
 from sslscale.stages.captions import captions
 from sslscale.stages.checkpoint_report import CheckpointReportConfig, checkpoint_report
+from sslscale.stages.detect import detect
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.extract import extract
+from sslscale.stages.initialize import initialize
 from sslscale.stages.layerwise import layerwise
 from sslscale.stages.pack import content, pack
+from sslscale.stages.patch_knn import patch_knn
 from sslscale.stages.probe import probe
 from sslscale.stages.robustness import robustness
 from sslscale.stages.sound_retrieval import sound_retrieval
@@ -59,6 +64,10 @@ class Config:
     `zero_shot` and `captions` (retrieval both ways) are for checkpoints with a text tower, `sound` (retrieval both
     ways, and shifts) for those with a sound tower; its spectrograms are to be made as those of the training.
 
+    The last four are for annotated images (data.source coco:..., voc:...): `detect` measures a detector or segmentation
+    network as it is; `detection` and `segmentation` train one above the checkpoint's backbone, and one above a random
+    backbone, over `seeds`; `patches` classifies pixels by the nearest patches, beside those of a random backbone.
+
     `class_map` is a CSV (class of the data, class of the checkpoint) for test sets that hold some of its classes.
     """
 
@@ -78,6 +87,10 @@ class Config:
             "zero_shot",
             "captions",
             "sound",
+            "detect",
+            "detection",
+            "segmentation",
+            "patches",
         ],
         ...,
     ] = ("knn", "linear")
@@ -96,6 +109,10 @@ class Config:
     caption_retrieval: CaptionRetrievalConfig = CaptionRetrievalConfig()
     sound: SoundConfig = SoundConfig()
     sound_retrieval: SoundRetrievalConfig = SoundRetrievalConfig()
+    detect: DetectConfig = DetectConfig()
+    detection: TransferConfig = TransferConfig()
+    segmentation: SegmentationConfig = SegmentationConfig()
+    patches: PatchKnnConfig = PatchKnnConfig()
     resources: Workers = Workers()
     seed: int = 0
 
@@ -163,6 +180,13 @@ def build(config: Config) -> list[Stage]:
         reports["robustness"] = stage(robustness, settings, name="robustness/evaluate", model=model, data=data)
     if "finetune" in config.protocols:
         reports |= _finetunings(config, model, data)
+    if "detect" in config.protocols:
+        require(read_info(Path(config.model)).detector is not None, "protocols", f"{config.model} is no detector")
+        settings = dataclasses.replace(config.detect, split=split, seed=seed)
+        reports["detect"] = stage(
+            detect, settings, name="detect/evaluate", resources=config.resources.extract, model=model, data=data
+        )
+    reports |= _transfers(config, model, data)
     return [
         stage(
             checkpoint_report,
@@ -171,6 +195,37 @@ def build(config: Config) -> list[Stage]:
             **reports,
         )
     ]
+
+
+def _transfers(config: Config, model: Stage, data: Stage) -> dict[str, Stage]:
+    """Detection and segmentation above the checkpoint's backbone, and above a random one."""
+    info = read_info(Path(config.model))
+    own = config.resources
+    reports: dict[str, Stage] = {}
+    for protocol, transfer in (("detection", config.detection), ("segmentation", config.segmentation)):
+        if protocol not in config.protocols:
+            continue
+        for number in range(config.seed, config.seed + config.seeds):
+            settings = transfer.training(info.model, info.image, number)
+            for start, first in (("checkpoint", {"init": model}), ("random", {})):
+                name = f"{protocol}_{start}" + (f"_seed{number}" if config.seeds > 1 else "")
+                inputs: dict[str, Any] = first
+                network = training(settings, name=name, resources=own.train, data=data, **inputs)
+                judged = dataclasses.replace(config.detect, split=config.split, seed=config.seed)
+                reports[name] = stage(
+                    detect, judged, name=f"{name}/evaluate", resources=own.extract, model=network, data=data
+                )
+    if "patches" in config.protocols:
+        settings = config.detection.training(info.model, info.image, config.seed)
+        random = stage(initialize, settings, name="random", data=data)
+        judged = dataclasses.replace(
+            config.patches, split=config.split, seed=config.seed, size=config.patches.size or info.image.size
+        )
+        for start, network in (("checkpoint", model), ("random", random)):
+            reports[f"patches_{start}"] = stage(
+                patch_knn, judged, name=f"patches_{start}/evaluate", resources=own.extract, model=network, data=data
+            )
+    return reports
 
 
 def _finetunings(config: Config, model: Stage, data: Stage) -> dict[str, Stage]:

@@ -142,7 +142,7 @@ def test_stages_do_not_import_stages() -> None:
         others = {m for m in imports(path, module_level=False) if m.startswith("sslscale.methods")}
         bases = {
             f"sslscale.methods.{name}"
-            for name in ("pretext", "puzzle", "frames", "image_text", "image_sound", "text_lines")
+            for name in ("pretext", "puzzle", "frames", "image_text", "image_sound", "text_lines", "scenes")
         }
         own = f"sslscale.methods.{path.parent.name}"
         shared = {"sslscale.methods.method", "sslscale.settings.method", *bases, own}

@@ -202,7 +202,7 @@ def parser() -> argparse.ArgumentParser:
         "--protocol",
         default="knn,linear",
         help="knn, linear, sgd, retrieval, clustering, layerwise, finetune, classify, robustness, zero_shot, captions, "
-        "sound",
+        "sound; of annotated images detect, detection, segmentation, patches",
     )
     judge.add_argument("--labels", default="1%,10%,100%", help="shares of the labels to fine-tune on (1%%,10%%,100%%)")
     judge.add_argument("--split", default="test", help="the split to measure on (test)")

@@ -61,12 +61,17 @@ def measures(folders: Mapping[str, Path]) -> list[Measure]:
             continue
         parts = {"": report} | {name: part for name, part in report.items() if isinstance(part, dict)}
         for protocol, part in parts.items():
-            value, interval = part.get("accuracy"), part.get("accuracy_interval")
+            name = next((name for name in _NUMBERS if name in part), "accuracy")
+            value, interval = part.get(name), part.get(f"{name}_interval")
             if isinstance(value, float | int) and isinstance(interval, list):
                 count = int(part.get("samples") or report.get("samples") or 0)
                 shown = protocol or stage.rpartition("/")[2]
+                shown += "" if name == "accuracy" else f" {_NUMBERS[name]}"
                 found.append(Measure(stage, shown, float(value), float(interval[0]), float(interval[1]), count, folder))
     return found
+
+
+_NUMBERS = {"accuracy": "accuracy", "ap": "AP", "miou": "mIoU"}
 
 
 def difference(one: Measure, other: Measure) -> Difference:

@@ -42,7 +42,8 @@ def detection_parts(name: str, result: Mapping[str, Any], folder: Path) -> Itera
                 rows.append([f"{kind}: {label}", f"{100 * own[key]:.1f}", _interval(own, key)])
         yield page.table([f"{name}, %", "", "95 % interval"], rows)
         yield page.text(f"{result['objects']:,} objects in {result['images']:,} images of the split {result['split']}.")
-    yield page.picture(folder / "scenes.png", f"{name}: what is there, and what was found", wide=True)
+    if (folder / "scenes.png").is_file():
+        yield page.picture(folder / "scenes.png", f"{name}: what is there, and what was found", wide=True)
 
 
 def _interval(result: Mapping[str, Any], key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ def checkpoint_report(ctx: RunContext, config: CheckpointReportConfig, **inputs:
     from sslscale.report import page
     from sslscale.report.captions import retrieval_parts
     from sslscale.report.robustness import robustness_parts
+    from sslscale.report.scenes import detection_parts
     from sslscale.report.sound import sound_parts
 
     found = {name: read_json(report.dir / "report.json") for name, report in inputs.items()}
@@ -86,6 +88,10 @@ def checkpoint_report(ctx: RunContext, config: CheckpointReportConfig, **inputs:
         sections["Fine-tuning"] = [
             page.table(["labels", "from the checkpoint", "from scratch", "points gained"], tuned)
         ]
+    objects = [name for name in found if name.startswith(("detect", "segmentation", "patches"))]
+    if objects:
+        parts = [part for name in objects for part in detection_parts(name, found[name], inputs[name].dir)]
+        sections["Objects"] = [*_compared({name: found[name] for name in objects}), *parts]
     if "robustness" in found:
         sections["Robustness"] = robustness_parts({"checkpoint": (found["robustness"], inputs["robustness"])})
     (ctx.path / "report.html").write_text(page.page("Evaluation", sections), "utf-8")
@@ -105,6 +111,23 @@ def _row(name: str, row: dict[str, Any]) -> list[str]:
         f"{row['top5_accuracy']:.4f}",
         f"{row['ece']:.4f}",
     ]
+
+
+def _compared(found: Mapping[str, Any]) -> list[str]:
+    """Each protocol above the checkpoint's backbone and above a random one, over the seeds."""
+    from sslscale.report import page
+
+    rows = []
+    for protocol in ("detection", "segmentation", "patches"):
+        values: dict[str, list[float]] = {"checkpoint": [], "random": []}
+        for name, report in found.items():
+            for start, own in values.items():
+                if f"{name}_".startswith(f"{protocol}_{start}_"):
+                    own.append(report["miou"] if "miou" in report else report["boxes"]["ap"])
+        if values["checkpoint"]:
+            gain = statistics.mean(values["checkpoint"]) - statistics.mean(values["random"])
+            rows.append([protocol, *map(_spread, values.values()), f"{100 * gain:+.1f}"])
+    return [page.table(["AP or mIoU", "checkpoint", "random backbone", "points gained"], rows)] if rows else []
 
 
 def _spread(values: list[float]) -> str:

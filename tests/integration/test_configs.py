@@ -36,7 +36,7 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
     if re.search(r'test: (data|"(webdataset|torchvision):)', text):
         words += ["data.test=null"]
     if "pipeline: detection" in text:
-        words += ["data.test=null", "data.unlabeled=null"]
+        words = [f"data.source={digits}", "data.test=null", "data.unlabeled=null"]
     if "labels_per_class" in text and "source: digits" not in text:
         words += ["data.labels_per_class=null"]
     if "\n  init: {checkpoint" in text:

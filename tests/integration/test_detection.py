@@ -7,9 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 
 from sslscale.data.joined import open_scenes
+from sslscale.data.pack import pack
+from sslscale.nn.classifier import build_backbone
+from sslscale.nn.detector import build_detector
+from sslscale.settings.data import PackConfig
+from sslscale.settings.detection import DetectorConfig
+from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.train import checkpoint
 from tests import runs
 from tests.benchmarks.scenes import write
 
@@ -73,12 +81,53 @@ def test_pixels_are_learned(scenes: Path, tmp_path: Path) -> None:
     """Of the scenes it trained on: whether the graph can learn at all."""
     own = ["pretrain=null", "student=null", "detector.method.detector.name=fcn", "detector.method.detector.width=32"]
     own += ["detector.image.size=64", "detector.num_steps=300", "detector.batch_size=8", "detector.augment.crop=none"]
-    own += ["detector.optim={name: adamw, lr: 0.005}", f"data.test=coco:{scenes}/train.json:{scenes}/train", "data.unlabeled=null"]
+    own += [
+        "detector.optim={name: adamw, lr: 0.005}",
+        f"data.test=coco:{scenes}/train.json:{scenes}/train",
+        "data.unlabeled=null",
+    ]
     runs.sslscale(*words(scenes, tmp_path, *own))
     (report,) = tmp_path.glob("artifacts/detect/*/report.json")
     result = json.loads(report.read_text())
     assert result["pixel_accuracy"] > 0.9 and result["by_class"]["(none)"] > 0.9
     assert result["miou"] > 0.25 and result["miou_interval"][0] < result["miou"] < result["miou_interval"][1]
+
+
+@pytest.mark.slow
+def test_eval_judges_a_backbone_by_objects_and_a_detector_as_it_is(scenes: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    config = PackConfig(
+        source=f"coco:{scenes}/train.json:{scenes}/train", test=f"coco:{scenes}/test.json:{scenes}/test"
+    )
+    pack(config, shards)
+    backbone, detector = tmp_path / "backbone", tmp_path / "detector"
+    model, image = ModelConfig(name="vit_32x1_8", grid=8), ImageConfig(size=64)
+    classes = tuple("0123456789")
+    torch.manual_seed(0)
+    for folder, network in (
+        (backbone, build_backbone(model)[0]),
+        (detector, build_detector(DetectorConfig(name="linear"), model, 10)),
+    ):
+        folder.mkdir()
+        checkpoint.save_model(folder, network, checkpoint.describe_model(network, model, image, classes))
+    small = [f"{name}.{word}" for name in ("detection", "segmentation") for word in ("size=64", "num_steps=2")]
+    small += ["detection.batch_size=4", "segmentation.batch_size=4", "detection.detector={name: fcos, width: 32}"]
+    root = ["--root", str(tmp_path / "r"), "--json"]
+    protocols = ["--protocol", "patches,segmentation,detection"]
+    out, _ = runs.sslscale("eval", backbone, shards, *protocols, *small, *root)
+    assert all(stage["state"] == "ran" for stage in runs.result(out)["stages"])
+    (summary,) = tmp_path.glob("r/artifacts/checkpoint_report/*/summary.json")
+    found = json.loads(summary.read_text())["protocols"]
+    assert {f"{p}_{s}" for p in ("patches", "segmentation", "detection") for s in ("checkpoint", "random")} == set(
+        found
+    )
+    assert found["patches_checkpoint"]["places"] == 24 * 64 and found["patches_checkpoint"]["grid"] == 8
+    assert "miou" in found["segmentation_random"] and "boxes" in found["detection_checkpoint"]
+    (page,) = tmp_path.glob("r/artifacts/checkpoint_report/*/report.html")
+    assert "random backbone" in page.read_text()
+    runs.sslscale("eval", detector, shards, "--protocol", "detect", *root)
+    (report,) = [f for f in tmp_path.glob("r/artifacts/detect/*/report.json") if "miou" in f.read_text()][-1:]
+    assert json.loads(report.read_text())["images"] == 10
 
 
 @pytest.mark.parametrize(

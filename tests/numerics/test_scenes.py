@@ -19,6 +19,7 @@ from sslscale.data.objects import Objects, encode_mask
 from sslscale.data.plan import make_plan, num_draws
 from sslscale.data.scenes import CROWD, IGNORED, Scene, moved, place, semantic_map
 from sslscale.evaluate.detection import Found, average_precision, jackknife, overlap
+from sslscale.evaluate.patch_knn import place_labels
 from sslscale.methods.detection import Detection
 from sslscale.methods.detection_self_training import DetectionSelfTraining
 from sslscale.methods.method import build_method
@@ -329,6 +330,13 @@ def test_overlap_is_intersection_over_union_of_the_classes_that_are_there() -> N
     wanted = [((true == c) & (said == c)).sum() / ((true == c) | (said == c)).sum() for c in range(3)]
     assert result.miou == pytest.approx(np.mean(wanted)) and result.by_class[3] is None
     assert result.pixel_accuracy == pytest.approx((true == said).mean())
+
+
+def test_a_place_has_the_class_of_most_of_its_pixels_and_the_nearest_places_vote() -> None:
+    semantic = torch.zeros(1, 8, 8, dtype=torch.int64)
+    semantic[0, :4, :4], semantic[0, :4, 4:], semantic[0, 4:, :4] = 2, IGNORED, 1
+    semantic[0, 0, 0], semantic[0, 4, :3] = 1, 3
+    assert place_labels(semantic, 2, 4)[0].tolist() == [[2, IGNORED], [1, 0]]
 
 
 def test_crowds_are_not_learned_and_settings_say_what_they_need() -> None:

@@ -234,6 +234,7 @@ def test_every_settings_field_is_identity_or_reviewed() -> None:
         "SoundRetrievalConfig": {"batch_size"},
         "ReadConfig": {"batch_size"},
         "DetectConfig": {"batch_size"},
+        "PatchKnnConfig": {"batch_size"},
         "PseudoBoxConfig": {"batch_size"},
         "SuggestConfig": {"batch_size"},
         "TrainConfig": {
