@@ -30,7 +30,7 @@ def _layout(config: AugmentConfig) -> dict[str, slice]:
     counts = {
         "fixed": _FIXED,
         "randaugment": layers * SLOTS,
-        "crop": {"resized": geometry.CROP_DRAWS, "scale": 1}.get(config.crop, 0),
+        "crop": {"resized": geometry.CROP_DRAWS, "scale": 2}.get(config.crop, 0),
         "rest": _REST,
         "blur": _BLUR if config.blur else 0,
         "erase": _ERASE if config.erase else 0,
@@ -116,8 +116,13 @@ def plan_scale(draws: Float[Tensor, "batch draws"], config: AugmentConfig) -> Fl
     if config.crop != "scale":
         return torch.tensor([1.0, 0.0, 0.0]).expand(len(draws), 3)
     low, high = config.factors
-    factor = low + (high - low) * draws[:, layout["crop"]]
+    factor = low + (high - low) * draws[:, layout["crop"]][:, :1]
     return torch.cat([factor, draws[:, layout["fixed"]][:, :2]], 1)
+
+
+def policy_seeds(draws: Float[Tensor, "batch draws"], config: AugmentConfig) -> list[int]:
+    """For autoaugment, a seed for each image."""
+    return (draws[:, _layout(config)["crop"]][:, 1] * (1 << 24)).long().tolist()
 
 
 def _plan_jitter(draws: Float[Tensor, "batch 9"], config: JitterConfig) -> tuple[Tensor, Tensor, Tensor]:

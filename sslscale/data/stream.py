@@ -17,7 +17,7 @@ from sslscale.data.image_views import ImageViews, RawViews
 from sslscale.data.order import Order, Window
 from sslscale.data.prefetch import Prefetch
 from sslscale.data.samples import Samples
-from sslscale.data.scenes import SceneViews
+from sslscale.data.scene_views import SceneViews
 from sslscale.data.transfer import to_device
 from sslscale.errors import ConfigError
 from sslscale.settings.augment import AugmentConfig

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sslscale.data.objects import Objects, encode_mask
 from sslscale.data.samples import Samples
-from sslscale.data.scenes import IGNORED, SceneViews
+from sslscale.data.scene import IGNORED
+from sslscale.data.scene_views import SceneViews
 from sslscale.nn.detector import Detector, Segmenter
 from sslscale.settings.augment import AugmentConfig
 from sslscale.settings.model import ImageConfig

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslscale.data.samples import Samples
-from sslscale.data.scenes import IGNORED
+from sslscale.data.scene import IGNORED
 from sslscale.evaluate.detection import batches
 from sslscale.evaluate.knn import nearest
 from sslscale.nn.pyramid import StageMaps

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sslscale import distributed
 from sslscale.data.batch import Batch
-from sslscale.data.scenes import IGNORED
+from sslscale.data.scene import IGNORED
 from sslscale.methods.method import Method, Picture
 from sslscale.nn.detector import Segmenter, as_targets, build_detector, segmentation_loss
 from sslscale.nn.ema import update_ema, warm_momentum

@@ -80,7 +80,8 @@ class AugmentConfig:
 
     `crop: scale` is for images with annotated objects: an image is scaled by a random one of `factors`, cut at a random
     place if it is then larger than the view, and filled up with the mean colour if it is smaller. (0.8, 1.2) is usual,
-    (0.1, 2.0) large-scale jittering (arXiv:2012.07177).
+    (0.1, 2.0) large-scale jittering (arXiv:2012.07177). `autoaugment` is the policy v0 for images with boxes
+    (arXiv:1906.11172), before the flip.
 
     A number named after an operation is the operation's probability. `size` is the side of the view if it is not the
     network's (multi-crop). `count` is the number of such views per image (multi-crop's local crops, EMP-SSL's
@@ -93,6 +94,7 @@ class AugmentConfig:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # for crop: resized, width over height
     # for crop: scale, as factors of the size at which an image with objects fits its canvas
     factors: tuple[float, float] = field(default=(0.8, 1.2), metadata={"new": True})
+    autoaugment: bool = field(default=False, metadata={"new": True})  # for crop: scale, the policy for boxes
     flip: bool = False
     jitter: JitterConfig | None = None
     grayscale: float = 0.0
@@ -107,6 +109,9 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         require(self.padding >= 0, "padding", "must be 0 or more")
+        require(
+            not self.autoaugment or self.crop == "scale", "autoaugment", "is for crop: scale, of images with objects"
+        )
         require(0 < self.factors[0] <= self.factors[1], "factors", "must be two positive numbers, low then high")
         require(0 < self.scale[0] <= self.scale[1] <= 1, "scale", "must be two shares of the area, low then high")
         require(0 < self.ratio[0] <= self.ratio[1], "ratio", "must be two positive numbers, low then high")

@@ -5,7 +5,7 @@
 Each scene has 2 to 5 of scikit-learn's real handwritten digits, 18 to 44 pixels high, in a random colour, over one
 another at most by a quarter, on a ground of coloured noise with bars and blots that are nobody's. The digits of the
 test scenes are none of the others'. OUT/train and OUT/test have the images, OUT/train.json and OUT/test.json the
-annotations, OUT/unlabeled images alone.
+annotations, OUT/unlabeled images alone; OUT/digits has the digits of the training scenes by class.
 """
 
 from __future__ import annotations
@@ -99,6 +99,13 @@ def write(out: Path, name: str, count: int, rng: np.random.Generator, data: Any,
         (out / f"{name}.json").write_text(json.dumps(content))
 
 
+def write_digits(out: Path, digits: np.ndarray, labels: np.ndarray) -> None:
+    """OUT/CLASS/NUMBER.png."""
+    for number, (pixels, label) in enumerate(zip(digits, labels.tolist(), strict=True)):
+        (out / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * (255 / 16)).astype(np.uint8)).save(out / str(label) / f"{number:04d}.png")
+
+
 def main() -> None:
     """Write the three parts."""
     from sklearn.datasets import load_digits
@@ -114,6 +121,7 @@ def main() -> None:
     for name, own in (("train", ~held), ("unlabeled", ~held), ("test", held)):
         data = found.images[own], found.target[own]
         write(options.out, name, getattr(options, name), rng, data, options.side)
+    write_digits(options.out / "digits", found.images[~held], found.target[~held])
 
 
 if __name__ == "__main__":

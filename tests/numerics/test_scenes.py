@@ -14,10 +14,12 @@ import torch
 from PIL import Image
 from scipy.stats import t
 
+from sslscale.data import box_policy
 from sslscale.data.augment import make_view, moves
+from sslscale.data.box_policy import autoaugment
 from sslscale.data.objects import Objects, encode_mask
 from sslscale.data.plan import make_plan, num_draws
-from sslscale.data.scenes import CROWD, IGNORED, Scene, moved, place, semantic_map
+from sslscale.data.scene import CROWD, IGNORED, Scene, moved, place, semantic_map
 from sslscale.evaluate.detection import Found, average_precision, jackknife, overlap
 from sslscale.evaluate.patch_knn import place_labels
 from sslscale.methods.detection import Detection
@@ -110,6 +112,41 @@ def test_boxes_follow_randaugment_and_flips(operation: str, mirrored: bool) -> N
         assert there.masks is not None
         assert np.abs(np.array(bounds(seen)) - there.boxes[0]).max() <= 1.5
         assert (seen & there.masks[0]).sum() / (seen | there.masks[0]).sum() > 0.85
+
+
+def test_autoaugment_keeps_boxes_and_masks_on_their_pixels() -> None:
+    encoded, objects = picture(96, 96, [(30, 30, 50, 60)])
+    scene = place(encoded, objects, 96, FILL, 1.0, 0.0, 0.0, masks=True)
+    changed = set()
+    for seed in range(60):
+        found = autoaugment(scene, np.random.default_rng(seed))
+        again = autoaugment(scene, np.random.default_rng(seed))
+        assert torch.equal(found.pixels, again.pixels) and found.masks is not None
+        seen = bright(found.pixels.numpy(), 250)
+        overlap = (seen & found.masks[0]).sum() / (seen | found.masks[0]).sum()
+        if torch.equal(scene.pixels, found.pixels):
+            changed.add("nothing")
+        elif (found.boxes == scene.boxes).all():
+            changed.add("pixels")  # colours, cutout, and what is inside the boxes
+            assert seen.sum() <= 600
+        else:
+            changed.add("boxes")
+            x0, y0, x1, y1 = bounds(found.masks[0]) - found.boxes[0]  # what is inside the box may have moved after it
+            assert x0 >= -1.5 and y0 >= -1.5 and x1 <= 1.5 and y1 <= 1.5
+            assert overlap > 0.8
+    assert changed == {"nothing", "pixels", "boxes"}
+
+
+def test_what_is_in_a_box_moves_and_the_box_stays() -> None:
+    encoded, objects = picture(64, 64, [(10, 10, 30, 40), (40, 40, 60, 60)])
+    scene = place(encoded, objects, 64, FILL, 1.0, 0.0, 0.0, masks=True)
+    found = box_policy._translate_in_boxes(scene, 10, 1.0, np.random.default_rng(0))
+    assert (found.boxes == scene.boxes).all() and found.masks is not None and scene.masks is not None
+    reach = round(120 / 640 * 64)
+    for n, (x0, y0, x1, y1) in enumerate(scene.boxes.astype(int).tolist()):
+        inside = bright(found.pixels.numpy(), 200)[y0:y1, x0:x1]
+        assert inside.sum() == (x1 - x0) * (y1 - y0 - reach) == found.masks[n].sum()
+        assert (found.pixels[:, y0:y1, x0:x1].numpy().transpose(1, 2, 0)[~inside] == 128).all()
 
 
 def test_a_map_of_classes_has_small_objects_above_and_crowds_ignored() -> None:
