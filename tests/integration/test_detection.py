@@ -61,7 +61,7 @@ def test_the_graph_pretrains_teaches_and_compares(scenes: Path, tmp_path: Path) 
         )
     for folder in tmp_path.glob("artifacts/detect/*"):
         assert (folder / "scenes.png").stat().st_size > 10_000 and (folder / "detections.json").exists()
-    (data,) = tmp_path.glob("artifacts/pack/*")
+    (data,) = (place.parent for place in tmp_path.glob("artifacts/pack/*/unlabeled"))
     teachers = sorted(tmp_path.glob("artifacts/find_objects/*"))
     assert len(teachers) == 2
     for folder in teachers:
@@ -85,8 +85,8 @@ def test_pixels_are_learned(scenes: Path, tmp_path: Path) -> None:
         "pretrain=null",
         "pretrain_data=null",
         "student=null",
-        "detector.method.detector.name=fcn",
-        "detector.method.detector.width=32",
+        "detector.method.detector={name: fcn, width: 64}",
+        "label_fractions=[1.0]",
     ]
     own += ["detector.image.size=64", "detector.num_steps=300", "detector.batch_size=8", "detector.augment.crop=none"]
     own += [
