@@ -280,6 +280,9 @@ def parser() -> argparse.ArgumentParser:
     collect = add(named, "gc", roots.collect_garbage, "Remove artifacts that no configuration's last run uses.")
     add_root(collect)
     collect.add_argument("--dry-run", action="store_true", help="show what would go")
+    check = add(named, "verify", roots.verify, "Find files that have changed since they were written.")
+    add_root(check)
+    check.add_argument("--repair", action="store_true", help="remove damaged artifacts: the same runs make them anew")
     return top
 
 

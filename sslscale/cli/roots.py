@@ -16,6 +16,8 @@ from sslscale.cli.units import show_age, show_metric, show_size
 from sslscale.errors import ConfigError
 from sslscale.storage import mirror
 
+DAMAGED = 3  # exit code of `verify`, as of all errors of data
+
 
 def _artifacts(root: Path) -> list[dict[str, Any]]:
     from sslscale.graph import collect, dag
@@ -91,6 +93,44 @@ def collect_garbage(options: argparse.Namespace) -> int:
     total = sum(size for _, size in removed)
     print(f"{'would remove' if options.dry_run else 'removed'} {len(removed)} artifacts, {show_size(total)}")
     return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Exit code 0 if all is whole or repaired, else DAMAGED."""
+    from sslscale.graph import verify as whole
+
+    if not options.root.is_dir():
+        raise ConfigError(f"{options.root}: there is no such root")
+    told = sys.stderr.isatty()
+
+    def progress(done: int, total: int) -> None:
+        if told:
+            print(f"\r{done:,} of {total:,} artifacts", end="" if done < total else "\n", file=sys.stderr, flush=True)
+
+    found = whole.verify(options.root, progress)
+    print(
+        f"{found.artifacts - found.unfinished:,} artifacts, {found.files:,} files, {show_size(found.bytes)} read again"
+    )
+    if found.unfinished:
+        print(f"{found.unfinished:,} unfinished artifacts were passed over")
+    for one in found.damage:
+        print(f"damaged: {one.file}: {one.why}")
+    for path, others in found.dependents.items():
+        names = ", ".join(f"{other.parent.name}/{other.name}" for other in others[:5])
+        more = f" and {len(others) - 5:,} more" if len(others) > 5 else ""
+        print(f"{path.parent.name}/{path.name}: {f'{names}{more} came of it' if others else 'nothing came of it yet'}")
+    if not found.damage:
+        print("nothing is damaged")
+        return 0
+    if not options.repair:
+        print("verify --repair removes the damaged artifacts; the same runs then make them, and nothing else, anew")
+        return DAMAGED
+    for path in whole.repair(options.root, found):
+        print(f"removed {path.parent.name}/{path.name}: run its configuration again to make it")
+    kept = [one.file for one in found.damage if one.artifact is None]
+    if kept:
+        print(f"{kept[0]}: the tracking store cannot be made anew; move it away, and new runs begin another")
+    return DAMAGED if kept else 0
 
 
 def ui(options: argparse.Namespace) -> int:
