@@ -126,11 +126,14 @@ def build(config: Config) -> list[Stage]:
     first = teacher = _first_teacher(config, data)
     reports: dict[str, Any] = {"teacher_report": test("teacher", teacher)}
     selections: dict[str, Any] = {}
+    earlier: Stage | None = None
     for number, own in enumerate(config.rounds, 1):
         name = f"student_{number}"
         scores = stage(score, config.score, name=f"{name}/score", resources=workers.score, teacher=teacher, data=data)
         settings = dataclasses.replace(config.select, seed=1000 * seed + number)
-        chosen = stage(select, settings, name=f"{name}/select", scores=scores, data=data)
+        compared: dict[str, Any] = {} if earlier is None else {"earlier": earlier}
+        chosen = stage(select, settings, name=f"{name}/select", scores=scores, data=data, **compared)
+        earlier = scores
         if config.materialize:
             shards = stage(
                 shard, ShardConfig(), name=f"{name}/shard", resources=workers.score, selection=chosen, data=data

@@ -45,12 +45,20 @@ class SelectConfig:
     (arXiv:1911.04252, section 4.1). `code` does what the authors' filter_unlabel.py does: a threshold for each class
     from a grid of .01, never below `threshold`, and each image per_class / count times (the fraction at random).
     `none` takes every image above the threshold once. `per_class` is 130,000 for ImageNet.
+
+    Self-training can fail by its own labels: one class takes over, or each teacher says something else than the last.
+    If the entropy of the teacher's classes is below `least_entropy` of that of the labelled images' classes, or fewer
+    than `least_agreement` of the images keep the class of the last round, `on_collapse` warns, or is an error, which
+    ends the run with the teacher as the last result.
     """
 
     threshold: float = 0.3
     balance: Literal["paper", "code", "none"] = "paper"
     per_class: int | None = None  # None: the mean over the classes of the images above the threshold
     on_empty_class: Literal["error", "warn"] = "error"
+    on_collapse: Literal["warn", "error", "ignore"] = field(default="warn", metadata={"new": True})
+    least_entropy: float = field(default=0.7, metadata={"new": True})
+    least_agreement: float = field(default=0.5, metadata={"new": True})
     shard_size: int = 1000
     seed: int = field(default=0, metadata={"hidden": True})
     version: int = field(default=1, init=False)
@@ -58,6 +66,8 @@ class SelectConfig:
     def __post_init__(self) -> None:
         require(0 <= self.threshold < 1, "threshold", "must lie in [0, 1)")
         require(self.per_class is None or self.per_class > 0, "per_class", "must be positive")
+        for name in ("least_entropy", "least_agreement"):
+            require(0 <= getattr(self, name) <= 1, name, "must lie in [0, 1]")
         require(self.shard_size > 0, "shard_size", "must be positive")
 
 

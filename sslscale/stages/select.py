@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -14,14 +15,18 @@ from sslscale.settings.pseudo import SelectConfig
 from sslscale.storage.jsonio import write_json
 
 HISTOGRAM_BINS = 50
+log = logging.getLogger(__name__)
 
 
 @cpu_only
-def select(ctx: RunContext, config: SelectConfig, *, scores: Scores, data: Dataset) -> Selection:
+def select(
+    ctx: RunContext, config: SelectConfig, *, scores: Scores, data: Dataset, earlier: Scores | None = None
+) -> Selection:
     """Apply the confidence threshold and balance the classes.
 
-    Writes selection-%06d.parquet beside the scores of each shard (row, key, label, confidence, copies, probs) and
-    stats.json. Raises DataError if a class is left without images, unless `on_empty_class` is `warn`.
+    `earlier` are the scores of the round before, with which this round's are compared. Writes selection-%06d.parquet
+    beside the scores of each shard (row, key, label, confidence, copies, probs) and stats.json. Raises DataError if a
+    class is left without images, unless `on_empty_class` is `warn`, and for a collapse if `on_collapse` is `error`.
     """
     import numpy as np
 
@@ -31,6 +36,7 @@ def select(ctx: RunContext, config: SelectConfig, *, scores: Scores, data: Datas
     from sslscale.report.figures import selection_figures
 
     files = sorted(scores.dir.glob("scores-*.parquet"))
+    said = _watch(ctx, config, files, data, earlier)
     num_classes = len(data.classes)
 
     def read(number: int, table: Any) -> Chunk:
@@ -90,12 +96,16 @@ def select(ctx: RunContext, config: SelectConfig, *, scores: Scores, data: Datas
             "thresholds": decision.thresholds.tolist(),
             "histogram": histogram.tolist(),
             "threshold": config.threshold,
+            "watch": said._asdict(),
         },
     )
     selection_figures(ctx.path)
     metrics: dict[str, float] = {"selected": total, "kept_fraction": accounting["used"] / max(accounting["samples"], 1)}
     if empty:
         metrics["empty_classes"] = len(empty)
+    metrics["relative_entropy"] = said.entropy
+    if said.agreement is not None:
+        metrics["agreement"] = said.agreement
     return Selection(
         path=str(ctx.path),
         num_samples=total,
@@ -104,6 +114,38 @@ def select(ctx: RunContext, config: SelectConfig, *, scores: Scores, data: Datas
         seed=config.seed,
         metrics=metrics,
     )
+
+
+def _watch(ctx: RunContext, config: SelectConfig, files: list[Any], data: Dataset, earlier: Scores | None) -> Any:
+    """Look for a collapse of the pseudo-labels; raises DataError if it is to be an error."""
+    import numpy as np
+
+    from sslscale.data import parquet
+    from sslscale.data.collapse import watch, why_collapsed
+    from sslscale.data.index import read_index
+
+    counts, same, total = np.zeros(len(data.classes), np.int64), None, 0
+    before = None if earlier is None else sorted(earlier.dir.glob("scores-*.parquet"))
+    for number, file in enumerate(files):
+        labels = parquet.read(file, ["label"])["label"].to_numpy()
+        counts += np.bincount(labels, minlength=len(counts))
+        total += len(labels)
+        if before is not None:
+            old = parquet.read(before[number], ["label"])["label"].to_numpy()
+            same = (same or 0) + int((old == labels).sum())
+    known = np.zeros(0, np.int64)
+    if "labeled" in data.num_samples and (index := read_index(data.split("labeled"))).has_labels:
+        known = np.asarray(index.labels, np.int64)
+    found = watch(counts, np.bincount(known[known >= 0], minlength=len(counts)), same, total)
+    wrong = why_collapsed(found, data.classes[found.which], config.least_entropy, config.least_agreement)
+    if wrong and config.on_collapse == "error":
+        raise DataError(
+            f"{ctx.name}: the pseudo-labels collapse: {wrong}; the teacher of this round is the last result: raise "
+            "select.threshold, balance its labels, or go on by select.on_collapse: warn"
+        )
+    if wrong and config.on_collapse == "warn":
+        log.warning("%s: the pseudo-labels may be collapsing: %s", ctx.name, wrong)
+    return found
 
 
 def _write(ctx: RunContext, number: int, file: Any, copies: Any) -> None:

@@ -135,6 +135,38 @@ def test_a_class_without_pseudo_labels_is_named(copied: Dataset, context: Make) 
     assert chosen.accounting["used"] + chosen.accounting["below_threshold"] + chosen.accounting["balanced_out"] == 40
 
 
+def test_a_collapse_of_the_pseudo_labels_is_told_or_ends_the_run(
+    copied: Dataset, context: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One class takes over; a teacher contradicts the last one; neither."""
+    import numpy as np
+
+    def scored(name: str, labels: np.ndarray) -> Scores:
+        ctx = context(name)
+        probs = np.full((200, 10), 0.04, np.float32)
+        probs[np.arange(200), labels] = 0.64
+        write_scores(ctx.path / "scores-000000.parquet", [f"k{i}" for i in range(200)], probs, 10)
+        return Scores(path=str(ctx.path), num_samples=200)
+
+    fair = np.arange(200) % 10
+    even, taken = scored("even", fair), scored("taken", np.where(np.arange(200) < 170, 7, fair))
+    other = scored("other", (fair + 1) % 10)
+    error = SelectConfig(on_collapse="error", on_empty_class="warn")
+    whole = select(context("whole"), error, scores=even, data=copied, earlier=even)
+    assert whole.metrics["relative_entropy"] == pytest.approx(1.0, abs=0.01) and whole.metrics["agreement"] == 1.0
+    with pytest.raises(
+        DataError, match=r"class '7' has 8[5-9] % of the pseudo-labels and 10 % of the labels"
+    ):
+        select(context("one"), error, scores=taken, data=copied)
+    with pytest.raises(DataError, match=r"only 0 % of the images have the class that the last teacher gave them"):
+        select(context("two"), error, scores=other, data=copied, earlier=even)
+    warned = select(context("three"), SelectConfig(), scores=taken, data=copied)
+    assert warned.metrics["relative_entropy"] < 0.5 and "may be collapsing: class '7'" in caplog.text
+    caplog.clear()
+    select(context("four"), SelectConfig(on_collapse="ignore"), scores=taken, data=copied)
+    assert "collapsing" not in caplog.text
+
+
 def test_a_smaller_student_a_wrong_start_and_a_batch_too_large_are_refused(copied: Dataset, context: Make) -> None:
     large = Checkpoint(path="", num_parameters=10**9, step=0)
     with pytest.raises(ConfigError, match="has 20,794 weights, its teacher 1,000,000,000"):

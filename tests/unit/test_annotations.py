@@ -171,6 +171,21 @@ def test_voc_counts_from_one_and_its_difficult_objects_are_ignored(tmp_path: Pat
         annotations.list_annotated(f"voc:{root}")
 
 
+def test_entities_that_grow_without_bound_are_refused(tmp_path: Path) -> None:
+    """The "billion laughs": nine entities of ten of the next each."""
+    root = tmp_path / "VOC2007"
+    for part in ("Annotations", "ImageSets/Main"):
+        (root / part).mkdir(parents=True)
+    image(root / "JPEGImages" / "1.jpg")
+    (root / "ImageSets/Main/trainval.txt").write_text("1\n")
+    names = "abcdefghij"
+    entities = "".join(f'<!ENTITY {a} "{f"&{b};" * 10}">' for a, b in zip(names[1:], names, strict=False))
+    bomb = f'<?xml version="1.0"?><!DOCTYPE z [<!ENTITY a "laugh">{entities}]>'
+    (root / "Annotations/1.xml").write_text(f"{bomb}<annotation><object><name>&j;</name></object></annotation>")
+    with pytest.raises(DataError, match=r"1\.xml: is no VOC annotation .*amplification"):
+        annotations.list_annotated(f"voc:{root}")
+
+
 def test_masks_survive_their_run_lengths() -> None:
     rng = np.random.default_rng(0)
     for share in (0.0, 0.1, 0.5, 0.9, 1.0):
