@@ -24,6 +24,7 @@ from sslscale.methods.colorization import Colorization
 from sslscale.methods.dash import Dash
 from sslscale.methods.deit import DeiT
 from sslscale.methods.detection import Detection
+from sslscale.methods.detection_classification import DetectionClassification
 from sslscale.methods.detection_self_training import DetectionSelfTraining
 from sslscale.methods.dino import DINO
 from sslscale.methods.dinov2 import DINOv2
@@ -136,12 +137,13 @@ def lines(recipe: LabeledLines) -> TrainConfig:
     )
 
 
-def scenes(recipe: Scenes) -> TrainConfig:
+def scenes(recipe: Scenes, **views: AugmentConfig) -> TrainConfig:
     return dataclasses.replace(
         CONFIG,
         method=recipe,
         image=ImageConfig(size=32),
         augment=AugmentConfig(crop="scale", flip=True, randaugment=RandAugmentConfig(magnitude=4)),
+        views=views,
         optim=OptimConfig(lr=0.001),
     )
 
@@ -237,6 +239,9 @@ TUNED = {
     "detection": scenes(Detection(detector=FCN, ema=0.9)),
     "detection_linear": scenes(Detection(detector=dataclasses.replace(FCN, name="linear", frozen=True))),
     "detection_self_training": scenes(DetectionSelfTraining(detector=FCN, unlabeled_ratio=2)),
+    "detection_classification": scenes(
+        DetectionClassification(detector=FCN, classes=10, ratio=2), classified=dataclasses.replace(VIEWS, size=8)
+    ),
     "text_uda": lines(TextUDA(threshold=0.05)),
     "text_uda_attention": with_attention(lines(TextUDA(threshold=0.02))),
     "text_uda_columns": lines(TextUDA(threshold=0.05, consistency="columns")),

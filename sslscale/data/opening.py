@@ -39,6 +39,8 @@ def open_stream(spec: StreamSpec, inputs: Inputs, config: TrainConfig, local: Lo
         if not (data / "labeled").is_dir():
             raise DataError(f"{data}: has no labelled images; pack them with data.source coco:... or voc:...")
         return open_scenes(data, ("labeled",), local=local).share(config.label_fraction, config.seed)
+    if spec.source == "classified":
+        return open_samples(inputs["classified"].dir / "labeled", local=local)
     if spec.source == "pseudo":
         return _pseudo(inputs, data, local)
     if "transcript" in spec.fields:

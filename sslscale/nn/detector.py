@@ -47,6 +47,14 @@ class OverBackbone(nn.Module):
         """The backbone; part of what stands above it, so that it is there once."""
         raise NotImplementedError
 
+    def features(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch features"]:
+        """The backbone's pooled features of other images."""
+        found = self.backbone(x)
+        for module in self.modules():
+            if isinstance(module, StageMaps):
+                module.forget()
+        return found
+
     def freeze(self) -> None:
         """Let the backbone stay, if it is to be frozen."""
         if self.config.frozen:

@@ -61,6 +61,10 @@ class StageMaps(nn.Module):
     def _keep(self, name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
         self._found[name] = output
 
+    def forget(self) -> None:
+        """Let go of the maps of a backbone that was called by itself."""
+        self._found.clear()
+
     def forward(self, x: Float[Tensor, "batch 3 h w"]) -> list[Float[Tensor, "batch _ _ _"]]:
         if isinstance(self.backbone, VisionTransformer):
             patches = self.backbone.tokens(x)[1]

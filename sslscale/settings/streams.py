@@ -7,7 +7,8 @@ from typing import Literal
 
 # labeled: the labelled images, or those of a `clusters` input. unlabeled: the training images beside them, whatever is
 # known of them. all: every training image. pseudo: the images of a `pseudo` or `selection` input.
-Source = Literal["labeled", "unlabeled", "all", "pseudo"]
+# classified: the labelled images of another data set, the `classified` input.
+Source = Literal["labeled", "unlabeled", "all", "pseudo", "classified"]
 
 # label: the class, int, -1 where it is not known. soft_label: class probabilities. features: of another network, from
 # the `features` input. teacher_logits: likewise, there if the stage is given them instead of a `teacher`. text: tokens

@@ -197,6 +197,8 @@ class TrainConfig:
             return f"{name} {'reads' if 'pseudo' in sources else 'does not read'} pseudo-labelled images"
         if "clusters" in given and "labeled" not in sources:
             return f"{name} reads no labels, so none of clusters"
+        if ("classified" in sources) != ("classified" in given):
+            return f"{name} {'reads' if 'classified' in sources else 'does not read'} classified images beside its own"
         if ("text" in fields) != ("captions" in given):
             return f"{name} {'reads' if 'text' in fields else 'does not read'} captions"
         if ("sound" in fields) != ("sound" in given):

@@ -39,6 +39,7 @@ def train(
     sound: Spectrograms | None = None,
     transcripts: Transcripts | None = None,
     detections: Detections | None = None,
+    classified: Dataset | None = None,
     init: Checkpoint | None = None,
     teacher: Checkpoint | None = None,
     at_least: Checkpoint | None = None,
@@ -48,7 +49,8 @@ def train(
     Pseudo-labelled images come as shards (`pseudo`), or are joined from a `selection` while reading. With `clusters`
     the labels are the images' clusters; with `features` each image comes with those, with `captions` with the tokens of
     its caption, with `sound` each clip with its spectrogram, with `transcripts` each labelled line with its characters;
-    with `detections` unlabelled images come with the objects that a detector found in them.
+    with `detections` unlabelled images come with the objects that a detector found in them; `classified` are labelled
+    images of another data set.
     `init` gives the first weights: a classifier's, or a backbone's under a fresh classifier. `teacher` is a network
     that a distilling method learns from (its logits may come as `features` instead); `at_least` is one that this one
     must not be smaller than.
@@ -58,6 +60,7 @@ def train(
 
     given = {"data": data, "pseudo": pseudo, "selection": selection, "clusters": clusters, "features": features}
     given |= {"captions": captions, "sound": sound, "transcripts": transcripts, "detections": detections}
+    given |= {"classified": classified}
     given |= {"init": init, "teacher": teacher, "at_least": at_least}
     inputs = {name: artifact for name, artifact in given.items() if artifact is not None}
     result = workers.train_workers(train_worker, (config, inputs), ctx)

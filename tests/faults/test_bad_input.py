@@ -154,9 +154,7 @@ def test_a_collapse_of_the_pseudo_labels_is_told_or_ends_the_run(
     error = SelectConfig(on_collapse="error", on_empty_class="warn")
     whole = select(context("whole"), error, scores=even, data=copied, earlier=even)
     assert whole.metrics["relative_entropy"] == pytest.approx(1.0, abs=0.01) and whole.metrics["agreement"] == 1.0
-    with pytest.raises(
-        DataError, match=r"class '7' has 8[5-9] % of the pseudo-labels and 10 % of the labels"
-    ):
+    with pytest.raises(DataError, match=r"class '7' has 8[5-9] % of the pseudo-labels and 10 % of the labels"):
         select(context("one"), error, scores=taken, data=copied)
     with pytest.raises(DataError, match=r"only 0 % of the images have the class that the last teacher gave them"):
         select(context("two"), error, scores=other, data=copied, earlier=even)

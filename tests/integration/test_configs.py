@@ -37,6 +37,7 @@ def test_every_config_plans_and_opens_with_its_command(config: str, digits: Path
         words += ["data.test=null"]
     if "pipeline: detection" in text:
         words = [f"data.source={digits}", "data.test=null", "data.unlabeled=null"]
+        words += ["classified=null"] if "\nclassified:" in text else []
         words += ["pretrain_data=null"] if "\npretrain_data:" in text else []
     if "labels_per_class" in text and "source: digits" not in text:
         words += ["data.labels_per_class=null"]

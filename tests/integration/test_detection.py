@@ -21,6 +21,7 @@ from sslscale.train import checkpoint
 from tests import runs
 from tests.benchmarks.scenes import write, write_digits
 
+ROWS = ("random", "pretrained", "self_trained", "joint", "classified")
 TINY = ["method.detector.width=32", "method.detector.name=fcos", "image.size=64", "num_steps=3", "batch_size=4"]
 
 
@@ -47,14 +48,14 @@ def words(scenes: Path, root: Path, *more: str) -> list[str]:
 
 
 def test_the_graph_pretrains_teaches_and_compares(scenes: Path, tmp_path: Path) -> None:
-    tiny = [f"{name}.{word}" for name in ("detector", "student") for word in TINY]
+    tiny = [f"{name}.{word}" for name in ("detector", "student", "classified") for word in TINY]
     tiny += ["pretrain.num_steps=2", "pretrain.batch_size=16", "find.threshold=0.05", "data.shard_size=10"]
     command = words(scenes, tmp_path, *tiny)
     out, err = runs.sslscale(*command)
     assert "24 images (0 without objects)" in out + err
     (grid,) = tmp_path.glob("artifacts/grid/*/summary.json")
     networks = json.loads(grid.read_text())["networks"]
-    assert set(networks) == {f"all_20pct_{row}" for row in ("random", "pretrained", "self_trained", "joint")}
+    assert set(networks) == {f"all_20pct_{row}" for row in ROWS}
     for result in networks.values():
         assert (
             0 <= result["ap"] <= 1 and result["images"] == 10 and set(result["boxes"]["by_class"]) == set("0123456789")
@@ -85,6 +86,7 @@ def test_pixels_are_learned(scenes: Path, tmp_path: Path) -> None:
         "pretrain=null",
         "pretrain_data=null",
         "student=null",
+        "classified=null",
         "detector.method.detector={name: fcn, width: 64}",
         "label_fractions=[1.0]",
     ]
@@ -152,7 +154,7 @@ def test_what_cannot_be_is_one_line(
     scenes: Path, tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tiny = [f"{name}.{word}" for name in ("detector", "student") for word in TINY]
-    tiny += ["pretrain=null", "pretrain_data=null", "detector.num_steps=1"]
+    tiny += ["pretrain=null", "pretrain_data=null", "classified=null", "detector.num_steps=1"]
     code = 3 if "gone" in message else 2  # what lies outside the configuration
     _, error = runs.in_process(capsys, *words(scenes, tmp_path, *tiny, *more), code=code)
     assert message in error and "Traceback" not in error

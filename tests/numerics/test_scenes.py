@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import importlib
 import io
 from typing import Any
@@ -201,6 +202,22 @@ def test_the_pseudo_loss_is_scaled_to_the_annotations_loss() -> None:
         wanted = (h + settings.weight * means[0] / means[1] * p) / (1 + settings.weight)
         assert float(losses.total.detach()) == pytest.approx(wanted, rel=1e-5)
         method.means = torch.tensor(means)
+
+
+def test_joint_training_adds_the_classifiers_cross_entropy() -> None:
+    config = CONFIGS["detection_classification"]
+    settings: Any = dataclasses.replace(config.method, weight=0.5, label_smoothing=0.1)  # type: ignore[call-arg]
+    torch.manual_seed(0)
+    method: Any = build_method(settings, config.model, 10).eval()
+    batch = {name: batch_of(config, name, size, 0) for name, size in config.batch_sizes.items()}
+    losses = method(batch)
+    logits = method.classifier(method.network.backbone(batch["classified"].views[0])).detach().double().log_softmax(1)
+    labels = batch["classified"].label
+    costs = [-0.9 * float(row[n]) - 0.1 * float(row.mean()) for row, n in zip(logits, labels, strict=True)]
+    detected, _ = method.loss_of(batch["labeled"])
+    assert float(losses.total.detach()) == pytest.approx(float(detected.detach()) + 0.5 * np.mean(costs), rel=1e-5)
+    losses.total.backward()
+    assert all(p.grad is not None for p in method.network.backbone.parameters())
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------

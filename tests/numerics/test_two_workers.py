@@ -67,6 +67,7 @@ def train(
     if isinstance(config.method, Scenes):
         for split, source in (("labeled", "labeled"), ("pseudo", "labeled")):
             samples[split] = open_scenes(folder, (source,), described / "objects")
+        samples["classified"] = open_samples(folder / "labeled")
     if isinstance(config.method, ImageText):
         samples["images"] = open_captioned(folder, described / "captions", ("labeled", "unlabeled"))
     if isinstance(config.method, Clips):
