@@ -52,7 +52,7 @@ def compare(options: argparse.Namespace) -> int:
         settings.add_row(key, *(_shown(value) for value in values))
     console.print(settings if differing else "no setting differs", markup=False)
     results = Table(box=None, pad_edge=False, header_style="bold", title="results", title_justify="left")
-    for column in ("", "network", "measured by", "accuracy, %", "difference from A"):
+    for column in ("", "network", "measured by", "result, %", "difference from A"):
         results.add_column(column)
     for row in rows:
         results.add_row(row["side"], row["network"], row["measured by"], row["accuracy"], row["difference"])

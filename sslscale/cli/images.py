@@ -144,6 +144,8 @@ def predict(options: argparse.Namespace) -> int:
         raise ConfigError(f"--out {options.out}: name a .csv file")
     model = Model(checkpoint_folder(options), threads=os.cpu_count() or 1)
     images = files(options.paths)
+    if model.info.detector is not None:
+        return _find_objects(options, model, images)
     table, failed = [["path", *(x for n in range(1, options.top + 1) for x in (f"class_{n}", f"probability_{n}"))]], 0
     for path, row in model.outputs(images, probabilities=True):
         if isinstance(row, str):
@@ -159,12 +161,40 @@ def predict(options: argparse.Namespace) -> int:
         else:
             print(f"{path}  " + "  ".join(f"{name} {share:.4f}" for name, share in found))
     if options.out is not None:
-        text = io.StringIO()
-        csv.writer(text).writerows(table)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(options.out, text.getvalue().encode())
+        _write_table(options.out, table)
         print(f"wrote {options.out}: {len(images) - failed:,} of {len(images):,} images")
     return 3 if failed else 0
+
+
+def _find_objects(options: argparse.Namespace, model: Any, images: list[Path]) -> int:
+    """Print or write the objects that a detector finds, with a score of .5 or more."""
+    table: list[list[Any]] = [["path", "class", "score", "x0", "y0", "x1", "y1"]]
+    failed = 0
+    for path, found in model.found(images, 0.5):
+        if isinstance(found, str):
+            failed += 1
+            print(f"error: {path}: {found}", file=sys.stderr)
+        elif options.out is not None:
+            table += [[str(path), one["class"], f"{one['score']:.4f}", *one["box"]] for one in found]
+        elif options.json:
+            print(json.dumps({"path": str(path), "objects": found}))
+        else:
+            words = (
+                f"{one['class']} {one['score']:.2f} at {'{:.0f},{:.0f},{:.0f},{:.0f}'.format(*one['box'])}"
+                for one in found
+            )
+            print(f"{path}  " + ("  ".join(words) or "nothing"))
+    if options.out is not None:
+        _write_table(options.out, table)
+        print(f"wrote {options.out}: {len(images) - failed:,} of {len(images):,} images, {len(table) - 1:,} objects")
+    return 3 if failed else 0
+
+
+def _write_table(out: Path, table: list[list[Any]]) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows(table)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(out, text.getvalue().encode())
 
 
 def embed(options: argparse.Namespace) -> int:

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sslscale.data import decode
+from sslscale.data.augment import normalize
 from sslscale.data.objects import Objects, encode_mask
 from sslscale.data.samples import Samples
-from sslscale.data.scene import IGNORED
+from sslscale.data.scene import IGNORED, place
 from sslscale.data.scene_views import SceneViews
 from sslscale.nn.detector import Detector, Segmenter
 from sslscale.settings.augment import AugmentConfig
@@ -63,8 +65,6 @@ def find(
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[Found]:
     """What the detector finds in these images with a score of `at_least`, in their own pixels."""
-    from sslscale.data import decode
-
     network = network.to(device).eval()
     result = []
     # placement alone: the images need no annotations
@@ -75,10 +75,25 @@ def find(
         sizes = [decode.dimensions(samples.shards[s].encoded(r)) for s, r in pairs]
         with torch.inference_mode():
             outputs = network(views)
-        for one, place, size in zip(outputs, extra["placement"].tolist(), sizes, strict=True):
-            result.append(_on_image(one, place, size, at_least))
+        for one, placement, size in zip(outputs, extra["placement"].tolist(), sizes, strict=True):
+            result.append(_on_image(one, placement, size, at_least))
         on_progress(len(result))
     return result
+
+
+def find_in(
+    network: Detector, encoded: Sequence[bytes], image: ImageConfig, device: torch.device, at_least: float
+) -> list[Found]:
+    """What the detector finds in encoded images, in their own pixels; raises DataError for one that is unreadable."""
+    fill = torch.tensor([round(255 * m) for m in image.mean], dtype=torch.uint8)
+    scenes = [place(memoryview(data), None, image.size, fill, 1.0, 0.0, 0.0, masks=False) for data in encoded]
+    views = normalize(torch.stack([scene.pixels for scene in scenes]).to(device), image.mean, image.std)
+    with torch.inference_mode():
+        outputs = network(views)
+    return [
+        _on_image(one, scene.placement, decode.dimensions(data), at_least)
+        for one, scene, data in zip(outputs, scenes, encoded, strict=True)
+    ]
 
 
 def _on_image(one: dict[str, Tensor], placement: Sequence[float], size: tuple[int, int], at_least: float) -> Found:

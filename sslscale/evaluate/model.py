@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from sslscale.data.augment import normalize
 from sslscale.data.preparation import evaluation_view
 from sslscale.data.sources import SUFFIXES, image_files
 from sslscale.errors import DataError
+from sslscale.evaluate.detection import find_in
+from sslscale.nn.detector import Detector
 from sslscale.settings.model import ModelInfo
 from sslscale.shapes import Float
-from sslscale.train.checkpoint import load_backbone, load_model
+from sslscale.train.checkpoint import load_backbone, load_detector, load_model
 from sslscale.train.engine import best_device
 
 BATCH = 64
@@ -59,6 +62,41 @@ class Model:
     def predict(self, paths: Paths, top: int = 1) -> list[list[tuple[str, float]]]:
         """For each image its `top` most probable classes with their probabilities. Raises DataError."""
         return [self.named(row, top) for row in self.probabilities(paths)]
+
+    def objects(self, paths: Paths, threshold: float = 0.5) -> list[list[dict[str, Any]]]:
+        """What a detector finds in each image: class, score and box (x0, y0, x1, y1 in the image's pixels) of objects
+        whose score reaches the threshold, the best first. Raises DataError for an image that cannot be read, or for a
+        checkpoint that is no detector."""
+        rows = []
+        for file, found in self.found(files(paths), threshold):
+            if isinstance(found, str):
+                raise DataError(f"{file}: {found}")
+            rows.append(found)
+        return rows
+
+    def found(self, images: Iterable[Path], threshold: float) -> Iterator[tuple[Path, list[dict[str, Any]] | str]]:
+        """Yield the objects of each image, or why it could not be read; raises DataError as `objects` does."""
+        network, _ = load_detector(self.folder)
+        if not isinstance(network, Detector):
+            raise DataError(f"{self.folder}: gives pixels classes, and finds no objects")
+        network = network.to(self.device)
+        for image in images:
+            data = _read(image)
+            try:
+                if isinstance(data, str):
+                    raise DataError(data)
+                (one,) = find_in(network, [data], self.info.image, self.device, threshold)
+            except DataError as error:
+                yield image, str(error)
+                continue
+            boxes, labels = one.objects.boxes.tolist(), one.objects.labels.tolist()
+            yield (
+                image,
+                [
+                    {"class": self.info.classes[n], "score": float(score), "box": [round(x, 1) for x in box]}
+                    for n, score, box in zip(labels, one.scores, boxes, strict=True)
+                ],
+            )
 
     def named(self, probabilities: np.ndarray, top: int) -> list[tuple[str, float]]:
         """The most probable classes of one image by name."""

@@ -100,7 +100,7 @@ def _results(run: Run) -> Iterator[str]:
         interval = f"{100 * measure.low:.1f} to {100 * measure.high:.1f}"
         rows.append([measure.name, measure.protocol, f"{100 * measure.value:.2f}", interval, measure.count or "", gain])
     if rows:
-        yield page.table(["network", "measured by", "accuracy, %", "95 % interval", "images", "difference"], rows)
+        yield page.table(["network", "measured by", "result, %", "95 % interval", "images", "difference"], rows)
         yield page.text(
             "Intervals are those of the test images' number alone: other seeds vary the results further. A difference "
             "whose interval holds 0 is none that this test set shows."
@@ -123,7 +123,7 @@ def _over_seeds(found: Sequence[Measure]) -> Iterator[str]:
         gain = "" if base[1] is own else f"{spread_difference(own, base[1])} over {base[0]}"
         rows.append([name, protocol, own, gain])
     if rows:
-        yield page.table(["network", "measured by", "accuracy, %: mean and standard deviation", "difference"], rows)
+        yield page.table(["network", "measured by", "result, %: mean and standard deviation", "difference"], rows)
         yield page.text("Differences are those of the same seed, with Student's 95 % interval over the seeds.")
 
 

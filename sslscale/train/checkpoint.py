@@ -175,6 +175,8 @@ def _write_weights(file: Path, weights: Mapping[str, Tensor]) -> None:
 def load_model(folder: Path) -> tuple[Classifier, ModelInfo]:
     """Build the classifier of a checkpoint folder in eval mode; raises DataError."""
     info = read_info(folder)
+    if info.detector is not None:
+        raise DataError(f"{folder}: finds objects and has no classes of images: `eval --protocol detect` measures it")
     if not info.head:
         raise DataError(f"{folder}: a pre-trained backbone without a classifier: fine-tune it or probe it")
     network = build_classifier(info.model, len(info.classes), info.cosine_dim, info.members)

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import importlib
 import io
+import json
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,14 @@ import torch
 from PIL import Image
 from scipy.stats import t
 
+import sslscale
 from sslscale.data import box_policy
 from sslscale.data.augment import make_view, moves
 from sslscale.data.box_policy import autoaugment
 from sslscale.data.objects import Objects, encode_mask
 from sslscale.data.plan import make_plan, num_draws
 from sslscale.data.scene import CROWD, IGNORED, Scene, moved, place, semantic_map
+from sslscale.errors import DataError
 from sslscale.evaluate.detection import Found, average_precision, jackknife, overlap
 from sslscale.evaluate.patch_knn import place_labels
 from sslscale.methods.detection import Detection
@@ -31,6 +34,7 @@ from sslscale.settings.augment import AugmentConfig, RandAugmentConfig
 from sslscale.settings.detection import DetectorConfig
 from sslscale.settings.model import ModelConfig
 from sslscale.train import checkpoint, first_weights
+from tests import runs
 from tests.configurations import CONFIGS, batch_of
 
 FILL = torch.tensor([10, 120, 90], dtype=torch.uint8)  # which no gray pixel is
@@ -268,6 +272,34 @@ def test_a_detector_begins_with_a_backbone_and_is_read_back(tmp_path: Any) -> No
             assert torch.equal(other.backbone.state_dict()[name_of], value)
         assert {p.requires_grad for p in other.backbone.parameters()} == {not config.frozen}
         assert other.train().backbone.training == (not config.frozen)
+
+
+def test_a_loaded_detector_finds_objects_in_the_pixels_of_the_image(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The boxes of a square canvas on images of another shape, by `sslscale.load` and by `predict`."""
+    config, model = DetectorConfig(name="fcos", width=32, min_score=0.0), ModelConfig(name="resnet_18_0.25")
+    torch.manual_seed(0)
+    network: Any = build_detector(config, model, 3)
+    image = dataclasses.replace(CONFIGS["detection"].image, size=64)
+    (tmp_path / "c").mkdir()
+    checkpoint.save_model(tmp_path / "c", network, checkpoint.describe_model(network, model, image, ("a", "b", "c")))
+    for name, (height, width) in (("tall", (200, 100)), ("wide", (48, 96))):
+        encoded, _ = picture(height, width, [(10, 10, 40, 40)])
+        (tmp_path / f"{name}.png").write_bytes(encoded)
+    loaded = sslscale.load(tmp_path / "c")
+    tall, wide = loaded.objects([tmp_path / "tall.png", tmp_path / "wide.png"], threshold=0.0)
+    for found, (height, width) in ((tall, (200, 100)), (wide, (48, 96))):
+        boxes = np.array([one["box"] for one in found])
+        assert len(found) > 5 and boxes.min() >= 0 and (boxes[:, 2:].max(0) <= [width, height]).all()
+        assert {one["class"] for one in found} <= {"a", "b", "c"}
+        assert boxes[:, 2:].max(0)[0] > 0.6 * width and boxes[:, 2:].max(0)[1] > 0.6 * height  # not of the canvas
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    words = ["predict", tmp_path / "c", tmp_path / "tall.png", tmp_path / "bad.png", "--json"]
+    out, err = runs.in_process(capsys, *words, code=3)
+    assert "objects" in json.loads(out) and "bad.png: " in err
+    with pytest.raises(DataError, match="finds objects and has no classes"):
+        checkpoint.load_model(tmp_path / "c")
 
 
 # --- precision --------------------------------------------------------------------------------------------------------
