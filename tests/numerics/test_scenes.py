@@ -278,7 +278,7 @@ def test_a_loaded_detector_finds_objects_in_the_pixels_of_the_image(
     tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The boxes of a square canvas on images of another shape, by `sslscale.load` and by `predict`."""
-    config, model = DetectorConfig(name="fcos", width=32, min_score=0.0), ModelConfig(name="resnet_18_0.25")
+    config, model = DetectorConfig(name="fcos", width=64, min_score=0.0), ModelConfig(name="resnet_18_0.25")
     torch.manual_seed(0)
     network: Any = build_detector(config, model, 3)
     image = dataclasses.replace(CONFIGS["detection"].image, size=64)
