@@ -18,7 +18,7 @@ from scipy.stats import t
 
 import sslscale
 from sslscale.data import box_policy
-from sslscale.data.augment import make_view, moves
+from sslscale.data.augment import make_view, moves, normalize
 from sslscale.data.box_policy import autoaugment
 from sslscale.data.objects import Objects, encode_mask
 from sslscale.data.plan import make_plan, num_draws
@@ -290,10 +290,15 @@ def test_a_loaded_detector_finds_objects_in_the_pixels_of_the_image(
     loaded = sslscale.load(tmp_path / "c")
     tall, wide = loaded.objects([tmp_path / "tall.png", tmp_path / "wide.png"], threshold=0.0)
     for found, (height, width) in ((tall, (200, 100)), (wide, (48, 96))):
-        boxes = np.array([one["box"] for one in found])
-        assert len(found) > 5 and boxes.min() >= 0 and (boxes[:, 2:].max(0) <= [width, height]).all()
-        assert {one["class"] for one in found} <= {"a", "b", "c"}
-        assert boxes[:, 2:].max(0)[0] > 0.6 * width and boxes[:, 2:].max(0)[1] > 0.6 * height  # not of the canvas
+        encoded, _ = picture(height, width, [(10, 10, 40, 40)])
+        fill = torch.tensor([round(255 * m) for m in image.mean], dtype=torch.uint8)
+        canvas = place(encoded, None, 64, fill, 1.0, 0.0, 0.0, masks=False).pixels[None]
+        with torch.no_grad():
+            (there,) = network.eval()(normalize(canvas, image.mean, image.std))
+        wanted = (there["boxes"].numpy() * max(height, width) / 64).clip(0, [width, height] * 2)
+        wanted = wanted[((wanted[:, 2:] - wanted[:, :2]) > 0.01).all(1)]
+        assert len(found) == len(wanted) > 5 and {one["class"] for one in found} <= {"a", "b", "c"}
+        assert np.abs(np.array([one["box"] for one in found]) - wanted).max() < 0.6
     (tmp_path / "bad.png").write_bytes(b"no image")
     words = ["predict", tmp_path / "c", tmp_path / "tall.png", tmp_path / "bad.png", "--json"]
     out, err = runs.in_process(capsys, *words, code=3)
