@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -41,3 +42,13 @@ class Listing(NamedTuple):
             f"passed over: {count:,} {kind} (for instance {self.example[kind]})"
             for kind, count in sorted(self.passed.items())
         ]
+
+
+def account(images: int, counts: Counter[str], first: Mapping[str, str]) -> str:
+    """What became of all annotations, in one line."""
+    usual = ("objects", "without objects", "crowd")
+    text = f"{images:,} images ({counts['without objects']:,} without objects), {counts['objects']:,} objects"
+    text += f", {counts['crowd']:,} crowds or doubtful ones, which are ignored"
+    for kind in sorted(kind for kind in counts if kind not in usual and counts[kind]):
+        text += f"; left out: {counts[kind]:,} {kind} (such as {first[kind]})"
+    return text

@@ -132,7 +132,7 @@ def caption_file(image: Path) -> Path:
 
 def _beside(path: str) -> bytes | None:
     try:
-        return _read(path)
+        return read_file(path)
     except FileNotFoundError:
         return None
 
@@ -215,10 +215,11 @@ def _kind(name: str) -> str:
 
 def _file_item(path: Path, relative: Path, label: str | None) -> Item:
     key = usable_key(relative.with_suffix("").as_posix())
-    return Item(key, str(path), path.suffix.lower(), label, partial(_read, str(path)))
+    return Item(key, str(path), path.suffix.lower(), label, partial(read_file, str(path)))
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """The bytes of a file."""
     with open(path, "rb") as file:
         return file.read()
 
