@@ -29,6 +29,7 @@ class _Coco(NamedTuple):
 
 
 def places(source: str, rest: str) -> tuple[Path, Path]:
+    """The annotation file and the folder of images that a source names; raises DataError."""
     annotations, _, images = rest.rpartition(":")
     if not annotations or not images:
         raise DataError(f"{source}: write coco:ANNOTATIONS.json:FOLDER_OF_IMAGES")
@@ -39,6 +40,7 @@ def places(source: str, rest: str) -> tuple[Path, Path]:
 
 @lru_cache(maxsize=2)
 def read(path: Path) -> _Coco:
+    """Read an annotation file, the last two once; raises DataError if it is none."""
     try:
         data = json.loads(path.read_bytes())
         images = {int(image["id"]): image for image in data["images"]}
@@ -46,12 +48,14 @@ def read(path: Path) -> _Coco:
         objects: dict[int, list[Mapping[str, Any]]] = {}
         for one in data.get("annotations", []):
             objects.setdefault(int(one["image_id"]), []).append(one)
-        for image in images.values():
-            _ = image["file_name"]
+        names = [str(image["file_name"]) for image in images.values()]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: is no COCO annotation file ({type(error).__name__}: {error})") from None
+    outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        raise DataError(f"{path}: the image {outside[0]!r} lies outside the folder of images")
     strangers = objects.keys() - images.keys()
     if strangers:
         raise DataError(f"{path}: an object belongs to image {min(strangers)}, which the file does not list")
@@ -59,6 +63,7 @@ def read(path: Path) -> _Coco:
 
 
 def list_coco(path: Path, folder: Path) -> Listing:
+    """The images of an annotation file, each with its objects; raises DataError."""
     found = read(path)
     places = found.files(folder)
     missing = [place for place in places.values() if not place.is_file()]

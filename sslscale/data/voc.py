@@ -20,6 +20,7 @@ CLASSES = (
 
 
 def places(rest: str) -> tuple[Path, str]:
+    """The folder and the set that a source names; raises DataError."""
     place, colon, name = rest.rpartition(":")
     folder = Path(place if colon else rest)
     if not sources.is_dir(folder / "Annotations"):
@@ -28,14 +29,17 @@ def places(rest: str) -> tuple[Path, str]:
 
 
 def set_file(folder: Path, name: str) -> Path:
+    """Where the images of a set are listed."""
     return folder / "ImageSets" / "Main" / f"{name}.txt"
 
 
 def mask_file(folder: Path, name: str) -> Path:
+    """Where the objects' masks of an image are, if it has any."""
     return folder / "SegmentationObject" / f"{name}.png"
 
 
 def ids_of(folder: Path, name: str) -> list[str]:
+    """The names of a set's images; raises DataError."""
     path = set_file(folder, name)
     try:
         ids = path.read_text("utf-8").split()
@@ -47,6 +51,7 @@ def ids_of(folder: Path, name: str) -> list[str]:
 
 
 def list_voc(folder: Path, name: str) -> Listing:
+    """The images of a set, each with its objects; raises DataError."""
     items, names = [], set()
     counts: Counter[str] = Counter()
     first: dict[str, str] = {}

@@ -117,6 +117,7 @@ def test_unlabelled_images_and_shares_and_other_sources_make_the_splits(tmp_path
         ({"images": 3}, "is no COCO annotation file"),
         ({"annotations": [{"image_id": 77}]}, "an object belongs to image 77, which the file does not list"),
         ({"categories": []}, "has no categories"),
+        ({"images": [{"id": 1, "file_name": "../x.png"}], "annotations": []}, "lies outside the folder of images"),
         ({"images": [{"id": 1, "file_name": "gone.png"}], "annotations": []}, "there is no image .*gone.png"),
     ],
 )
