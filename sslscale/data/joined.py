@@ -10,8 +10,10 @@ import numpy as np
 
 from sslscale.data.captions import Captions, usable
 from sslscale.data.features import Features, read_clusters
+from sslscale.data.index import Index
 from sslscale.data.objects import FoundObjects, StoredObjects
 from sslscale.data.samples import Samples, open_images
+from sslscale.data.shards import Shards
 from sslscale.data.sound import Spectra
 from sslscale.errors import DataError
 from sslscale.storage.scratch import Local
@@ -64,6 +66,13 @@ def open_scenes(
     if found is not None:
         return dataclasses.replace(samples, objects=FoundObjects(found, len(samples.index.classes)))
     return dataclasses.replace(samples, objects=StoredObjects(samples.shards))
+
+
+def open_shard(index: Index, number: int, *, local: Local | None = None) -> Samples:
+    """The images of one shard of a set, whatever the number of the others, without labels."""
+    alone = index.only(number)
+    count = alone.num_samples
+    return Samples(alone, Shards(alone, local), np.full(count, -1, np.int8), [count])
 
 
 def open_transcribed(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from sslscale.errors import DataError
 from sslscale.storage import jsonio, sums
 
 MEMBER = "objects.json"
+_OPEN = 256  # shards whose found objects are kept in memory
 Counts = Sequence[int]
 
 
@@ -130,13 +132,14 @@ class FoundObjects:
 
     def __init__(self, folder: Path, num_classes: int):
         self._folder, self._num_classes = folder, num_classes
-        self._lines: dict[int, list[bytes]] = {}
+        self._lines = lru_cache(maxsize=_OPEN)(self._read)  # a window of shards, not all that were ever read
 
     def take(self, shard: int, row: int) -> Objects:
         """The objects of one image."""
-        if shard not in self._lines:
-            self._lines[shard] = sums.checked(found_file(self._folder, shard)).read_bytes().splitlines()
-        return parse(self._lines[shard][row], f"{found_file(self._folder, shard)}:{row + 1}", self._num_classes)
+        return parse(self._lines(shard)[row], f"{found_file(self._folder, shard)}:{row + 1}", self._num_classes)
+
+    def _read(self, shard: int) -> list[bytes]:
+        return sums.checked(found_file(self._folder, shard)).read_bytes().splitlines()
 
 
 def found_file(folder: Path, shard: int) -> Path:

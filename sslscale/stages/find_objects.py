@@ -35,10 +35,10 @@ def _finder(model: object, data: object, config: PseudoBoxConfig, ctx: RunContex
     """The function that finds the objects of one shard: how many images, objects, and images without any."""
     from pathlib import Path
 
-    import numpy as np
     import torch
 
-    from sslscale.data.joined import open_scenes
+    from sslscale.data.index import read_index
+    from sslscale.data.joined import open_shard
     from sslscale.data.objects import found_file, write_found
     from sslscale.evaluate.detection import find
     from sslscale.nn.detector import Detector
@@ -49,18 +49,15 @@ def _finder(model: object, data: object, config: PseudoBoxConfig, ctx: RunContex
     network, info = load_detector(Path(str(model)))
     if not isinstance(network, Detector):
         raise DataError(f"{model}: gives pixels classes, not boxes: it is no teacher of pseudo-boxes")
-    samples = open_scenes(Path(str(data)), (SPLIT,), local=ctx.local)
-    starts = samples.index.starts
+    index = read_index(Path(str(data)) / SPLIT)
 
     def one(shard: int) -> list[int]:
         note = found_file(ctx.path, shard).with_suffix(".json")
         if note.exists() and found_file(ctx.path, shard).exists():
             return read_json(note)
-        mine = np.zeros(len(samples), bool)
-        mine[starts[shard] : starts[shard + 1]] = True
         found = find(
             network,
-            samples.keep(mine),
+            open_shard(index, shard, local=ctx.local),
             info.image,
             batch_size=config.batch_size,
             threads=ctx.threads,
