@@ -199,9 +199,10 @@ def build(config: Config) -> list[Stage]:
 
 def _transfers(config: Config, model: Stage, data: Stage) -> dict[str, Stage]:
     """Detection and segmentation above the checkpoint's backbone, and above a random one."""
-    info = read_info(Path(config.model))
-    own = config.resources
     reports: dict[str, Stage] = {}
+    if not {"detection", "segmentation", "patches"} & set(config.protocols):
+        return reports
+    info, own = read_info(Path(config.model)), config.resources
     for protocol, transfer in (("detection", config.detection), ("segmentation", config.segmentation)):
         if protocol not in config.protocols:
             continue

@@ -26,6 +26,7 @@ KINDS = (
 _MODELS = (
     ("wrn_DEPTH_WIDTH", "wrn_10_1, wrn_16_2, wrn_28_10", "wide residual networks for images of about 32 pixels"),
     ("resnet_DEPTH", "resnet_18, resnet_50, resnet_50_2", "ResNets; small_images: true for about 32 pixels"),
+    ("resnext_DEPTH_CxW", "resnext_28_4x4, resnext_29_8x64", "ResNeXts for about 32 pixels, with Mish, as FixMatch's"),
     ("vit_SIZE_PATCH", "vit_tiny_16, vit_base_16, vit_192x6_4", "vision transformers; WIDTHxDEPTH names any size"),
     ("open_clip:NAME", "open_clip:ViT-B-32, open_clip:RN50", "image towers of open_clip's; clip trains both towers"),
     ("timm:NAME", "timm:convnext_tiny, timm:efficientnet_b0", "any model of timm: `sslscale models TEXT` searches"),
@@ -113,7 +114,7 @@ def list_models(options: argparse.Namespace) -> int:
     from sslscale.preflight import timm_models
 
     known = timm_models()
-    if re.fullmatch(r"(wrn|resnet|vit)_.*|(timm|open_clip):.*", text) or text in known:
+    if re.fullmatch(r"(wrn|resnet|resnext|vit)_.*|(timm|open_clip):.*", text) or text in known:
         return _describe_model(f"timm:{text}" if text in known else text, options)
     found = sorted(name for name in known if text.lower() in name)
     if not found:

@@ -12,6 +12,7 @@ from sslscale.errors import ConfigError
 from sslscale.nn.ensemble import Backbones, MeanOfMembers
 from sslscale.nn.heads import CosineHead, MeanOfHeads
 from sslscale.nn.resnet import ResNet
+from sslscale.nn.resnext import SmallResNeXt
 from sslscale.nn.vit import SIZES, VisionTransformer
 from sslscale.nn.wide_resnet import WideResNet
 from sslscale.settings.model import ModelConfig
@@ -67,6 +68,8 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
         return network, network.num_features
     if kind == "wrn":
         network = WideResNet(int(depth), float(width[0]), survival=config.survival, stem_stride=config.stem_stride)
+    elif kind == "resnext":
+        network = SmallResNeXt(int(depth), *(int(x) for x in width[0].split("x")))
     else:
         network = ResNet(int(depth), width=float(width[0]) if width else 1.0, small_images=config.small_images)
     return network, network.num_features

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sslscale.errors import ConfigError
 from sslscale.nn.resnet import ResNet
+from sslscale.nn.resnext import SmallResNeXt
 from sslscale.nn.vit import VisionTransformer
 from sslscale.nn.wide_resnet import WideResNet
 from sslscale.shapes import Float
@@ -23,7 +24,7 @@ def layer_names(backbone: nn.Module) -> list[str]:
 
     The stem and every block; of a timm model what its feature_info lists. Raises ConfigError if it lists nothing.
     """
-    if isinstance(backbone, WideResNet):
+    if isinstance(backbone, WideResNet | SmallResNeXt):
         return ["stem", *(f"blocks.{n}" for n in range(len(backbone.blocks)))]
     if isinstance(backbone, VisionTransformer):
         return [f"blocks.{n}" for n in range(len(backbone.blocks))]

@@ -56,7 +56,9 @@ class ModelConfig:
     `wrn_DEPTH_WIDTH` is a wide residual network for small images (WIDTH may be a fraction: wrn_10_0.5); with
     `stem_stride` 2 its first layer halves the side, for about a quarter of the time. `resnet_DEPTH` is a ResNet of
     depth 18, 34, 50, 101 or 152; `resnet_DEPTH_WIDTH` multiplies all channels by WIDTH; `small_images` gives it a stem
-    for 32 pixels. `timm:NAME` is any model of timm, `open_clip:NAME` the image tower of any of open_clip's.
+    for 32 pixels. `resnext_DEPTH_CARDINALITYxWIDTH` is a ResNeXt for small images with Mish and batch norms of momentum
+    .001, as FixMatch's PyTorch implementations have it: resnext_28_4x4 for CIFAR-10, resnext_29_8x64 for CIFAR-100.
+    `timm:NAME` is any model of timm, `open_clip:NAME` the image tower of any of open_clip's.
     `crnn_WIDTH` reads lines of text (Shi et al. 2015, arXiv:1507.05717), all its channels multiplied by WIDTH;
     `crnn_attention_WIDTH` has an attention decoder instead of CTC.
     `vit_SIZE_PATCH` is a vision transformer of size tiny, small, base, large or WIDTHxDEPTH. Its positions are learned
@@ -85,7 +87,9 @@ class ModelConfig:
         require(resnet is not None or not self.small_images, "small_images", "is for resnet_DEPTH alone")
         halved = self.stem_stride != 1 and not self.name.startswith("wrn_")
         require(not halved, "stem_stride", "is for wrn_DEPTH_WIDTH alone")
-        require(resnet is None or self.survival == 1, "survival", "is not for resnet_DEPTH: take timm:resnet...")
+        resnext = re.fullmatch(r"resnext_(\d+)_(\d+)x(\d+)", self.name)
+        plain = resnet is None and resnext is None
+        require(plain or self.survival == 1, "survival", f"is not for {self.name}: take timm:resnet...")
         require(self.grid > 0, "grid", "must be positive")
         require(self.registers >= 0, "registers", "must be 0 or more")
         vit = re.fullmatch(r"vit_(tiny|small|base|large|(\d+)x(\d+))_(\d+)", self.name)
@@ -96,6 +100,9 @@ class ModelConfig:
         own = self.registers == 0 and self.layer_scale is None and self.pool == "cls" and self.grid == 14
         own = own and not self.distillation_token
         require(own, "name", "grid, registers, layer_scale, pool and distillation_token are for vit_SIZE_PATCH alone")
+        if resnext is not None and int(resnext[1]) >= 11 and (int(resnext[1]) - 2) % 9 in (0, 8):  # 11, 20, 28, 29
+            require(int(resnext[2]) > 0 and int(resnext[3]) > 0, "name", f"{self.name!r}: a cardinality or width of 0")
+            return
         crnn = re.fullmatch(r"crnn_(attention_)?\d+(\.\d+)?", self.name)
         if resnet is None and crnn is None and not self.name.startswith(("timm:", "open_clip:")):
             wide = re.fullmatch(r"wrn_(\d+)_(\d+(\.\d+)?)", self.name)
@@ -103,7 +110,7 @@ class ModelConfig:
             known = (
                 "wrn_DEPTH_WIDTH (depth 10, 16, 22, 28, ...), resnet_DEPTH (18, 34, ...), vit_SIZE_PATCH, timm:NAME, "
             )
-            known += "open_clip:NAME, crnn_WIDTH, crnn_attention_WIDTH"
+            known += "resnext_DEPTH_CARDINALITYxWIDTH, open_clip:NAME, crnn_WIDTH, crnn_attention_WIDTH"
             require(valid, "name", f"{self.name!r} is none of {known}")
 
     @property

@@ -12,8 +12,8 @@ from sslscale.storage.jsonio import write_json
 
 
 def detect(ctx: RunContext, config: DetectConfig, *, model: Checkpoint, data: Dataset) -> Report:
-    """Write report.json (COCO's average precisions of boxes and of masks, with intervals; or mIoU), detections.json in
-    COCO's format of results, and scenes.png (scenes with what is true and what was found)."""
+    """Write report.json (COCO's average precisions of boxes and of masks, with intervals; or mIoU), detections.json
+    (image, class, box and score of all that was found), and scenes.png (what is true beside what was found)."""
     import torch
 
     from sslscale.data.joined import open_scenes

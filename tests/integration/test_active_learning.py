@@ -83,6 +83,7 @@ def test_wrong_answers_are_named(shards: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_person_labels_what_is_suggested_and_the_training_goes_on(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

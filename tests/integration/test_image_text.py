@@ -62,6 +62,7 @@ def test_class_names_alone_classify_what_captions_described(trained: Any) -> Non
     assert "Captions and the images nearest to them" in page.read_text()
 
 
+@pytest.mark.slow
 def test_eval_measures_a_checkpoint_with_a_text_tower(
     trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -159,7 +159,7 @@ def test_attention_writes_character_after_character() -> None:
     assert len(set(ends)) > 1
 
 
-@pytest.mark.parametrize("name", ["crnn_0.1", "crnn_attention_0.1"])
+@pytest.mark.parametrize("name", ["crnn_0.1", pytest.param("crnn_attention_0.1", marks=pytest.mark.slow)])
 def test_it_learns_to_read(name: str) -> None:
     """Bars of three heights as characters, on lines of 2 to 4."""
     torch.manual_seed(0)

@@ -54,7 +54,39 @@ def test_a_stem_of_stride_2_halves_the_side() -> None:
         ModelConfig(name="resnet_18", stem_stride=2)
 
 
-@pytest.mark.parametrize("name", ["resnet_19", "resnet_50_", "resnet50", "wrn_11_2", "wrn_10_0"])
+def test_a_resnext_is_the_papers_with_mish_and_slow_batch_norms() -> None:
+    """Its size (arXiv:1611.05431, table 6: 34.4 million weights on CIFAR-10), and one block by hand."""
+    large = build_classifier(ModelConfig(name="resnext_29_8x64"), 10)
+    assert num_parameters(large) / 1e6 == pytest.approx(34.4, abs=0.05)
+    network, features = build_backbone(ModelConfig(name="resnext_28_4x4"))
+    assert features == 1024 and len(network.blocks) == 6  # type: ignore[arg-type]
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {0.001}
+    with torch.inference_mode():
+        network.eval()
+        assert network(torch.randn(2, 3, 32, 32)).shape == (2, 1024)
+        assert network(torch.randn(2, 3, 32, 32), maps=True).shape == (2, 1024, 8, 8)
+        block = network.blocks[0].eval()  # type: ignore[index, operator]
+        x = torch.randn(1, 64, 5, 5)
+
+        def mish(x: torch.Tensor) -> torch.Tensor:
+            return x * torch.tanh(torch.log1p(x.exp()))
+
+        def normed(x: torch.Tensor) -> torch.Tensor:  # by fresh statistics: mean 0, variance 1
+            return x / (1 + 1e-5) ** 0.5
+
+        inner = mish(normed(torch.einsum("oi,bihw->bohw", block.reduce.weight[:, :, 0, 0], x)))
+        groups = [
+            torch.nn.functional.conv2d(part, weight, padding=1)
+            for part, weight in zip(inner.chunk(4, 1), block.grouped.weight.chunk(4, 0), strict=True)
+        ]
+        inner = mish(normed(torch.cat(groups, 1)))
+        out = normed(torch.einsum("oi,bihw->bohw", block.expand.weight[:, :, 0, 0], inner))
+        around = normed(torch.einsum("oi,bihw->bohw", block.shortcut[0].weight[:, :, 0, 0], x))
+        torch.testing.assert_close(block(x), mish(out + around), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet_19", "resnet_50_", "resnext_30_4x4", "resnet50", "wrn_11_2", "wrn_10_0"])
 def test_unknown_network_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is none of wrn_DEPTH_WIDTH"):
         ModelConfig(name=name)
