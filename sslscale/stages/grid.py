@@ -52,6 +52,7 @@ def grid(ctx: RunContext, config: GridConfig, **inputs: Report) -> Report:
             panel.errorbar(places, values, yerr=errors, marker="o", capsize=2, linewidth=1, label=row)
         panel.set_xticks(range(len(config.columns)), config.columns)
         panel.set_title(title, fontsize=10)
+        panel.set_xlim(-0.4, len(config.columns) - 0.6 + 0.06 * len(config.rows))
         panel.grid(alpha=0.3)
         sections[f"{title}: per cent, and points above {first}"] = [page.table(["", *config.columns], cells)]
         for row in others:
@@ -59,8 +60,8 @@ def grid(ctx: RunContext, config: GridConfig, **inputs: Report) -> Report:
                 name = f"{column}_{key}_{row}"
                 metrics[f"{name}_gain"] = found[name][config.metric] - found[f"{column}_{key}_{first}"][config.metric]
     axes[0].set(ylabel=_LABELS[config.metric])
-    axes[-1].legend(frameon=False, fontsize=8)
-    figure.savefig(ctx.path / "grid.png", dpi=110)
+    axes[-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.0))  # beside the points
+    figure.savefig(ctx.path / "grid.png", dpi=110, bbox_inches="tight")
     picture = page.picture(ctx.path / "grid.png", f"{_LABELS[config.metric]} with its 95 % interval", wide=True)
     (ctx.path / "report.html").write_text(page.page("Comparison", {**sections, "All": [picture]}), "utf-8")
     write_json(ctx.path / "summary.json", {"networks": found, "gains": metrics})
