@@ -13,14 +13,17 @@ from torch import Tensor
 
 from sslscale.data import decode
 from sslscale.data.augment import normalize
+from sslscale.data.image_views import RawViews
 from sslscale.data.objects import Objects, encode_mask
 from sslscale.data.samples import Samples
 from sslscale.data.scene import IGNORED, place
 from sslscale.data.scene_views import SceneViews
+from sslscale.data.threads import pool
 from sslscale.nn.detector import Detector, Segmenter
 from sslscale.settings.augment import AugmentConfig
 from sslscale.settings.model import ImageConfig
 from sslscale.settings.streams import Field
+from sslscale.shapes import Int
 
 Kind = Literal["bbox", "segm"]
 _SUMMARY = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
@@ -45,11 +48,18 @@ def batches(
 ) -> Iterator[tuple[np.ndarray, Tensor, Mapping[Field, Tensor]]]:
     """The images on canvases, without augmentation: numbers, views (n, 3, size, size) on the device, fields."""
     views = SceneViews(samples, _PLAIN, image, fields, seed=0, threads=threads, device=device)
-    for start in range(0, len(samples), batch_size):
+
+    def load(start: int) -> tuple[np.ndarray, RawViews]:
         numbers = np.arange(start, min(start + batch_size, len(samples)))
-        shard, row = samples.places(numbers)
         index = torch.from_numpy(numbers)
-        raw = views.load(shard, row, index, torch.zeros_like(index))
+        return numbers, views.load(*samples.places(numbers), index, torch.zeros_like(index))
+
+    reader = pool("reader", 1)
+    ahead = reader.submit(load, 0)  # the next batch is read while the network works on this one
+    for start in range(0, len(samples), batch_size):
+        numbers, raw = ahead.result()
+        if start + batch_size < len(samples):
+            ahead = reader.submit(load, start + batch_size)
         yield numbers, views.finish(raw)[0], raw.fields
 
 
@@ -128,10 +138,10 @@ def average_precision(
     -1 means that there is no such object. Crowds are ignored.
     """
     kind: Kind = "segm" if masks else "bbox"
-    truth = [_annotations(objects, n, masks) for n, objects in enumerate(true)]
+    truth = [_annotations(objects, masks) for objects in true]
     guesses = [
-        [{**one, "score": float(score)} for one, score in zip(_annotations(f.objects, n, masks), f.scores, strict=True)]
-        for n, f in enumerate(found)
+        [{**one, "score": float(score)} for one, score in zip(_annotations(f.objects, masks), f.scores, strict=True)]
+        for f in found
     ]
     sizes = [objects.size for objects in true]
     stats, by_class = _coco(truth, guesses, sizes, len(classes), kind)
@@ -149,7 +159,7 @@ def average_precision(
     return result
 
 
-def _annotations(objects: Objects, image: int, masks: bool) -> list[dict[str, Any]]:
+def _annotations(objects: Objects, masks: bool) -> list[dict[str, Any]]:
     from faster_coco_eval.core import mask
 
     rows = []
@@ -160,11 +170,12 @@ def _annotations(objects: Objects, image: int, masks: bool) -> list[dict[str, An
             "area": (x1 - x0) * (y1 - y0),
             "iscrowd": int(objects.crowd[n]),
         }
+        counts = objects.masks[n] if objects.masks else None
         if masks:
-            counts = objects.masks[n] if objects.masks else None
             if counts is None:  # a box without a mask, in a set that has some
                 one["iscrowd"], counts = 1, _box_counts(objects, n)
             one["segmentation"] = mask.frPyObjects({"size": list(objects.size), "counts": list(counts)}, *objects.size)
+        if counts is not None:  # as in COCO's annotations, by which an object is small, medium or large
             one["area"] = float(sum(counts[1::2]))
         rows.append(one)
     return rows
@@ -243,6 +254,24 @@ def overlap(counts: np.ndarray) -> Overlap:
     )
 
 
+def pixel_table(true: Int[Tensor, "h w"], said: Int[Tensor, "h w"], classes: int) -> np.ndarray:
+    """How many pixels of each true class were said to be of each class: int64 (classes, classes)."""
+    counted = true != IGNORED
+    flat = true[counted] * classes + said[counted]
+    return torch.bincount(flat, minlength=classes**2).view(classes, classes).numpy()
+
+
+def segmentation_result(tables: np.ndarray, classes: Sequence[str], groups: int) -> dict[str, Any]:
+    """What the tables of all images come to: mIoU with its interval, the share of right pixels, IoU by class."""
+    whole = overlap(tables.sum(0))
+    result: dict[str, Any] = {"miou": whole.miou, "pixel_accuracy": whole.pixel_accuracy}
+    result["by_class"] = dict(zip(("(none)", *classes), whole.by_class, strict=True))
+    if groups:
+        (interval,) = jackknife(lambda kept: [overlap(tables[list(kept)].sum(0)).miou], len(tables), groups)
+        result["miou_interval"] = interval
+    return result
+
+
 def count_pixels(
     network: Segmenter,
     samples: Samples,
@@ -261,9 +290,6 @@ def count_pixels(
     for numbers, views, extra in batches(samples, image, fields, batch_size=batch_size, threads=threads, device=device):
         with torch.inference_mode():
             said = network(views).argmax(1).cpu()
-        for true, guess in zip(extra["semantic"], said, strict=True):
-            counted = true != IGNORED
-            flat = true[counted] * classes + guess[counted]
-            tables.append(torch.bincount(flat, minlength=classes * classes).view(classes, classes).numpy())
+        tables += [pixel_table(*pair, classes) for pair in zip(extra["semantic"], said, strict=True)]
         on_progress(int(numbers[-1]) + 1)
     return np.stack(tables)

@@ -13,7 +13,7 @@ from sslscale.settings.augment import AugmentConfig
 from sslscale.settings.first_weights import InitConfig
 from sslscale.settings.method import MethodSettings
 from sslscale.settings.model import ImageConfig, ModelConfig
-from sslscale.settings.streams import StreamSpec
+from sslscale.settings.streams import OBJECT_FIELDS, StreamSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +155,15 @@ class TrainConfig:
         for name, view in known.items():
             text = f"{self.method.name} needs views.{name}: how its {name} views are made"
             require(not view.required or name in self.views, "views", text)
+        for stream in self.method.streams:
+            objects = bool(set(stream.fields) & set(OBJECT_FIELDS))
+            for view in self.views_of(stream):
+                if objects:
+                    text = f"of {stream.name}: images with objects take none or scale, not {view.crop}"
+                    require(view.crop in ("none", "scale"), "augment.crop", text)
+                    require(view.count == 1, "augment.count", f"of {stream.name}: images with objects have one view")
+                else:
+                    require(view.crop != "scale", "augment.crop", "scale is for images with objects")
 
     def _require_whole_patches(self) -> None:
         patch = self.model.patch or 1

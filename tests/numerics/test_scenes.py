@@ -347,10 +347,10 @@ def test_average_precision_is_pycocotools(masks: bool) -> None:
         for k, (x0, y0, x1, y1) in enumerate(objects.boxes.astype(float).tolist()):
             one = {"image_id": n + 1, "category_id": int(objects.labels[k]) + 1, "iscrowd": int(objects.crowd[k])}
             one |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
+            counts = objects.masks[k] or ()
+            one["area"] = float(sum(counts[1::2]))  # COCO's areas are those of the masks
             if masks:
-                counts = objects.masks[k] or ()
                 one["segmentation"] = coco_mask.frPyObjects({"size": [100, 100], "counts": list(counts)}, 100, 100)
-                one["area"] = float(sum(counts[1::2]))
             made.append(one)
         return made
 
@@ -428,6 +428,18 @@ def test_a_place_has_the_class_of_most_of_its_pixels_and_the_nearest_places_vote
     semantic[0, :4, :4], semantic[0, :4, 4:], semantic[0, 4:, :4] = 2, IGNORED, 1
     semantic[0, 0, 0], semantic[0, 4, :3] = 1, 3
     assert place_labels(semantic, 2, 4)[0].tolist() == [[2, IGNORED], [1, 0]]
+
+
+def test_augmentation_that_leaves_the_boxes_behind_is_refused() -> None:
+    """Crops that only move pixels, on images with objects; and the other way round."""
+    config = CONFIGS["detection"]
+    for crop in ("pad", "resized"):
+        with pytest.raises(ValueError, match=f"images with objects take none or scale, not {crop}"):
+            dataclasses.replace(config, augment=AugmentConfig(crop=crop))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"augment\.count: of labeled: images with objects have one view"):
+        dataclasses.replace(config, augment=AugmentConfig(crop="scale", count=2))
+    with pytest.raises(ValueError, match=r"augment\.crop: scale is for images with objects"):
+        dataclasses.replace(CONFIGS["simclr"], augment=AugmentConfig(crop="scale"))
 
 
 def test_crowds_are_not_learned_and_settings_say_what_they_need() -> None:
