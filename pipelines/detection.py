@@ -24,7 +24,7 @@ from sslscale.graph.resources import Resources
 from sslscale.settings.augment import AugmentConfig
 from sslscale.settings.data import PackConfig
 from sslscale.settings.detection import DetectConfig, PseudoBoxConfig
-from sslscale.settings.method import Scenes
+from sslscale.settings.kinds import Scenes
 from sslscale.settings.train import TrainConfig
 from sslscale.stages import training
 from sslscale.stages.detect import detect

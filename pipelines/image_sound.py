@@ -19,7 +19,7 @@ from sslscale.graph.dag import Stage, stage
 from sslscale.graph.resources import Resources
 from sslscale.settings.data import PackConfig
 from sslscale.settings.features import ExtractConfig
-from sslscale.settings.method import ImageSound
+from sslscale.settings.kinds import ImageSound
 from sslscale.settings.probe import ProbeConfig
 from sslscale.settings.sound import SoundConfig, SoundRetrievalConfig
 from sslscale.settings.train import TrainConfig

@@ -20,7 +20,7 @@ from sslscale.graph.dag import Stage, stage
 from sslscale.graph.resources import Resources
 from sslscale.settings.data import PackConfig
 from sslscale.settings.features import ExtractConfig
-from sslscale.settings.method import ImageText
+from sslscale.settings.kinds import ImageText
 from sslscale.settings.probe import ProbeConfig
 from sslscale.settings.pseudo import EvaluateConfig
 from sslscale.settings.text import CaptionConfig, CaptionRetrievalConfig, ZeroShotConfig, resolved, text_config

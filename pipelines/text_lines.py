@@ -17,8 +17,8 @@ from sslscale.graph.dag import Stage, stage
 from sslscale.graph.resources import Resources
 from sslscale.methods.text_supervised import TextSupervised
 from sslscale.settings.data import PackConfig
+from sslscale.settings.kinds import LabeledLines, UnlabeledLines
 from sslscale.settings.lines import ReadConfig, TranscriptConfig
-from sslscale.settings.method import LabeledLines, UnlabeledLines
 from sslscale.settings.train import TrainConfig
 from sslscale.stages import training
 from sslscale.stages.pack import content, has_test, pack

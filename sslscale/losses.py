@@ -110,3 +110,19 @@ def distillation_loss(
     student = F.log_softmax(logits.float() / temperature, 1)
     target = F.log_softmax(teacher.detach().float() / temperature, 1)
     return temperature**2 * distributed.mean((target.exp() * (target - student)).sum(1))
+
+
+def running_means(means: Float[Tensor, " n"], losses: Float[Tensor, " n"], momentum: float) -> Float[Tensor, " n"]:
+    """The running means of some losses over the workers, from those before, which are 0 before the first step."""
+    now = distributed.all_sum(losses.detach()) / distributed.world_size()
+    return torch.where(means == 0, now, torch.lerp(now, means, momentum))
+
+
+def of_one_size(
+    labeled: Float[Tensor, ""], pseudo: Float[Tensor, ""], means: Float[Tensor, 2], weight: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """(L_h + alpha (mean L_h / mean L_p) L_p) / (1 + alpha), and the ratio, which has no gradient (Zoph et al. 2020,
+    arXiv:2006.06882, appendix C): the pseudo-labels of an easy teacher have a small loss, which would else hardly
+    count."""
+    ratio = means[0] / means[1].clamp(min=1e-12)
+    return (labeled + weight * ratio * pseudo) / (1 + weight), ratio

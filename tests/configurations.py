@@ -75,7 +75,8 @@ from sslscale.methods.vat import VAT
 from sslscale.methods.vicreg import VICReg
 from sslscale.settings.augment import AugmentConfig, JitterConfig, RandAugmentConfig
 from sslscale.settings.detection import DetectorConfig
-from sslscale.settings.method import LabeledLines, MethodSettings, Scenes, SemiSupervised, find, method_names
+from sslscale.settings.kinds import LabeledLines, Scenes
+from sslscale.settings.method import MethodSettings, SemiSupervised, find, method_names
 from sslscale.settings.model import ImageConfig, ModelConfig
 from sslscale.settings.sound import SoundTowerConfig
 from sslscale.settings.streams import Field

@@ -48,17 +48,8 @@ def list_methods(options: argparse.Namespace) -> int:
 
 def methods() -> list[dict[str, str]]:
     """The rows of the methods' own page, which ships with the package."""
-    from sslscale.settings.method import (
-        Clips,
-        ImageSound,
-        ImageText,
-        LabeledLines,
-        Scenes,
-        SelfSupervised,
-        SemiSupervised,
-        find,
-        method_names,
-    )
+    from sslscale.settings.kinds import Clips, ImageSound, ImageText, LabeledLines, Scenes
+    from sslscale.settings.method import SelfSupervised, SemiSupervised, find, method_names
 
     text = (Path(__file__).parent.parent / "methods" / "README.md").read_text("utf-8")
     known, rows = method_names(), {}

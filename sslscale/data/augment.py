@@ -216,12 +216,11 @@ def _pixels(images: Tensor, magnitude: float, share: float) -> float:
 def moves(draws: Float[Tensor, "batch draws"], config: RandAugmentConfig, side: int) -> Float[Tensor, "batch 3 3"]:
     """Where all layers together take the pixels of a square image from: (x, y, 1), counted from its centre."""
     total = torch.eye(3).repeat(len(draws), 1, 1)
-    last = total[:, 2:]
     for layer in range(config.num_ops):
         choice, sign = _drawn(draws, layer, config)
         for number, name in enumerate(config.operations):
             if name in MOVES:
-                own = torch.cat([MOVES[name](sign, config, side, side), last], 1)
+                own = geometry.squared(MOVES[name](sign, config, side, side))
                 total = torch.where((choice == number)[:, None, None], total @ own, total)
     return total
 

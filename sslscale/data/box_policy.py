@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from sslscale.data import augment, geometry, ops
 from sslscale.data.scene import Scene, moved
@@ -43,9 +42,7 @@ def _operate(scene: Scene, name: str, magnitude: float, rng: np.random.Generator
     if name in augment.MOVES:
         matrix = augment.MOVES[name](sign, own, size, size)
         pixels = geometry.affine(images, matrix)[0]
-        whole = F.pad(matrix[0], (0, 0, 0, 1))
-        whole[2, 2] = 1.0
-        return moved(scene._replace(pixels=pixels), size, mirrored=False, matrix=whole)
+        return moved(scene._replace(pixels=pixels), size, mirrored=False, matrix=geometry.squared(matrix)[0])
     if name == "cutout":
         x, y = (torch.tensor([float(rng.random())]) for _ in range(2))
         half = torch.tensor([round(magnitude / 10 * _CUTOUT * size)])

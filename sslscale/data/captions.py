@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sslscale.data import tar
 from sslscale.data.features import Features
-from sslscale.data.shard import Shard, map_file
+from sslscale.data.shard import Shard, members_named
 from sslscale.errors import DataError
 from sslscale.storage import sums
 
@@ -45,12 +44,8 @@ def read_captions(shard: Shard, member: str) -> list[tuple[str, str]]:
     `member` is CaptionConfig's. Raises DataError for JSON that is damaged.
     """
     kind, _, field = member.partition(":")
-    _, data = map_file(shard.path)
-    found = {}
-    for one in tar.members(data, str(shard.path)):
-        key, extension = tar.split_name(one.name)
-        if extension == kind:
-            found[shard.prefix + key] = bytes(data[one.offset : one.offset + one.size])
+    members, data = members_named(shard, kind)
+    found = {key: bytes(data[one.offset : one.offset + one.size]) for key, one in members.items()}
     return [_caption(found.get(key), field, f"{shard.path}: {key}.{kind}") for key in shard.keys]
 
 

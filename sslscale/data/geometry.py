@@ -66,6 +66,12 @@ def shear(level: PerImage, side: int, axis: int) -> Matrix:
     return matrix
 
 
+def squared(matrix: Matrix) -> Float[Tensor, "batch 3 3"]:
+    """The same as matrices of 3 x 3, which can be multiplied."""
+    last = torch.tensor([0.0, 0.0, 1.0], device=matrix.device).expand(len(matrix), 1, 3)
+    return torch.cat([matrix, last], 1)
+
+
 def rotate(images: Images, degrees: PerImage, fill: int = GRAY) -> Images:
     """Turn about the centre, counter-clockwise."""
     return affine(images, rotation(degrees), fill)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sslscale.data import tar
-from sslscale.data.shard import map_file
+from sslscale.data.shard import members_named
 from sslscale.data.shards import Shards
 from sslscale.errors import DataError
 from sslscale.storage import jsonio, sums
@@ -118,13 +118,9 @@ class StoredObjects:
     def _find(self, number: int) -> np.ndarray:
         """Offset and size of the objects of each image of a shard, int64 (images, 2); 0 where there are none."""
         shard = self._shards[number]
-        _, data = map_file(shard.path)
-        found = {}
-        for member in tar.members(data, str(shard.path)):
-            key, extension = tar.split_name(member.name)
-            if extension == MEMBER:
-                found[shard.prefix + key] = (member.offset, member.size)
-        return np.array([found.get(key, (0, 0)) for key in shard.keys], np.int64).reshape(-1, 2)
+        found, _ = members_named(shard, MEMBER)
+        none = tar.Member("", 0, 0)
+        return np.array([found.get(key, none)[1:] for key in shard.keys], np.int64).reshape(-1, 2)
 
 
 class FoundObjects:

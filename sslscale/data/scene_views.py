@@ -59,9 +59,6 @@ class SceneViews:
         seeds = policy_seeds(draws, self._view) if self._view.autoaugment else None
         pixels = torch.empty(len(row), 3, size, size, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         wanted = any(name in self._fields for name in ("masks", "semantic"))
-
-        annotated = any(name != "placement" for name in self._fields)
-
         annotated = any(name != "placement" for name in self._fields)
 
         def one(position: int) -> Scene:
@@ -100,8 +97,7 @@ class SceneViews:
 
 def _stacked(scenes: Sequence[Scene], size: int) -> Mapping[str, Callable[[], Tensor]]:
     """How each field of a batch is made. Rows are filled up to the most objects of an image."""
-    most = max((len(scene.boxes) for scene in scenes), default=0)
-    most = max(most, 1)
+    most = max(1, *(len(scene.boxes) for scene in scenes))
 
     def boxes() -> Tensor:
         found = torch.zeros(len(scenes), most, 4)

@@ -98,6 +98,17 @@ class Shard:
         return Sample(self.key(row), self.encoded(row), self.extension(row))
 
 
+def members_named(shard: Shard, extension: str) -> tuple[dict[str, tar.Member], memoryview]:
+    """Where the members with this extension lie in a shard's file, by the keys of their samples; and the file."""
+    _, data = map_file(shard.path)
+    found = {}
+    for member in tar.members(data, str(shard.path)):
+        key, own = tar.split_name(member.name)
+        if own == extension:
+            found[shard.prefix + key] = member
+    return found, data
+
+
 def map_file(path: Path) -> tuple[os.stat_result, memoryview]:
     """A file's state and a memory map of its bytes; raises DataError if it cannot be opened."""
     try:

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sslscale.data import tar
 from sslscale.data.features import Features
-from sslscale.data.shard import Shard, map_file
+from sslscale.data.shard import Shard, members_named
 from sslscale.data.wav import decode_wav
 from sslscale.settings.sound import SoundConfig
 from sslscale.shapes import Float
@@ -40,15 +39,11 @@ def read_sounds(shard: Shard, frames: int) -> list[tuple[np.ndarray, int] | None
 
     Raises DataError for sound that is damaged.
     """
-    _, data = map_file(shard.path)
-    found = {}
-    for one in tar.members(data, str(shard.path)):
-        key, extension = tar.split_name(one.name)
-        if extension == "wav":
-            found[shard.prefix + key] = bytes(data[one.offset : one.offset + one.size])
+    found, data = members_named(shard, "wav")
     sounds = []
     for key in list(shard.keys)[::frames]:
-        raw = found.get(key)
+        one = found.get(key)
+        raw = None if one is None else bytes(data[one.offset : one.offset + one.size])
         sounds.append(None if raw is None else decode_wav(raw, f"{shard.path}: {key}.wav"))
     return sounds
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sslscale.data.samples import Samples
 from sslscale.data.scene import IGNORED
-from sslscale.evaluate.detection import batches
+from sslscale.evaluate.detection import batches, pixel_table
 from sslscale.evaluate.knn import nearest
 from sslscale.nn.pyramid import StageMaps
 from sslscale.settings.model import ImageConfig
@@ -86,9 +86,6 @@ def count_by_nearest(
         for k in ks:
             said = votes[:, :k].sum(1).argmax(1).view(len(views), 1, side, side).float()
             pixels = F.interpolate(said, views.shape[2:], mode="nearest")[:, 0].long().cpu()
-            for true, guess in zip(extra["semantic"], pixels, strict=True):
-                counted = true != IGNORED
-                flat = true[counted] * classes + guess[counted]
-                tables[k].append(torch.bincount(flat, minlength=classes**2).view(classes, classes).numpy())
+            tables[k] += [pixel_table(*pair, classes) for pair in zip(extra["semantic"], pixels, strict=True)]
         on_progress(int(numbers[-1]) + 1)
     return {k: np.stack(found) for k, found in tables.items()}

@@ -11,7 +11,7 @@ from sslscale.data.transfer import to_device
 from sslscale.errors import ConfigError
 from sslscale.methods.method import Losses
 from sslscale.methods.pretext import Task, hashed
-from sslscale.settings.method import FrameWindows
+from sslscale.settings.kinds import FrameWindows
 from sslscale.shapes import Float, Int
 
 

@@ -14,7 +14,7 @@ from sslscale.methods.frames import take
 from sslscale.methods.method import Method, Picture
 from sslscale.methods.pretext import uniforms
 from sslscale.nn.sound_towers import build_sound_towers, cut
-from sslscale.settings.method import ImageSound
+from sslscale.settings.kinds import ImageSound
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.sound import SoundInfo
 from sslscale.settings.train import TrainConfig

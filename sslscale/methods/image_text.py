@@ -16,7 +16,7 @@ from sslscale.data.batch import Batch
 from sslscale.methods.method import Losses, Method, StepInfo
 from sslscale.nn.batch_norm import statistics_unmoved
 from sslscale.nn.towers import build_towers
-from sslscale.settings.method import ImageText
+from sslscale.settings.kinds import ImageText
 from sslscale.settings.model import ModelConfig
 from sslscale.shapes import Bool, Float, Int
 

@@ -125,25 +125,47 @@ class Method(nn.Module):
         raise TypeError(f"{type(self).__name__} names no result")
 
 
-class ClassifierMethod(Method):
-    """Owns a classifier and, if the settings' `ema` is above 0, a running average of its weights, then the result.
+class AveragedMethod(Method):
+    """Owns a network and, if the settings' `ema` is above 0, a running average of its weights, then the result.
 
     `average_sees_training_mode`: the average is applied in training mode, and so keeps batch statistics of its own.
     """
 
     average_sees_training_mode = False
+    network: Any  # of the subclass's own class
 
     @classmethod
     def build(cls, settings: Any, model: ModelConfig, num_outputs: int) -> Method:
         """Make the method for so many classes."""
-        return cls(settings, model, num_outputs)
+        return cls(settings, model, num_outputs)  # pyright: ignore[reportCallIssue]
+
+    def __init__(self, settings: MethodSettings, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self._momentum: float = getattr(settings, "ema", 0.0)
+        self.average: Any = copy.deepcopy(network).requires_grad_(False) if self._momentum else None
+
+    def momentum(self, step: int, progress: float) -> float:
+        """The share of the old average that stays after this step."""
+        del progress
+        return warm_momentum(self._momentum, step)
+
+    def after_step(self, step: int, progress: float) -> None:
+        if self.average is not None:
+            momentum = self.momentum(step, progress)
+            update_ema(self.average, self.network, momentum, buffers=not self.average_sees_training_mode)
+
+    @property
+    def result(self) -> nn.Module:
+        return self.network if self.average is None else self.average
+
+
+class ClassifierMethod(AveragedMethod):
+    """Owns a classifier, and its average."""
 
     def __init__(self, settings: MethodSettings, model: ModelConfig, num_classes: int):
-        super().__init__()
+        super().__init__(settings, build_classifier(model, num_classes))
         self.num_classes = num_classes
-        self.network = build_classifier(model, num_classes)
-        self._momentum: float = getattr(settings, "ema", 0.0)
-        self.average = copy.deepcopy(self.network).requires_grad_(False) if self._momentum else None
 
     @staticmethod
     def losses(
@@ -162,21 +184,6 @@ class ClassifierMethod(Method):
         if pseudo_labels is not None:
             shown["kept"] = distributed.mean(pseudo_labels.weight)
         return Losses(total, {name: value.detach() for name, value in shown.items()}, pseudo_labels=pseudo_labels)
-
-    def momentum(self, step: int, progress: float) -> float:
-        """The share of the old average that stays after this step."""
-        del progress
-        return warm_momentum(self._momentum, step)
-
-    def after_step(self, step: int, progress: float) -> None:
-        if self.average is not None:
-            update_ema(
-                self.average, self.network, self.momentum(step, progress), buffers=not self.average_sees_training_mode
-            )
-
-    @property
-    def result(self) -> nn.Module:
-        return self.network if self.average is None else self.average
 
 
 class TaughtMethod(ClassifierMethod):

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.data.transfer import to_device
 from sslscale.losses import linear_rise
-from sslscale.methods.method import Losses, Method
-from sslscale.nn.ema import update_ema, warm_momentum
-from sslscale.nn.recognizer import AttentionHead, CTCHead, build_recognizer
-from sslscale.settings.method import LabeledLines
+from sslscale.methods.method import AveragedMethod, Losses
+from sslscale.nn.recognizer import AttentionHead, CTCHead, Recognizer, build_recognizer
+from sslscale.settings.kinds import LabeledLines
 from sslscale.settings.model import ModelConfig
 from sslscale.shapes import Bool, Float
 
 
-class LineMethod(Method):
-    """A recogniser and, if `ema` is above 0, a running average of its weights, then the result."""
+class LineMethod(AveragedMethod):
+    """A recogniser of the characters of an alphabet, and its average."""
 
-    @classmethod
-    def build(cls, settings: Any, model: ModelConfig, num_outputs: int) -> Method:
-        """Make the method for an alphabet of so many characters."""
-        return cls(settings, model, num_outputs)
-
-    average_sees_training_mode = False
+    network: Recognizer
+    average: Recognizer | None
 
     def __init__(self, settings: LabeledLines, model: ModelConfig, num_chars: int):
-        super().__init__()
+        super().__init__(settings, build_recognizer(model, num_chars))
         self.settings = settings
-        self.network = build_recognizer(model, num_chars)
-        self.average = copy.deepcopy(self.network).requires_grad_(False) if settings.ema else None
 
     def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """The weight of the unlabelled loss by now."""
@@ -73,20 +64,6 @@ class LineMethod(Method):
             shown["unlabeled_loss"] = unlabeled
         shown |= {"exact": distributed.mean(same.float()), "blanks": distributed.mean(blank)}
         return Losses(total, {name: value.detach() for name, value in shown.items()})
-
-    def momentum(self, step: int, progress: float) -> float:
-        """The share of the old average that stays after this step."""
-        del progress
-        return warm_momentum(self.settings.ema, step)
-
-    def after_step(self, step: int, progress: float) -> None:
-        if self.average is not None:
-            buffers = not self.average_sees_training_mode
-            update_ema(self.average, self.network, self.momentum(step, progress), buffers=buffers)
-
-    @property
-    def result(self) -> nn.Module:
-        return self.network if self.average is None else self.average
 
 
 def agreement(

@@ -43,16 +43,18 @@ class OverBackbone(nn.Module):
         self.config = config
 
     @property
+    def _maps(self) -> StageMaps:
+        return next(module for module in self.modules() if isinstance(module, StageMaps))
+
+    @property
     def backbone(self) -> nn.Module:
-        """The backbone; part of what stands above it, so that it is there once."""
-        raise NotImplementedError
+        """The network below."""
+        return self._maps.backbone
 
     def features(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch features"]:
         """The backbone's pooled features of other images."""
         found = self.backbone(x)
-        for module in self.modules():
-            if isinstance(module, StageMaps):
-                module.forget()
+        self._maps.forget()
         return found
 
     def freeze(self) -> None:
@@ -76,12 +78,6 @@ class Detector(OverBackbone):
         self.model = _build(config, pyramid, num_classes)
         self.model.transform = _Canvas(size, size, [0.0] * 3, [1.0] * 3)
         self.freeze()
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The network that the detector stands above."""
-        pyramid: Any = self.model.backbone
-        return pyramid.body.backbone
 
     def forward(self, x: Float[Tensor, "batch 3 size size"], targets: Targets | None = None) -> Any:
         """With targets a loss by name, else for each image boxes, scores, labels (from 0) and masks, if any."""
@@ -150,12 +146,6 @@ class Segmenter(OverBackbone):
             assert last.bias is not None
             nn.init.zeros_(last.bias)
         self.freeze()
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The network that the head stands above."""
-        maps: Any = self.maps.body if isinstance(self.maps, Pyramid) else self.maps
-        return maps.backbone
 
     def forward(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes h w"]:
         """The logits of each pixel."""

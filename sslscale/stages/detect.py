@@ -84,23 +84,18 @@ def _pixels(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     import torch
 
-    from sslscale.evaluate.detection import batches, count_pixels, jackknife, overlap
+    from sslscale.evaluate.detection import batches, count_pixels, segmentation_result
     from sslscale.report.scenes import draw_maps
 
     tables = count_pixels(network, samples, info.image, **options)
-    whole = overlap(tables.sum(0))
-    result: dict[str, Any] = {"miou": whole.miou, "pixel_accuracy": whole.pixel_accuracy}
-    result["by_class"] = dict(zip(("(none)", *info.classes), whole.by_class, strict=True))
-    if config.groups:
-        (interval,) = jackknife(lambda kept: [overlap(tables[list(kept)].sum(0)).miou], len(tables), config.groups)
-        result["miou_interval"] = interval
+    result = segmentation_result(tables, info.classes, config.groups)
     own = {name: options[name] for name in ("threads", "device")}
     numbers, views, extra = next(batches(samples, info.image, ("semantic",), batch_size=config.shown, **own))
     with torch.inference_mode():
         said = network(views).argmax(1).cpu().numpy()
     pictures = [_pixels_of(samples, int(n)) for n in numbers]
     draw_maps(ctx.path / "scenes.png", pictures, extra["semantic"].numpy(), said, info.classes)
-    return result, {"miou": whole.miou, "pixel_accuracy": whole.pixel_accuracy}
+    return result, {name: result[name] for name in ("miou", "pixel_accuracy")}
 
 
 def _pixels_of(samples: Any, number: int) -> Any:

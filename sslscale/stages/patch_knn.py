@@ -18,7 +18,7 @@ def patch_knn(ctx: RunContext, config: PatchKnnConfig, *, model: Checkpoint, dat
     import torch
 
     from sslscale.data.joined import open_scenes
-    from sslscale.evaluate.detection import jackknife, overlap
+    from sslscale.evaluate.detection import overlap, segmentation_result
     from sslscale.evaluate.patch_knn import bank_of, count_by_nearest
     from sslscale.nn.pyramid import StageMaps
     from sslscale.settings.model import read_info
@@ -56,20 +56,13 @@ def patch_knn(ctx: RunContext, config: PatchKnnConfig, *, model: Checkpoint, dat
         on_progress=lambda done: ctx.progress(done, len(test)),
         **options,
     )[best]
-    whole = overlap(tables.sum(0))
-    result: dict[str, Any] = {
+    result = {
         "split": config.split,
         "images": len(test),
         "places": len(labels),
         "grid": image.size // network.strides[-1],
         "k": best,
-        "miou": whole.miou,
-        "pixel_accuracy": whole.pixel_accuracy,
-        "by_class": dict(zip(("(none)", *test.index.classes), whole.by_class, strict=True)),
+        **segmentation_result(tables, test.index.classes, config.groups),
     }
-    if config.groups:
-        (result["miou_interval"],) = jackknife(
-            lambda kept: [overlap(tables[list(kept)].sum(0)).miou], len(tables), config.groups
-        )
     write_json(ctx.path / "report.json", result)
-    return Report(path=str(ctx.path), metrics={"miou": whole.miou, "pixel_accuracy": whole.pixel_accuracy})
+    return Report(path=str(ctx.path), metrics={name: result[name] for name in ("miou", "pixel_accuracy")})

@@ -14,7 +14,7 @@ from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError
 from sslscale.methods.method import Losses, Method, StepInfo
-from sslscale.settings.method import ImageText
+from sslscale.settings.kinds import ImageText
 from sslscale.settings.train import TrainConfig
 from sslscale.train.engine import Engine
 from sslscale.train.optim import build_optimizer

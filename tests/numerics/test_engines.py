@@ -19,7 +19,7 @@ from torch.multiprocessing.spawn import start_processes
 from sslscale.errors import ConfigError
 from sslscale.graph.resources import Resources, Strategy
 from sslscale.methods.method import Method, build_method
-from sslscale.settings.method import ImageText
+from sslscale.settings.kinds import ImageText
 from sslscale.settings.train import OptimConfig
 from sslscale.train.blocks import blocks
 from sslscale.train.engine import Engine

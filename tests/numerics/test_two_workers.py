@@ -29,7 +29,8 @@ from sslscale.errors import DataError
 from sslscale.graph.resources import Resources, Strategy
 from sslscale.methods.method import build_method
 from sslscale.nn.batch_norm import use_global
-from sslscale.settings.method import Clips, ImageSound, ImageText, LabeledLines, Scenes, method_names
+from sslscale.settings.kinds import Clips, ImageSound, ImageText, LabeledLines, Scenes
+from sslscale.settings.method import method_names
 from sslscale.settings.train import OptimConfig, TrainConfig
 from sslscale.train.fit import fit
 from sslscale.train.strategy import build_engine

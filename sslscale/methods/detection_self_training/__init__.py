@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.settings.method import Scenes
+from sslscale.settings.kinds import Scenes
 from sslscale.settings.streams import StreamSpec
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sslscale import distributed
 from sslscale.data.batch import Batch
+from sslscale.losses import of_one_size, running_means
 from sslscale.methods.detection_self_training import DetectionSelfTraining
 from sslscale.methods.method import Losses
 from sslscale.methods.scenes import SceneMethod
@@ -33,9 +33,7 @@ class DetectionSelfTrainingMethod(SceneMethod):
         supervised, parts = self.loss_of(batch["labeled"])
         taught, _ = self.loss_of(batch["pseudo"])
         if self.training:
-            now = distributed.all_sum(torch.stack([supervised, taught]).detach()) / distributed.world_size()
-            self.means = torch.where(self.means == 0, now, torch.lerp(now, self.means, settings.momentum))
-        ratio = self.means[0] / self.means[1].clamp(min=1e-12)
-        total = (supervised + settings.weight * ratio * taught) / (1 + settings.weight)
+            self.means = running_means(self.means, torch.stack([supervised, taught]), settings.momentum)
+        total, ratio = of_one_size(supervised, taught, self.means, settings.weight)
         shown = {"loss": total, "labeled_loss": supervised, "pseudo_loss": taught, "ratio": ratio, **parts}
         return Losses(total, {name: value.detach() for name, value in shown.items()})

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from sslscale import distributed
 from sslscale.data.batch import Batch
-from sslscale.losses import smooth_labels, soft_cross_entropy
+from sslscale.losses import of_one_size, running_means, smooth_labels, soft_cross_entropy
 from sslscale.methods.joint_training import JointTraining
 from sslscale.methods.method import ClassifierMethod, Losses
 from sslscale.nn.classifier import forward_together
@@ -44,10 +44,8 @@ class JointTrainingMethod(ClassifierMethod):
         supervised = distributed.mean(soft_cross_entropy(logits, truth))
         taught = distributed.mean(soft_cross_entropy(guessed, target))
         if self.training:
-            now = distributed.all_sum(torch.stack([supervised, taught]).detach()) / distributed.world_size()
-            self.means = torch.where(self.means == 0, now, torch.lerp(now, self.means, settings.momentum))
-        ratio = self.means[0] / self.means[1].clamp(min=1e-12)
-        total = (supervised + settings.weight * ratio * taught) / (1 + settings.weight)
+            self.means = running_means(self.means, torch.stack([supervised, taught]), settings.momentum)
+        total, ratio = of_one_size(supervised, taught, self.means, settings.weight)
         agreement = distributed.mean((guessed.argmax(1) == pseudo.soft_label.argmax(1)).float())
         shown = {
             "loss": total,

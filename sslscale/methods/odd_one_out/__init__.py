@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.settings.method import Clips
+from sslscale.settings.kinds import Clips
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.settings.method import ImageText
+from sslscale.settings.kinds import ImageText
 
 
 @dataclass(frozen=True, kw_only=True)

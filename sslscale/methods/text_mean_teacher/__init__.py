@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.settings.method import UnlabeledLines
-from sslscale.settings.streams import ViewSpec
+from sslscale.settings.kinds import ComparedColumns
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextMeanTeacher(UnlabeledLines):
+class TextMeanTeacher(ComparedColumns):
     """Mean Teacher (arXiv:1703.01780) on CTC's columns, as STR-Fewer-Labels has it (arXiv:2103.04400).
 
     The running average of the weights, min(1 - 1 / (step + 1), ema), reads another view of labelled and unlabelled
@@ -27,13 +26,3 @@ class TextMeanTeacher(UnlabeledLines):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.ema > 0, "ema", "must be above 0: the average is the teacher")
-
-    @property
-    def unlabeled_views(self) -> tuple[ViewSpec, ...]:
-        """Two weak views."""
-        return (ViewSpec("weak", 2),)
-
-    @property
-    def compares_columns(self) -> bool:
-        """It does."""
-        return True

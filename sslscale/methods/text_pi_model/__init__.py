@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sslscale.settings.method import UnlabeledLines
-from sslscale.settings.streams import ViewSpec
+from sslscale.settings.kinds import ComparedColumns
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextPiModel(UnlabeledLines):
+class TextPiModel(ComparedColumns):
     """Pi-model (arXiv:1610.02242) on CTC's columns: two views of an unlabelled line shall be read alike.
 
     Squares between the softmax, a mean over columns and characters. Leave geometry out of the augmentation.
@@ -18,13 +17,3 @@ class TextPiModel(UnlabeledLines):
 
     name: Literal["text_pi_model"] = "text_pi_model"  # pyright: ignore[reportIncompatibleVariableOverride]
     version: int = field(default=1, init=False)
-
-    @property
-    def unlabeled_views(self) -> tuple[ViewSpec, ...]:
-        """Two weak views."""
-        return (ViewSpec("weak", 2),)
-
-    @property
-    def compares_columns(self) -> bool:
-        """It does."""
-        return True

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.settings.method import UnlabeledLines
+from sslscale.settings.kinds import UnlabeledLines
 from sslscale.settings.streams import ViewSpec
 
 

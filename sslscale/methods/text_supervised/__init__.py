@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sslscale.settings.method import LabeledLines
+from sslscale.settings.kinds import LabeledLines
 
 
 @dataclass(frozen=True, kw_only=True)
