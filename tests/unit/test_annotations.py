@@ -101,6 +101,9 @@ def test_unlabelled_images_and_shares_and_other_sources_make_the_splits(tmp_path
         "test": 4,
     }
     assert found.classes == ("dog", "cat") and contents(config) is None
+    keys = [item.key for items in found.parts.values() for item in items if item.where.startswith(str(tmp_path / "a"))]
+    keys += [item.key for item in found.parts["unlabeled"]]
+    assert len(set(keys)) == len(keys) == 15  # 1.png and more/1.jpg are two images
     before = content(config, None)
     (tmp_path / "more" / "x.jpg").write_bytes((tmp_path / "more" / "0.jpg").read_bytes())
     assert content(config, None) != before
