@@ -29,7 +29,9 @@ from sslscale.evaluate.patch_knn import place_labels
 from sslscale.methods.detection import Detection
 from sslscale.methods.detection_self_training import DetectionSelfTraining
 from sslscale.methods.method import build_method
+from sslscale.nn.classifier import build_backbone
 from sslscale.nn.detector import Detector, as_targets, build_detector, segmentation_loss
+from sslscale.nn.pyramid import StageMaps
 from sslscale.settings.augment import AugmentConfig, RandAugmentConfig
 from sslscale.settings.detection import DetectorConfig
 from sslscale.settings.model import ModelConfig
@@ -266,6 +268,19 @@ def test_each_detector_stands_on_each_backbone(name: Any, model: str) -> None:
     with torch.no_grad():
         found = network.eval()(images)
     assert len(found) == 2 and all(one["labels"].numel() == 0 or 0 <= int(one["labels"].max()) < 3 for one in found)
+
+
+def test_the_last_map_of_a_wide_residual_network_is_normed() -> None:
+    """Its blocks begin with a norm, so that the last one ends without: where others end with one, this has its own."""
+    torch.manual_seed(0)
+    backbone: Any = build_backbone(ModelConfig(name="wrn_10_0.5"))[0].eval()
+    backbone.norm.running_mean += 0.3
+    maps = StageMaps(backbone, 32).eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        wanted = backbone.norm(backbone.blocks(backbone.stem(x)))
+        torch.testing.assert_close(maps(x)[-1].relu(), wanted.relu())
+    assert maps.strides == [1, 2, 4]
 
 
 def test_a_detector_begins_with_a_backbone_and_is_read_back(tmp_path: Any) -> None:
