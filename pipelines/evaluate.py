@@ -208,13 +208,19 @@ def _transfers(config: Config, model: Stage, data: Stage) -> dict[str, Stage]:
             continue
         for number in range(config.seed, config.seed + config.seeds):
             settings = transfer.training(info.model, info.image, number)
-            for start, first in (("checkpoint", {"init": model}), ("random", {})):
-                name = f"{protocol}_{start}" + (f"_seed{number}" if config.seeds > 1 else "")
+            for start, first in (("random", {}), ("checkpoint", {"init": model})):
+                own_seed = f"_seed{number}" if config.seeds > 1 else ""
+                name = f"{protocol}_{start}{own_seed}"
                 inputs: dict[str, Any] = first
                 network = training(settings, name=name, resources=own.train, data=data, **inputs)
                 judged = dataclasses.replace(config.detect, split=config.split, seed=config.seed)
                 reports[name] = stage(
-                    detect, judged, name=f"{name}/evaluate", resources=own.extract, model=network, data=data
+                    detect,
+                    judged,
+                    name=f"{start}{own_seed}/{protocol}",
+                    resources=own.extract,
+                    model=network,
+                    data=data,
                 )
     if "patches" in config.protocols:
         settings = config.detection.training(info.model, info.image, config.seed)
@@ -222,9 +228,9 @@ def _transfers(config: Config, model: Stage, data: Stage) -> dict[str, Stage]:
         judged = dataclasses.replace(
             config.patches, split=config.split, seed=config.seed, size=config.patches.size or info.image.size
         )
-        for start, network in (("checkpoint", model), ("random", random)):
+        for start, network in (("random", random), ("checkpoint", model)):
             reports[f"patches_{start}"] = stage(
-                patch_knn, judged, name=f"patches_{start}/evaluate", resources=own.extract, model=network, data=data
+                patch_knn, judged, name=f"{start}/patches", resources=own.extract, model=network, data=data
             )
     return reports
 

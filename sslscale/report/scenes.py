@@ -100,6 +100,7 @@ def draw_maps(file: Path, images: Sequence[Any], true: Any, said: Any, classes: 
     """Images (h, w, 3), the true class of each pixel (255: ignored), and what was said."""
     import numpy as np
     from matplotlib import colormaps
+    from matplotlib.patches import Patch
 
     palette = colormaps["tab20"](np.arange(len(classes) + 1) % 20)[:, :3]
     palette[0] = 0.93
@@ -116,5 +117,9 @@ def draw_maps(file: Path, images: Sequence[Any], true: Any, said: Any, classes: 
             coloured = palette[np.where(ignored, 0, what)]
             coloured[ignored] = 0.6
             axes.imshow(coloured)
+    shown = sorted({int(n) for maps in (true, said) for n in np.unique(maps)} - {255})
+    handles = [Patch(color=palette[n], label=("(none)", *classes)[n]) for n in shown[:20]]
+    handles.append(Patch(color="0.6", label="ignored"))
     figure.tight_layout(pad=0.4)
-    figure.savefig(file, dpi=90)
+    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
+    figure.savefig(file, dpi=90, bbox_inches="tight")
