@@ -23,6 +23,8 @@ from sslscale.errors import ConfigError, DataError, ResourceError, UserError
 from sslscale.graph import collect, dag, execution
 from sslscale.graph.context import RunContext
 from sslscale.storage.jsonio import flat
+from sslscale.tracking import outage
+from sslscale.tracking.store import store
 
 _PACKAGE = Path(__file__).parent
 
@@ -159,7 +161,8 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
     can mend, and execution.StageFailed for the rest.
     """
     planned = dag.plan(experiment.targets, root)
-    if all(entry.state == "cached" for entry in planned):
+    cached = all(entry.state == "cached" for entry in planned)
+    if cached and outage.pending(root, experiment.run_name, store(root)) is None:
         records = {p.stage.name: {**_record(p), "state": "cached"} for p in planned}
         with contextlib.suppress(OSError):
             collect.remember(root, experiment.run_name, planned)
@@ -176,20 +179,21 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
     logs.mkdir(parents=True, exist_ok=True)
     with quiet(logs / "driver.log"):
         tracker = Tracker(
-            root, planned, experiment.config, experiment.pipeline, experiment.source, experiment.overrides
+            root,
+            planned,
+            experiment.config,
+            experiment.pipeline,
+            experiment.source,
+            experiment.overrides,
+            run=experiment.run_name,
         )
         progress = Progress(planned, console, logs)
         status = "FAILED"
         try:
-            from sslscale.cluster.runner import RayRunner
-
-            runner = RayRunner(logs)
-            try:
-                runner.require_root(root.absolute())
-                runner.require_gpus(entry.stage for entry in planned if entry.state == "run")
-                records = execution.run(planned, root, runner, [progress, tracker])
-            finally:
-                runner.close()
+            if cached:
+                records = execution.run(planned, root, execution.Inline(), [progress, tracker])
+            else:
+                records = _run_on_ray(planned, root, logs, [progress, tracker])
             records = {p.stage.name: records[p.stage.name] for p in planned}
             from sslscale.report.assemble import headline
 
@@ -212,8 +216,22 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
             progress.close()
             tracker.close(status)
             for warning in tracker.warnings:
-                console.print(f"warning: {warning}", style="yellow", highlight=False)
+                console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True, markup=False)
     return records
+
+
+def _run_on_ray(
+    planned: Sequence[dag.Planned], root: Path, logs: Path, observers: Sequence[execution.Observer]
+) -> dict[str, dict[str, Any]]:
+    from sslscale.cluster.runner import RayRunner
+
+    runner = RayRunner(logs)
+    try:
+        runner.require_root(root.absolute())
+        runner.require_gpus(entry.stage for entry in planned if entry.state == "run")
+        return execution.run(planned, root, runner, observers)
+    finally:
+        runner.close()
 
 
 def report(experiment: Experiment, root: Path, records: Mapping[str, Mapping[str, Any]]) -> Path | None:

@@ -41,7 +41,7 @@ CLUSTER = (
 )
 ONLY = {  # a library -> the one file that may import it
     "ray": {f"sslscale/cluster/{name}.py" for name in CLUSTER},
-    "mlflow": {f"sslscale/tracking/{name}.py" for name in ("store", "tracker", "search", "models")},
+    "mlflow": {f"sslscale/tracking/{name}.py" for name in ("store", "tracker", "search", "models", "outage")},
     "deepspeed": {"sslscale/train/zero.py"},
     "fsspec": {"sslscale/storage/store.py"},
 }

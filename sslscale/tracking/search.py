@@ -20,7 +20,8 @@ def open_parent(root: Path, folder: Path, experiment: str, name: str) -> str | N
     try:
         note = folder / NOTE
         seen = jsonio.read_json(note) if note.exists() else {}
-        client, experiment_id = open_experiment(root, experiment)
+        client = connect(root)
+        experiment_id = open_experiment(client, root, experiment)
         if seen.get("store") == store(root):
             client.update_run(seen["run_id"], status="RUNNING")
             return seen["run_id"]

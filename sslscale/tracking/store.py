@@ -39,15 +39,14 @@ def connect(root: Path) -> Any:
     return MlflowClient(store(root))
 
 
-def open_experiment(root: Path, name: str) -> tuple[Any, str]:
-    """A client of the store, and the id of an experiment there, made if need be."""
-    client = connect(root)
+def open_experiment(client: Any, root: Path, name: str) -> str:
+    """The id of an experiment in the store of a root, made if need be."""
     found = client.get_experiment_by_name(name)
     if found is not None:
-        return client, found.experiment_id
+        return found.experiment_id
     local = store(root).startswith("sqlite:")
     place = (root.absolute() / "mlflow-artifacts" / name).as_uri() if local else None
-    return client, client.create_experiment(name, artifact_location=place, tags={_KIND: "custom_model_development"})
+    return client.create_experiment(name, artifact_location=place, tags={_KIND: "custom_model_development"})
 
 
 def set_view(client: Any, experiment_id: str, metrics: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
-"""What mirrors a run to MLflow; a failure warns once and never stops the run.
+"""What mirrors a run to MLflow. No failure stops the run.
 
 A parent run for the graph, a child for each stage that runs. All calls are made by one thread beside the run, so a slow
-store costs the training nothing. The files of the root stay the truth.
+store costs the training nothing. While a server is out of reach they wait; what it lacks at the end of the run is sent
+by the next run of the same command. The files of the root stay the truth.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from sslscale.graph.dag import Planned
 from sslscale.graph.execution import git_commit
 from sslscale.report.results import measures
 from sslscale.storage import jsonio
+from sslscale.tracking import outage
 from sslscale.tracking.models import log_model
-from sslscale.tracking.store import open_experiment, set_view, store
+from sslscale.tracking.store import connect, open_experiment, set_view, store
 
 FORWARD_EVERY_S = 2.0
-NOTE = "mlflow.json"  # in a stage's folder: which run it is
+_UNREACHABLE = "out of reach"
+NOTE = "mlflow.json"  # in a stage's folder: which run it is, and how much of it was sent
 _LOGGED = ("*.png", "*.html", "stats.json", "report.json", "summary.json", "index.json")
 
 
@@ -39,6 +42,7 @@ class Tracker:
         source: str,
         overrides: Sequence[str],
         part_of: tuple[str, str] | None = None,  # the run of a search, and which of its trials this is
+        run: str | None = None,  # the name under which the root remembers what the store lacks
     ):
         self.warnings: list[str] = []
         self._root, self._store = root.absolute(), store(root)
@@ -54,7 +58,11 @@ class Tracker:
         self._running: dict[str, Planned] = {}
         self._next_tick = 0.0
         self._work: queue.Queue[Callable[[], object] | None] = queue.Queue()
-        self._broken = False
+        self._name, self._outage = run, False
+        self._unsent = outage.pending(self._root, run, self._store) if run is not None else None
+        self._parent: Any = (self._unsent or {}).get("parent")
+        self._client: Any = None
+        self._off = ""  # why nothing more is sent
         self._thread = threading.Thread(target=self._serve, daemon=True, name="tracking")
         self._work.put(self._start)
         self._thread.start()
@@ -71,7 +79,7 @@ class Tracker:
             self._running.pop(name, None)
             self._work.put(lambda: self._end(planned, record))
         elif state == "cached":
-            self._work.put(lambda: self._note_cached(planned))
+            self._work.put(lambda: self._note_cached(planned, record))
 
     def tick(self) -> None:
         """Forward new rows of metrics now and then."""
@@ -91,32 +99,50 @@ class Tracker:
         self._work.put(lambda: self._client.log_artifact(self._parent, str(file)))
 
     def close(self, status: str) -> None:
-        """End the parent run and wait for what is still to be sent, up to a minute."""
+        """End the parent run and wait for what is still to be sent: a few seconds if the store is out of reach, else up
+        to a minute."""
         self._work.put(lambda: self._terminate(status))
         self._work.put(None)
+        if self._client is not None:
+            self._client.close()
         self._thread.join(timeout=60)
-        if self._thread.is_alive():
-            self.warnings.append(f"tracking at {self._store} is too slow; its last rows are lost there")
+        late = self._thread.is_alive()
+        if late:
+            self._remember()
+        if self._name is not None and not (self._off or late):
+            outage.forget(self._root, self._name)
+        if late or self._off == _UNREACHABLE:
+            kept = "the same command sends it" if self._name is not None else "its last rows are lost there"
+            self.warnings.append(f"tracking at {self._store} does not answer: {kept} when it does")
+        elif self._off:
+            self.warnings.append(f"tracking at {self._store} failed and is off for this run: {self._off}")
+
+    def _remember(self) -> None:
+        """Note that the store lacks something, before anything else can happen to this process."""
+        self._outage = True
+        if self._name is not None:
+            outage.note(self._root, self._name, self._store, self._parent)
 
     # --- called on the tracking thread ---
 
     def _serve(self) -> None:
         while (task := self._work.get()) is not None:
-            if self._broken:
+            if self._off:
                 continue
             try:
                 task()
+            except outage.Unreachable:
+                self._off = _UNREACHABLE
             except Exception as error:
-                self._broken = True
-                text = str(error).strip().split("\n")[0][:200]
-                self.warnings.append(f"tracking at {self._store} failed and is off for this run: {text}")
+                self._off = str(error).strip().split("\n")[0][:200] or type(error).__name__
 
     def _start(self) -> None:
         from mlflow.entities import Metric, Param
 
         self._metric, self._param = Metric, Param
         name = self._pipeline
-        self._client, self._experiment_id = open_experiment(self._root, name)
+        self._client = outage.PatientClient(connect(self._root), self._remember)
+        self._experiment_id = open_experiment(self._client, self._root, name)
         found_id = self._experiment_id
         if self._part_of is not None:
             above, trial = self._part_of
@@ -134,7 +160,12 @@ class Tracker:
             "pipeline": name,
             **({"mlflow.parentRunId": self._part_of[0], "trial": self._part_of[1]} if self._part_of else {}),
         }
-        self._parent = self._client.create_run(found_id, tags=tags).info.run_id
+        if self._parent is None:
+            self._parent = str(self._client.create_run(found_id, tags=tags).info.run_id)
+            if self._outage:
+                self._remember()
+        else:  # this run sends what an earlier one could not
+            self._client.update_run(self._parent, status="RUNNING")
         self._log_params(self._parent, jsonio.flat(self._config))
 
     def _begin(self, planned: Planned) -> None:
@@ -205,8 +236,7 @@ class Tracker:
             self._client.log_batch(run_id, metrics=metrics[start : start + 1000])
         last = max([last, *(row["step"] for row in rows)])
         self._forwarded[name] = (offset + len(whole), last)
-        if planned.path.exists():
-            jsonio.write_json(planned.path / NOTE, {"store": self._store, "run_id": run_id, "step": last})
+        self._write_note(planned, run_id, last, ended=False)
 
     def _end(self, planned: Planned, record: Mapping[str, Any] | None) -> None:
         self._forward(planned)
@@ -226,13 +256,25 @@ class Tracker:
             elif record["kind"] == Report.__name__ and "model" in planned.stage.inputs:
                 self._judge(planned, final)
         self._client.set_terminated(run_id, "FINISHED" if record is not None else "FAILED")
+        if record is not None:
+            self._write_note(planned, run_id, self._forwarded[planned.stage.name][1], ended=True)
 
-    def _note_cached(self, planned: Planned) -> None:
+    def _write_note(self, planned: Planned, run_id: str, step: int, *, ended: bool) -> None:
+        if planned.path.exists():
+            jsonio.write_json(
+                planned.path / NOTE, {"store": self._store, "run_id": run_id, "step": step, "ended": ended}
+            )
+
+    def _note_cached(self, planned: Planned, record: Mapping[str, Any] | None) -> None:
         self._client.set_tag(self._parent, f"cached.{planned.stage.name}", planned.key)
         note = planned.path / NOTE
         seen = jsonio.read_json(note) if note.exists() else {}
-        if seen.get("store") == self._store:
+        known = seen.get("store") == self._store
+        if known and seen.get("ended", True):
             self._runs[planned.stage.name] = seen["run_id"]
+        elif known or self._unsent is not None:  # it ended while the store was out of reach
+            self._begin(planned)
+            self._end(planned, record)
 
     def _judge(self, planned: Planned, metrics: Mapping[str, float]) -> None:
         """Put what a report found on the run of the network it is about: trainings can be sorted by it."""
