@@ -1,7 +1,7 @@
 """Errors that the user can fix: one clear line and an exit code, no traceback.
 
 Anything else that is raised is our own bug and keeps its traceback. Exit codes: 1 a stage failed for another
-reason, 2 usage or configuration, 3 data, 4 resources, 130 interrupted.
+reason, 2 usage or configuration, 3 data, 4 resources, 130 interrupted (SIGINT), 143 terminated (SIGTERM).
 """
 
 
@@ -27,3 +27,9 @@ class ResourceError(UserError):
     """Disk, memory, workers or a lock that the run needs and cannot have."""
 
     exit_code = 4
+
+
+class Stopped(UserError):
+    """A stage that ended early because it was asked to, after it had saved its state."""
+
+    exit_code = 143

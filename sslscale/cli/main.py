@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 from sslscale import __version__
 from sslscale.cli import catalog, cluster, compare, doctor, graphs, images, init, roots, serve, show
-from sslscale.errors import ConfigError, DataError, ResourceError, UserError
+from sslscale.cli.signals import Terminable
+from sslscale.errors import ConfigError, DataError, ResourceError, Stopped, UserError
 from sslscale.settings.suggest import STRATEGIES
 from sslscale.storage import mirror
 
@@ -294,12 +295,13 @@ def _completion(options: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments
+    debug, signals = "--debug" in arguments, Terminable()
     try:
-        options = _parse(arguments)
-        if "root" in options and options.call is not cluster.submit:
-            options.root = mirror.open_root(options.root)
-        return options.call(options)
+        with signals:
+            options = _parse(arguments)
+            if "root" in options and options.call is not cluster.submit:
+                options.root = mirror.open_root(options.root)
+            return options.call(options)
     except UserError as error:
         if debug:
             raise
@@ -322,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it was", file=sys.stderr)
-        return 130
+        return Stopped.exit_code if signals.terminated else 130
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

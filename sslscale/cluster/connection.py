@@ -6,9 +6,11 @@ import atexit
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ _ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would resolve the environment again in each worker
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_task_oom_retries": "2",  # Ray's own is to try for ever
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -49,7 +52,10 @@ def connect() -> Any:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         _require_answer(os.environ.get("RAY_ADDRESS", ""))
+        handler = signal.getsignal(signal.SIGTERM)
         ray.init(**options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's own ends the process before a training is asked to save
     except OSError as error:  # ConnectionError is one
         where = os.environ.get("RAY_ADDRESS", "this machine")
         text = str(error).splitlines()[0]

@@ -14,6 +14,7 @@ from typing import Any
 
 from sslscale.cluster.autoscaling import autoscales
 from sslscale.cluster.connection import OWN, connect, disconnect
+from sslscale.cluster.memory import out_of_memory
 from sslscale.cluster.workers import gpus_per_worker, redirect_output, unwrap
 from sslscale.errors import ConfigError, ResourceError, UserError
 from sslscale.graph.dag import Stage
@@ -202,7 +203,10 @@ class RayRunner:
             try:
                 ended.append((job, self._ray.get(reference)))
             except Exception as error:
-                ended.append((job, unwrap(error)))
+                cause = unwrap(error)
+                if not isinstance(cause, UserError):
+                    cause = out_of_memory(error, job) or cause
+                ended.append((job, cause))
         return ended
 
     def close(self) -> None:

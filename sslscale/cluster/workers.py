@@ -31,7 +31,7 @@ def train_workers(loop: Callable[[RunContext, W], T], work: W, ctx: RunContext) 
     shard, is raised at once.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
     from sslscale import distributed
 
@@ -57,7 +57,7 @@ def train_workers(loop: Callable[[RunContext, W], T], work: W, ctx: RunContext) 
         trainer = TorchTrainer(
             _TrainLoop(loop, ctx, alone),
             train_loop_config={"work": work},
-            torch_config=TorchConfig(backend=distributed.backend(cuda=gpus > 0, host_too=resources.offload)),
+            torch_config=_group(distributed.backend(cuda=gpus > 0, host_too=resources.offload), ctx),
             scaling_config=ScalingConfig(
                 num_workers=0 if alone else (resources.min_workers or most, most) if elastic else most,
                 use_gpu=gpus > 0,
@@ -82,6 +82,17 @@ def train_workers(loop: Callable[[RunContext, W], T], work: W, ctx: RunContext) 
     if not alone:
         ctx.pull(exact=True)  # what the main worker made elsewhere
     return result  # pyright: ignore[reportReturnType]
+
+
+def _group(backend: str, ctx: RunContext) -> Any:
+    """How the workers form a process group: on the loopback where no other machine can take part."""
+    from ray.train.torch import TorchConfig
+
+    from sslscale.cluster.connection import OWN
+    from sslscale.cluster.rendezvous import LoopbackTorchConfig
+
+    own = os.environ.get(OWN) == "1" and ctx.resources.num_workers > 1
+    return (LoopbackTorchConfig if own else TorchConfig)(backend=backend, timeout_s=ctx.resources.timeout_s)
 
 
 def _ray_storage(ctx: RunContext) -> dict[str, Any]:

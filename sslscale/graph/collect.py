@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from sslscale.graph.dag import RECORD, Planned
 from sslscale.storage import locks, mirror
 from sslscale.storage.jsonio import digest, read_json, write_json
 from sslscale.storage.scratch import scratch
+
+_HOUR_S = 3600
 
 
 def remember(root: Path, run_name: str, planned: Sequence[Planned]) -> None:
@@ -52,6 +55,10 @@ def collect(root: Path, *, dry_run: bool = False) -> list[tuple[Path, int]]:
                     store.remove(path.absolute())
                 (path / RECORD).unlink(missing_ok=True)  # first: a half-removed artifact must not look finished
                 shutil.rmtree(path)
+    if not dry_run:
+        for left in (root / "artifacts").glob("*/*/*.tmp-*"):  # of drivers that were killed while they wrote a note
+            if time.time() - left.stat().st_mtime > _HOUR_S:
+                left.unlink(missing_ok=True)
     return removed + _collect_cache(shards, {path for path, _ in removed}, dry_run)
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from sslscale.graph.resources import Resources
 from sslscale.storage import mirror
+from sslscale.storage.jsonio import write_bytes
 from sslscale.storage.scratch import Local, scratch
+
+STOP = "stop"  # in a stage's folder: the attempt that is to end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,7 @@ class RunContext:
     threads: int = 1
     store: str = ""  # the root's URL, if the root mirrors one
     inputs: tuple[Path, ...] = ()  # the folders of what the stage reads
+    attempt: str = ""  # which run of the graph this is
 
     @property
     def local(self) -> Local:
@@ -67,6 +71,21 @@ class RunContext:
             temporary = file.with_suffix(".tmp")
             temporary.write_text("".join(line + "\n" for line in kept), "utf-8")
             os.replace(temporary, file)
+
+    def ask_to_stop(self) -> None:
+        """Ask the stage, wherever it runs, to save its state and end; called by the driver."""
+        write_bytes(self.path / STOP, self.attempt.encode())
+        if self.store:
+            mirror.at(self.store, self.root).put([self.path / STOP])
+
+    def asked_to_stop(self) -> bool:
+        """Whether the driver of this attempt asks the stage to end."""
+        if self.store:
+            mirror.at(self.store, self.root).get([self.path / STOP], optional=True)
+        try:
+            return (self.path / STOP).read_bytes() == self.attempt.encode()
+        except FileNotFoundError:
+            return False
 
     def progress(self, done: int, total: int, **shown: float | str) -> None:
         """Say how far the stage is; the driver's table shows it. Lossy and cheap."""

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 
 from sslscale.errors import ResourceError
 from sslscale.graph.artifacts import Artifact, to_fields
-from sslscale.graph.context import RunContext
+from sslscale.graph.context import STOP, RunContext
 from sslscale.graph.dag import DESCRIPTION, RECORD, Planned, describe, load
 from sslscale.graph.stage_warnings import collect_warnings
 from sslscale.storage import locks, mirror, sums
@@ -24,6 +25,7 @@ from sslscale.storage.jsonio import sealed, to_bytes, write_json
 _HEAVY = (".tar", ".npy", ".parquet", ".pt", "method.safetensors")  # what the driver of a run never reads
 
 
+GRACE_S = 15.0  # for trainings to save their state when the run is interrupted
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -52,6 +54,9 @@ def execute(job: Job) -> dict[str, Any]:
             if store and not store.has_record(path):  # an attempt was stopped between the two
                 store.commit(path, (path / RECORD).read_bytes())
             return sums.read_record(path / RECORD)
+        for left in path.rglob("*.tmp-*"):  # of an attempt that was killed while it wrote
+            if not left.name.startswith("mlflow.json"):  # the driver may be writing it
+                left.unlink(missing_ok=True)
         if not (path / DESCRIPTION).exists():
             write_json(path / DESCRIPTION, {**job.description, "key": job.key, "name": job.context.name})
         resources = job.context.resources
@@ -75,7 +80,8 @@ def execute(job: Job) -> dict[str, Any]:
                 "room and run again"
             ) from error
         assert artifact.path == str(path), (artifact.path, path)
-        (path / "progress.json").unlink(missing_ok=True)
+        for name in ("progress.json", STOP):
+            (path / name).unlink(missing_ok=True)
         record = {
             **job.description,
             "sums": sums.take(path),
@@ -150,7 +156,7 @@ def run(
     Raises StageFailed after the stages already running have ended; what they finished is kept.
     """
     root = Path(root).absolute()
-    git = git_commit()
+    git, attempt = git_commit(), uuid.uuid4().hex
     store = mirror.of(root)
     records: dict[str, dict[str, Any]] = {}
     paths = {p.key: str(p.path.absolute()) for p in planned}
@@ -159,6 +165,7 @@ def run(
     for p in planned:
         named.setdefault(p.key, []).append(p)
     running: dict[str, tuple[Planned, locks.Lock]] = {}
+    jobs: dict[str, Job] = {}
     blocked: set[str] = set()
     failure: tuple[Planned, BaseException] | None = None
 
@@ -194,7 +201,8 @@ def run(
                 del waiting[entry.key]
                 running[entry.key] = (entry, lock)
                 tell(entry, "running")
-                runner.start(_job(entry, paths, root, git))
+                jobs[entry.key] = _job(entry, paths, root, git, attempt)
+                runner.start(jobs[entry.key])
             for job, result in runner.poll(0.2) if running else []:
                 entry, lock = running.pop(job.key)
                 lock.release()
@@ -209,6 +217,9 @@ def run(
                 time.sleep(0.2)
             for observer in observers:
                 observer.tick()
+    except KeyboardInterrupt:
+        _let_save([jobs[key] for key in running], runner)
+        raise
     finally:
         for _, lock in running.values():
             lock.release()
@@ -217,7 +228,18 @@ def run(
     return records
 
 
-def _job(entry: Planned, paths: Mapping[str, str], root: Path, git: str) -> Job:
+def _let_save(running: Sequence[Job], runner: Runner) -> None:
+    """Ask the trainings that run to save their state, and wait for them up to GRACE_S; a second interrupt ends that."""
+    trainings = {job.key: job for job in running if job.description["stage"] == "train"}
+    for job in trainings.values():
+        job.context.ask_to_stop()
+    deadline = time.monotonic() + GRACE_S
+    while trainings and time.monotonic() < deadline:
+        for job, _ in runner.poll(0.2):
+            trainings.pop(job.key, None)
+
+
+def _job(entry: Planned, paths: Mapping[str, str], root: Path, git: str, attempt: str) -> Job:
     store = mirror.of(root)
     content = entry.stage.content(root) if entry.stage.content else None
     return Job(
@@ -233,6 +255,7 @@ def _job(entry: Planned, paths: Mapping[str, str], root: Path, git: str) -> Job:
             name=entry.stage.name,
             resources=entry.stage.resources,
             store=store.url if store else "",
+            attempt=attempt,
             inputs=tuple(Path(paths[key]) for key in entry.input_keys.values()),
         ),
     )

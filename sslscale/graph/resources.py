@@ -15,12 +15,14 @@ class Resources:
     With `min_workers`, training continues on fewer workers when nodes are lost, and on more when they come back.
     `gpus_per_worker`: null is one GPU each if there are any; 0 computes on CPUs. A cluster that has no GPU yet and
     whose autoscaler may bring some asks for a number. On a cluster, a stage that does not
-    fit the current nodes waits `wait_for_nodes_s` seconds for new ones. `cache_bytes` bounds the decoded images, and
-    `shard_bytes` the shards fetched from stores, that a node keeps on its own disk (SSLSCALE_SCRATCH) for all runs of a
-    user; null is half of what is free there, and cache_bytes: 0 decodes at each access. `strategy` is how training
-    workers share the weights: ddp, fsdp, or DeepSpeed's ZeRO (optimiser state 1, gradients 2, weights 3). `offload`
-    keeps fsdp's and ZeRO's shards in host memory; `checkpoint_activations` recomputes activations instead of keeping
-    them; `sharded_checkpoints` lets each fsdp worker write its own shard of a checkpoint.
+    fit the current nodes waits `wait_for_nodes_s` seconds for new ones. A training worker that waits for the others
+    longer than `timeout_s` seconds fails: the log shows where each of them stood, and all start again from the last
+    checkpoint. `cache_bytes` bounds the decoded images, and `shard_bytes` the shards fetched from stores, that a node
+    keeps on its own disk (SSLSCALE_SCRATCH) for all runs of a user; null is half of what is free there, and
+    cache_bytes: 0 decodes at each access. `strategy` is how training workers share the weights: ddp, fsdp, or
+    DeepSpeed's ZeRO (optimiser state 1, gradients 2, weights 3). `offload` keeps fsdp's and ZeRO's shards in host
+    memory; `checkpoint_activations` recomputes activations instead of keeping them; `sharded_checkpoints` lets each
+    fsdp worker write its own shard of a checkpoint.
     """
 
     num_workers: int = 1
@@ -29,6 +31,7 @@ class Resources:
     gpus_per_worker: float | None = None
     max_failures: int = 3
     wait_for_nodes_s: float = 900
+    timeout_s: int = 1800
     cache_bytes: int | None = None
     shard_bytes: int | None = None
     strategy: Strategy = "ddp"
@@ -49,6 +52,8 @@ class Resources:
             raise ValueError(f"cpus_per_worker: must be 1 or more, not {self.cpus_per_worker}")
         if self.wait_for_nodes_s < 0:
             raise ValueError(f"wait_for_nodes_s: must be 0 or more, not {self.wait_for_nodes_s:g}")
+        if self.timeout_s < 1:
+            raise ValueError(f"timeout_s: must be 1 or more, not {self.timeout_s}")
         for name in ("cache_bytes", "shard_bytes"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}: must be 0 or more, not {getattr(self, name)}")

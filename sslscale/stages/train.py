@@ -83,7 +83,15 @@ def train_worker(ctx: RunContext, work: tuple[TrainConfig, Inputs]) -> dict[str,
         _take_up(ctx, config.continues)
     recorder = StageRecorder(ctx, engine.num_steps, config.image)
     monitor = _monitor(ctx, config, inputs, engine.device)
-    steps = fit(engine, training.streams, recorder=recorder, monitor=monitor, threads=ctx.threads)
+    hung_after_s = 0.9 * ctx.resources.timeout_s if distributed.world_size() > 1 else None
+    steps = fit(
+        engine,
+        training.streams,
+        recorder=recorder,
+        monitor=monitor,
+        threads=ctx.threads,
+        hung_after_s=hung_after_s,
+    )
     _draw(ctx, training)
     trained = engine.network()  # on all workers: they may hold a part each
     everything = engine.state_dict()["method"] if config.keep_method else {}

@@ -25,7 +25,7 @@ NOTE = ".mirror.json"
 RECORD = "record.json"
 _WHOLE = ("index.json", "commit.json")  # shards are a whole set by the one, a state to go on from is by the other
 LAZY = (".tar",)  # fetched when they are opened
-_OWN = {NOTE, "writer.lock", "progress.json", "progress.tmp", "mlflow.json"}  # of this machine's run alone
+_OWN = {NOTE, "writer.lock", "progress.json", "progress.tmp", "mlflow.json", "stop"}  # of this machine's run alone
 _STATE = "state/"  # the one part of an artifact that shrinks as it is made
 _THREADS = 8
 

@@ -12,13 +12,15 @@ from sslscale import distributed
 from sslscale.data.loader import Loader
 from sslscale.data.rng import stream_seed
 from sslscale.data.stream import Stream
-from sslscale.errors import DataError
+from sslscale.errors import DataError, Stopped
 from sslscale.methods.method import StepInfo
 from sslscale.nn import collapse
 from sslscale.train import finite
 from sslscale.train.engine import Engine
 from sslscale.train.meter import Meter
 from sslscale.train.recorder import Recorder
+from sslscale.train.stopping import Stopping
+from sslscale.train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 _SETTLED = 200  # steps: before them a network may give all images one embedding because it is new
@@ -35,12 +37,15 @@ def fit(
     recorder: Recorder | None = None,
     monitor: Monitor | None = None,
     threads: int = 1,
+    hung_after_s: float | None = None,
 ) -> int:
     """Train from the newest state in the recorder's folder, or from the start, to the end; returns the number of steps.
 
     Runs alike on every worker; the recorder is called on the main one alone. Without a folder nothing is saved.
-    `monitor` gives the kNN accuracy of the method's network, every config.monitor_every steps.
-    Raises DataError if the loss is no longer finite, naming the step and the checkpoint to go back to.
+    `monitor` gives the kNN accuracy of the method's network, every config.monitor_every steps. If no step ends for
+    `hung_after_s` seconds, the stacks of all threads are written to stderr.
+    Raises DataError if the loss is no longer finite, naming the step and the checkpoint to go back to; Stopped, after
+    the state is saved, if the recorder is asked to stop.
     """
     config, num_steps = engine.config, engine.num_steps
     recorder = recorder or Recorder()
@@ -52,32 +57,37 @@ def fit(
     engine.method.train()
     if step == 0:
         reporter.begin()
-    for batch in loader:
-        if step == 0 and distributed.is_main():
-            recorder.shown(batch)
-        # dropout and stochastic depth follow from (seed, step, worker): a resumed run draws the same
-        torch.manual_seed(stream_seed(config.seed, f"step {step} of worker {distributed.rank()}"))
-        info = StepInfo(step, step / num_steps, step * config.batch_size / num_samples)
-        parts, lr = engine.train_step(batch, info)
-        step += 1
-        reporter.beat(step)
-        meter.add(parts, batch)
-        ending = step == num_steps
-        logs = step % config.log_every == 0 or ending
-        if logs or step % config.save_every == 0:
-            means = meter.means()
-            if meter.skipped_steps > config.max_skipped_steps:
-                finite.stop(engine, means, streams, recorder.folder)
-            finite.require_finite(means, step, recorder.folder)
-            if logs:
-                meter.reset()
-                if meter.skipped_steps:
-                    means["skipped_steps"] = meter.skipped_steps
-                reporter.report(step, means, lr)
-        if recorder.folder is not None and (step % config.save_every == 0 or ending):
-            engine.save(recorder.folder, step, loader.state_dict())
-            if distributed.is_main():
-                recorder.saved()
+    with Stopping(recorder.asked_to_stop) as stopping, Watchdog(hung_after_s) as watchdog:
+        for batch in loader:
+            if step == 0 and distributed.is_main():
+                recorder.shown(batch)
+            # dropout and stochastic depth follow from (seed, step, worker): a resumed run draws the same
+            torch.manual_seed(stream_seed(config.seed, f"step {step} of worker {distributed.rank()}"))
+            info = StepInfo(step, step / num_steps, step * config.batch_size / num_samples)
+            parts, lr = engine.train_step(batch, info)
+            step += 1
+            watchdog.step_ended()
+            reporter.beat(step)
+            meter.add(parts, batch)
+            ending = step == num_steps
+            logs = step % config.log_every == 0 or ending
+            if logs or step % config.save_every == 0:
+                means = meter.means()
+                if meter.skipped_steps > config.max_skipped_steps:
+                    finite.stop(engine, means, streams, recorder.folder)
+                finite.require_finite(means, step, recorder.folder)
+                if logs:
+                    meter.reset()
+                    if meter.skipped_steps:
+                        means["skipped_steps"] = meter.skipped_steps
+                    reporter.report(step, means, lr)
+            stops = stopping.now() and not ending
+            if recorder.folder is not None and (step % config.save_every == 0 or ending or stops):
+                engine.save(recorder.folder, step, loader.state_dict())
+                if distributed.is_main():
+                    recorder.saved()
+            if stops:
+                raise Stopped(f"stopped after step {step:,} of {num_steps:,}; its state is saved")
     return step
 
 

@@ -31,6 +31,10 @@ class Recorder:
     def saved(self) -> None:
         """A state was written to `folder`."""
 
+    def asked_to_stop(self) -> bool:
+        """Whether the training is to save its state and end before its last step."""
+        return False
+
 
 class StageRecorder(Recorder):
     """Records into the folder of a stage. `last` holds the newest value of each metric."""
@@ -56,3 +60,6 @@ class StageRecorder(Recorder):
 
     def saved(self) -> None:
         self._ctx.push()
+
+    def asked_to_stop(self) -> bool:
+        return self._ctx.asked_to_stop()

@@ -50,7 +50,7 @@ def run_stage(config: Path, root: Path, name: str) -> None:
     entry = next(entry for entry in planned if entry.stage.name == name)
     shutil.rmtree(entry.path, ignore_errors=True)
     paths = {one.key: str(one.path.absolute()) for one in planned}
-    execution.execute(execution._job(entry, paths, root.absolute(), ""))
+    execution.execute(execution._job(entry, paths, root.absolute(), "", ""))
 
 
 @pytest.mark.parametrize(("place", "reader"), READERS.items(), ids=lambda x: "-".join(x) if isinstance(x, tuple) else x)

@@ -182,7 +182,7 @@ def test_a_second_run_waits_for_the_first_ones_stage(tmp_path: Path) -> None:
     other = dag.plan([stage(constant, Number(value=1), name="other")], tmp_path)
     Inline_ = Inline()
     paths = {p.key: str(p.path) for p in other}
-    Inline_.start(execution._job(other[0], paths, tmp_path, ""))
+    Inline_.start(execution._job(other[0], paths, tmp_path, "", ""))
     Inline_.poll(0)  # the other run finishes the stage
     lock.release()
     thread.join(20)

@@ -90,3 +90,19 @@ def test_no_file_opens_a_port_to_the_world() -> None:
     for file in INFRA.iterdir():
         text = file.read_text("utf-8")
         assert "--dashboard-host=0.0.0.0" not in text and "LoadBalancer" not in text, file
+
+
+def test_the_image_installs_the_versions_of_the_constraints_by_their_sums() -> None:
+    """A file that somebody has replaced in an index is refused."""
+    pins = dict(line.split("==") for line in (INFRA / "constraints.txt").read_text().splitlines() if "==" in line)
+    text = (INFRA / "image-requirements.txt").read_text()
+    entries = text.split("\n", 1)[1].replace(" \\\n    ", " ").strip().splitlines()
+    for entry in entries:
+        package, *sums = entry.split()
+        name, version = package.split("==")
+        assert pins[name] == version
+        assert sums and all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", one) for one in sums)
+    named = {entry.split("==")[0] for entry in entries}
+    assert {"torch", "torchvision", "ray", "webdataset", "mlflow-skinny", "deepspeed", "s3fs", "hatchling"} <= named
+    assert "://" not in text
+    assert "pip install --require-hashes -r infra/image-requirements.txt" in (INFRA / "Dockerfile").read_text()
