@@ -8,6 +8,7 @@
 #SBATCH --cpus-per-task=64
 #SBATCH --exclusive
 #SBATCH --requeue
+#SBATCH --signal=B:TERM@90 # before the time limit: the run saves its state, and the job is queued again
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 
@@ -31,14 +32,14 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token RAY_USAGE_STATS_ENABLED=0
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
 port=$((20000 + SLURM_JOB_ID % 10000))
-on_head() { srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" "$@"; }
+on_head=(srun --overlap --nodes=1 --ntasks=1 "--nodelist=$head")
 
 srun --nodes=1 --ntasks=1 --nodelist="$head" \
   ray start --head --block --port="$port" --dashboard-host=127.0.0.1 \
   --num-cpus="$cpus" --num-gpus="$gpus" --disable-usage-stats &
 export RAY_ADDRESS=$head:$port # by name: the nodes find it, on its own it may stand for 127.0.1.1
 if [ "${#nodes[@]}" -gt 1 ]; then
-  until on_head ray health-check --address="$RAY_ADDRESS" 2> /dev/null; do
+  until "${on_head[@]}" ray health-check --address="$RAY_ADDRESS" 2> /dev/null; do
     kill -0 $! # the head's step is still there
     sleep 2
   done
@@ -48,7 +49,7 @@ if [ "${#nodes[@]}" -gt 1 ]; then
 fi
 
 # a training that starts before all are there would begin with fewer workers, or fail
-on_head python - "${#nodes[@]}" << 'EOF'
+"${on_head[@]}" python - "${#nodes[@]}" << 'EOF'
 import sys, time, ray
 deadline = time.monotonic() + 300
 while True:
@@ -65,4 +66,16 @@ while (alive := sum(node["Alive"] for node in ray.nodes())) < int(sys.argv[1]):
     time.sleep(1)
 EOF
 
-on_head sslscale run "$@" --root "$root"
+"${on_head[@]}" sslscale run "$@" --root "$root" &
+run=$!
+trap 'kill -TERM "$run"' TERM
+code=0
+wait "$run" || code=$?
+if kill -0 "$run" 2> /dev/null; then # `wait` ended by the signal, the run goes on to save
+  code=0
+  wait "$run" || code=$?
+fi
+if [ "$code" -eq 143 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

@@ -58,6 +58,8 @@ def read_table(path: Path, is_image: Callable[[str], bool], *, labels: bool = Tr
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    if "\0" in text:
+        raise DataError(f"{path}:{text[: text.index(chr(0))].count(chr(10)) + 1}: a NUL byte: is this a text file?")
     first = next((line for line in text.splitlines() if line.strip()), "")
     for delimiter in sorted(DELIMITERS, key=first.count, reverse=True):
         cells = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]

@@ -68,7 +68,10 @@ def _shards(root: Path) -> dict[Path, set[str]]:
     found: dict[Path, set[str]] = {}
     for file in indexes:
         artifact = root / "artifacts" / Path(*file.relative_to(root / "artifacts").parts[:2])
-        found.setdefault(artifact, set()).update(shard["sha256"][:24] for shard in read_json(file)["shards"])
+        try:
+            found.setdefault(artifact, set()).update(shard["sha256"][:24] for shard in read_json(file)["shards"])
+        except (ValueError, KeyError, TypeError):  # what it keeps is not known
+            raise DataError(f"{file}: damaged; `sslscale verify --repair` makes it anew") from None
     return found
 
 

@@ -6,7 +6,6 @@ A training keeps state/step-%08d folders to go on from; a finished one leaves mo
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -144,7 +143,7 @@ def load_state(
             else:
                 state = sharded.read(path, rest, like)
             return commit["step"], {**rest, **state, "loader": commit["loader"]}
-        except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s is damaged (%s): going back to the one before", path, error)
     return None
 

@@ -26,6 +26,7 @@ from sslscale.stages.select import select
 from sslscale.stages.train import train
 from sslscale.storage.jsonio import read_json
 from tests import runs
+from tests.faults.fuzz import KINDS, fuzz
 from tests.finished import Finished
 
 Make = Callable[..., RunContext]
@@ -265,3 +266,12 @@ def test_a_pack_appears_whole_or_not_at_all(
     assert main(words) == 0 and main(["data", "check", str(tmp_path / "out")]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "photos"]
     assert main(words) == 2  # what is there is not written over
+
+
+@pytest.mark.slow
+def test_damaged_inputs_by_the_hundred_end_with_one_clear_line(tmp_path: Path) -> None:
+    found = fuzz(tmp_path / "fuzz", cases=1000, seed=2)
+    assert found.counts.total() == 1000 and not found.broken, found.broken[:3]
+    assert {kind for kind, outcome in found.counts if outcome == "exit 0"} == set(KINDS)  # some are harmless
+    refused = {kind for kind, outcome in found.counts if outcome in ("exit 2", "exit 3")}
+    assert refused == set(KINDS) - {"states"}  # of which the one before is taken

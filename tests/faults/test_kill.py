@@ -234,6 +234,6 @@ def test_a_worker_without_memory_is_told_a_smaller_batch(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize(("what", "kills"), [("driver", 10), ("worker", 6), ("node", 4)])
 def test_whatever_is_killed_at_random_moments_the_result_is_the_same(what: str, kills: int, tmp_path: Path) -> None:
-    workers = ["resources.num_workers=2", "resources.score.num_workers=2"] if what != "driver" else []
+    workers = ["resources.train.num_workers=2", "resources.score.num_workers=2"] if what != "driver" else []
     found = chaos(tmp_path, what, kills, seed=1, overrides=workers)
     assert found.kills >= kills and found.runs >= 1 and not found.differences

@@ -25,6 +25,7 @@ from sslscale.graph import collect, dag, execution
 from sslscale.storage import mirror
 from sslscale.storage.scratch import Local, scratch
 from tests import runs
+from tests.integration.bad_network import bad_network
 from tests.unit.test_webdatasets import write as write_webdataset
 
 pytest.importorskip("s3fs")
@@ -216,6 +217,34 @@ def test_errors_of_a_store_are_one_line(server: dict[str, str], tmp_path: Path) 
     words = ("run", config, "data.source=s3://lab/none", "data.test=null", "data.labels_per_class=null")
     _, err = runs.sslscale(*words, "--root", tmp_path / "root", code=3, env=env)
     assert "s3://lab/none: no packed images there" in err
+
+
+@pytest.mark.slow
+def test_a_run_over_a_bad_network_ends_as_over_a_good_one(s3: None, server: dict[str, str], tmp_path: Path) -> None:
+    """A tenth of all requests is answered with 503, a tenth is cut short, some are late."""
+    config = runs.write(tmp_path, runs.SHORT_CONFIG.replace("num_steps: 400", "num_steps: 60"), "short.yaml")
+    runs.sslscale("run", config, "--root", "s3://lab/good", env=machine(server, tmp_path / "one"))
+    target = server["AWS_ENDPOINT_URL"].removeprefix("http://")
+    with bad_network(target, {"503": 0.1, "cut": 0.1, "late": 0.05}) as network:
+        env = {**machine(server, tmp_path / "two"), "AWS_ENDPOINT_URL": network.url}
+        runs.sslscale("run", config, "--root", "s3://lab/bad", env=env)
+        assert min(network.counts[fault] for fault in ("503", "cut", "late")) > 5, network.counts
+    every = names("bad/artifacts/")
+    assert every == names("good/artifacts/") and any(name.endswith("model.safetensors") for name in every)
+    for name in every:
+        if name.endswith((".tar", ".safetensors", "index.json")):
+            good, bad = (bucket().get_object(Bucket="lab", Key=f"{r}/artifacts/{name}") for r in ("good", "bad"))
+            assert good["Body"].read() == bad["Body"].read(), name
+
+
+@pytest.mark.slow
+def test_a_store_that_only_fails_is_one_line_in_bounded_time(server: dict[str, str], tmp_path: Path) -> None:
+    config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
+    with bad_network(server["AWS_ENDPOINT_URL"].removeprefix("http://"), {"503": 1.0}) as network:
+        env = {**machine(server, tmp_path / "scratch"), "AWS_ENDPOINT_URL": network.url}
+        _, err = runs.sslscale("run", config, "--root", "s3://lab/runs", code=4, env=env)
+        assert err.startswith("error: s3://lab/runs") and err.count("\n") == 1, err
+        assert 5 <= network.counts["503"] <= 60
 
 
 @pytest.fixture
