@@ -19,9 +19,10 @@ from sslscale import preflight
 from sslscale.config import document as yaml_document
 from sslscale.config import modules
 from sslscale.config.build import build as build_config
-from sslscale.errors import ConfigError, DataError, ResourceError, UserError
+from sslscale.errors import ConfigError, ResourceError, UserError
 from sslscale.graph import collect, dag, execution
 from sslscale.graph.context import RunContext
+from sslscale.storage import sums
 from sslscale.storage.jsonio import flat
 from sslscale.tracking import outage
 from sslscale.tracking.store import store
@@ -163,7 +164,7 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
     planned = dag.plan(experiment.targets, root)
     cached = all(entry.state == "cached" for entry in planned)
     if cached and outage.pending(root, experiment.run_name, store(root)) is None:
-        records = {p.stage.name: {**_record(p), "state": "cached"} for p in planned}
+        records = {p.stage.name: {**sums.read_record(p.path / dag.RECORD), "state": "cached"} for p in planned}
         with contextlib.suppress(OSError):
             collect.remember(root, experiment.run_name, planned)
         return records
@@ -267,15 +268,6 @@ def replay(entry: dag.Planned, planned: Sequence[dag.Planned], root: Path, step:
     )
     training = open_training(context, entry.stage.config, inputs)
     return again.replay(training, entry.path, step)
-
-
-def _record(entry: dag.Planned) -> dict[str, Any]:
-    from sslscale.storage import sums
-
-    try:
-        return sums.read_record(entry.path / dag.RECORD)
-    except ValueError as error:
-        raise DataError(f"{entry.path / dag.RECORD}: unreadable ({error}); remove the folder to redo it") from None
 
 
 def _check_root(root: Path) -> None:

@@ -34,16 +34,19 @@ from sslscale.methods.fixmatch import FixMatch
 from sslscale.methods.flexmatch import FlexMatch
 from sslscale.methods.frame_interpolation import FrameInterpolation
 from sslscale.methods.freematch import FreeMatch
+from sslscale.methods.ijepa import IJEPA
 from sslscale.methods.inpainting import Inpainting
 from sslscale.methods.jigsaw import Jigsaw
 from sslscale.methods.jigsaw_plus_plus import JigsawPlusPlus
 from sslscale.methods.joint_training import JointTraining
 from sslscale.methods.knowledge_distillation import KnowledgeDistillation
+from sslscale.methods.lejepa import LeJEPA
 from sslscale.methods.mae import MAE
 from sslscale.methods.mean_teacher import MeanTeacher
 from sslscale.methods.mixmatch import MixMatch
 from sslscale.methods.moco_v2 import MoCoV2
 from sslscale.methods.moco_v3 import MoCoV3
+from sslscale.methods.msn import MSN
 from sslscale.methods.multi_pretext import MultiPretext, PretextTask
 from sslscale.methods.nnclr import NNCLR
 from sslscale.methods.noisy_student import NoisyStudent
@@ -69,10 +72,12 @@ from sslscale.methods.text_pi_model import TextPiModel
 from sslscale.methods.text_pseudo_label import TextPseudoLabel
 from sslscale.methods.text_supervised import TextSupervised
 from sslscale.methods.text_uda import TextUDA
+from sslscale.methods.tico import TiCo
 from sslscale.methods.tracking import Tracking
 from sslscale.methods.uda import UDA
 from sslscale.methods.vat import VAT
 from sslscale.methods.vicreg import VICReg
+from sslscale.methods.w_mse import WMSE
 from sslscale.settings.augment import AugmentConfig, JitterConfig, RandAugmentConfig
 from sslscale.settings.detection import DetectorConfig
 from sslscale.settings.kinds import LabeledLines, Scenes
@@ -218,6 +223,11 @@ TUNED = {
             ),
             of(EMPSSL(patches=3, hidden=24, projection=16)),
             of(MAE(width=32, depth=1), model=VIT),
+            of(LeJEPA(directions=16, hidden=24, projection=8), views={"local": SMALL}),
+            of(IJEPA(width=32, depth=1, momentum=0.9), model=VIT),
+            of(MSN(prototypes=16, hidden=24, projection=8, momentum=0.9), views={"local": SMALL}, model=VIT),
+            of(TiCo(hidden=24, projection=8, momentum=0.9)),
+            of(WMSE(whitened=8, hidden=24, projection=4)),
             of(CLIP(text=TEXT)),
             of(ShuffleAndLearn(spread=2, gap=1, hidden=16)),
             of(FrameInterpolation(spread=2, gap=1, outside=0.3, foreign=0.3)),

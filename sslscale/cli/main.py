@@ -329,6 +329,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Parse; key=value words may stand anywhere among the flags of `run` and `eval`."""
+    for word in arguments:
+        if "\0" in word:
+            raise ConfigError(f"{word!r}: has a NUL byte")
     top = parser()
     if arguments[:1] in (["run"], ["plan"], ["eval"], ["tune"], ["submit"], ["replay"], ["show"]):
         overrides = [word for word in arguments[1:] if "=" in word and not word.startswith("-")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import Self
 
 
 class Terminable:
@@ -14,7 +13,7 @@ class Terminable:
     def __init__(self) -> None:
         self.terminated = self._set = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Terminable:
         main = threading.current_thread() is threading.main_thread()
         self._set = main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         if self._set:

@@ -208,5 +208,7 @@ def load(path: Path) -> Artifact:
         return from_fields(record["kind"], path, record["fields"])
     except FileNotFoundError:
         raise DataError(f"{path}: not a finished artifact (it has no {RECORD})") from None
+    except sums.DamagedRecord:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path / RECORD}: unreadable record ({error}); remove the folder to redo it") from None

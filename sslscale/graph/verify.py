@@ -52,8 +52,8 @@ def verify(root: Path, progress: Callable[[int, int], None] = lambda done, total
         except FileNotFoundError:
             counts["unfinished"] += 1
             continue
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            damage.append(Damage(path / RECORD, path, f"unreadable: {error}"))
+        except (OSError, sums.DamagedRecord) as error:
+            damage.append(Damage(path / RECORD, path, f"unreadable: {getattr(error, 'reason', error)}"))
             continue
         for key in _inputs(record):
             makers.setdefault(key, []).append(path)

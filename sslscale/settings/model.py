@@ -125,8 +125,8 @@ class ModelInfo:
 
     Without `head` it is a backbone alone, or with `text` an image and a text tower, or with `sound` an image and a
     sound tower. With `decoder` it is a recogniser of lines, whose classes are characters; with `detector` a detector or
-    a segmentation network. With `cosine_dim` its
-    classifier compares images with classes in a space of so many dimensions.
+    a segmentation network. With `cosine_dim` its classifier compares images with classes in a space of so many
+    dimensions.
     """
 
     model: ModelConfig
@@ -140,6 +140,11 @@ class ModelInfo:
     detector: DetectorConfig | None = None
     cosine_dim: int | None = None
     members: int = 1  # networks whose logits are averaged
+
+    def __post_init__(self) -> None:
+        for name in ("members", "cosine_dim"):
+            if (getattr(self, name) or 1) < 1:
+                raise ValueError(f"{name}: must be 1 or more, not {getattr(self, name)}")
 
 
 def parse_info(data: dict[str, Any], where: str = "model.json") -> ModelInfo:

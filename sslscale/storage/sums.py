@@ -30,6 +30,17 @@ _DEPTH = 3  # folders from an artifact down to its files
 _known: set[tuple[str, int, int, int, str]] = set()
 
 
+class DamagedRecord(DataError, ValueError):
+    """A record that is not what was written; `reason` says why."""
+
+    def __init__(self, file: Path, reason: str):
+        super().__init__(f"{file}: unreadable ({reason}); remove the folder to redo it")
+        self.reason = reason
+
+    def __reduce__(self) -> Any:
+        return DataError, (str(self),)
+
+
 def take(folder: Path) -> str:
     """Write sums.json of a finished artifact; returns the sum of that file, which the record keeps."""
     files: dict[str, str] = {}
@@ -97,9 +108,8 @@ def _sums(folder: Path) -> dict[str, str]:
     try:
         return _read(folder, (folder / RECORD).stat().st_mtime_ns)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise DataError(
-            f"{folder}: its record or its sums are damaged ({error}); remove the folder to redo it"
-        ) from None
+        why = getattr(error, "reason", error)
+        raise DataError(f"{folder}: its record or its sums are damaged ({why}); remove the folder to redo it") from None
 
 
 @lru_cache(maxsize=256)
@@ -114,8 +124,11 @@ def _read(folder: Path, stamp: int) -> dict[str, str]:
 
 
 def read_record(file: Path) -> dict[str, Any]:
-    """A record's content; raises ValueError if it is damaged, FileNotFoundError if it is not there."""
-    record = jsonio.read_json(file)
-    if jsonio.SUM in record or "sums" in record:
-        return jsonio.unsealed(record)
-    return record
+    """A record's content; raises DamagedRecord, or FileNotFoundError if it is not there."""
+    try:
+        record = jsonio.read_json(file)
+        if not isinstance(record, dict):
+            raise ValueError("it is no mapping")
+        return jsonio.unsealed(record) if jsonio.SUM in record or "sums" in record else record
+    except (ValueError, TypeError) as error:
+        raise DamagedRecord(file, str(error)) from None

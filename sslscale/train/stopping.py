@@ -6,7 +6,7 @@ import collections
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,7 +33,7 @@ class Stopping:
         nccl = distributed.world_size() > 1 and dist.get_backend() != "gloo"
         self._group: Any = dist.new_group(backend="gloo") if nccl else None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Stopping:
         if distributed.is_main():
             threading.Thread(target=self._look, daemon=True, name="stopping").start()
         return self

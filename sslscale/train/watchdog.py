@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import sys
 import time
-from typing import Self
 
 _RENEW_EVERY_S = 1.0
 
@@ -19,7 +18,7 @@ class Watchdog:
     def __init__(self, after_s: float | None):
         self._after_s, self._renewed = after_s, 0.0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Watchdog:
         self.step_ended()
         return self
 

@@ -116,7 +116,11 @@ def test_the_loss_falls(name: str) -> None:
     method = make(config)
     engine = Engine(method, config, STEPS, torch.device("cpu"))
     one = batch(config, 0)
-    kept = {k: v.clone() for k, v in method.state_dict().items() if k.split(".")[0] in ("queue", "queues", "center")}
+    kept = {
+        k: v.clone()
+        for k, v in method.state_dict().items()
+        if k.split(".")[0] in ("queue", "queues", "center", "covariance")
+    }
     losses = []
     for _ in range(STEPS):
         method.load_state_dict(kept, strict=False)
