@@ -109,7 +109,19 @@ TEXT = TextConfig(context=6, width=32, depth=1, heads=1, embed_dim=16)
 SOUND = SoundTowerConfig(widths=(8, 16), hidden=16, embed_dim=8)
 FCN = DetectorConfig(name="fcn", width=8, dropout=0.0)
 # where gradients are steep, rounding grows with the step
-STEEP = {"moco_v3", "barlow_twins", "vicreg", "emp_ssl", "nnclr", "supcon", "swav", "dinov2", "pirl", "multi_pretext"}
+STEEP = {
+    "moco_v3",
+    "barlow_twins",
+    "vicreg",
+    "emp_ssl",
+    "nnclr",
+    "supcon",
+    "swav",
+    "dinov2",
+    "pirl",
+    "multi_pretext",
+    "w_mse",
+}
 
 
 def of(recipe: MethodSettings, **more: Any) -> TrainConfig:
@@ -258,6 +270,22 @@ TUNED = {
     "text_uda_columns": lines(TextUDA(threshold=0.05, consistency="columns")),
     "clip_cached": of(CLIP(text=TEXT, gradient_cache=2, equal_captions="positive"), model=VIT),
     "noisy_student_alone": dataclasses.replace(CONFIG, method=NoisyStudent(labels=False)),
+    "ibot_gram": of(
+        DINOv2(
+            prototypes=24,
+            hidden=24,
+            bottleneck=8,
+            momentum=0.9,
+            freeze_last=0.01,
+            koleo=0.0,
+            centering="mean",
+            shared_head=True,
+            gram=1.0,
+            gram_from=0.4,
+        ),
+        views={"local": SMALL},
+        model=VIT,
+    ),
     "inpainting": of(Inpainting(width=16, adversarial=0.1), image=ImageConfig(size=16)),
     "inpainting_random": of(Inpainting(width=16, region="random")),
     "multi_pretext_alternate": of(

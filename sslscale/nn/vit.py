@@ -100,6 +100,17 @@ class VisionTransformer(nn.Module):
         tokens = self._encoded(patches, cls_position, torch.cat([first, places]))
         return tokens[: len(x)], tokens[len(x) :]
 
+    def every_token(
+        self,
+        x: Float[Tensor, "batch 3 h w"],
+        masked: Bool[Tensor, "batch patches"],
+        mask_token: Float[Tensor, " width"],
+    ) -> tuple[Float[Tensor, "batch width"], Tokens]:
+        """The class tokens and all patches, normed, where masked patches enter as the mask token. `masked` is on the
+        device."""
+        tokens = self._encoded(*self._placed(x, masked, mask_token))
+        return tokens[:, 0], tokens[:, 1 + self._extra :]
+
     def places(self, masked: Bool[Tensor, "batch patches"]) -> Int[Tensor, " masked"]:
         """Where the masked patches stand among all tokens of all images; `masked` is on the host."""
         return F.pad(masked, (1 + self._extra, 0)).flatten().nonzero()[:, 0]

@@ -136,6 +136,7 @@ SLOW: dict[str, Callable[[Method], tuple[torch.nn.Module, torch.nn.Module]]] = {
     "moco_v3": lambda m: (m.slow[1], m.projector),  # type: ignore[index, return-value]
     "dino": lambda m: (m.teacher[1], m.head),  # type: ignore[index, return-value]
     "dinov2": lambda m: (m.teacher_heads, m.heads),  # type: ignore[return-value]
+    "tico": lambda m: (m.slow[1], m.projector),  # type: ignore[index, return-value]
 }
 
 

@@ -1,4 +1,4 @@
-"""Settings of DINOv2."""
+"""Settings of DINOv2, of which iBOT and DINOv3's Gram anchoring are options."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from sslscale.settings.model import ModelConfig
 class DINOv2(MultiCrop):
     """DINOv2 (Oquab et al. 2023, arXiv:2304.07193): DINO, masked patches (iBOT, arXiv:2111.07832) and KoLeo, for ViTs
     alone. Published with AdamW, lr .004 * sqrt(batch / 1024), decay .04 to .4 (.2 for the largest).
+
+    iBOT itself: `koleo: 0`, `centering: mean`, `shared_head: true`, `prototypes: 8192`, `momentum: .996`. DINOv3's Gram
+    anchoring (Simeoni et al. 2025, arXiv:2508.10104): `gram: 2`, late in a long training whose dense features decline;
+    the Gram teacher sees the same crops at the same size, where DINOv3's sees them at twice the size.
     """
 
     name: Literal["dinov2"] = "dinov2"  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -32,6 +36,12 @@ class DINOv2(MultiCrop):
     bottleneck: int = 256
     norm: bool = False  # batch norm in the class token's head, as DINO's for ResNets: short trainings need it
     freeze_last: float = 1.0  # epochs
+    centering: Literal["sinkhorn", "mean"] = field(default="sinkhorn", metadata={"new": True})  # mean: as DINO's
+    center_momentum: float = field(default=0.9, metadata={"new": True})
+    shared_head: bool = field(default=False, metadata={"new": True})  # of class tokens and patches
+    gram: float = field(default=0.0, metadata={"new": True})  # weight of Gram anchoring
+    gram_from: float = field(default=0.8, metadata={"new": True})  # share of the training after which it begins
+    gram_every: int = field(default=0, metadata={"new": True})  # steps until the Gram teacher is renewed; 0: never
     version: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:
@@ -50,6 +60,10 @@ class DINOv2(MultiCrop):
         require(self.prototypes > 0, "prototypes", "must be positive")
         require(self.hidden > 0, "hidden", "must be positive")
         require(self.bottleneck > 0, "bottleneck", "must be positive")
+        require(0 <= self.center_momentum < 1, "center_momentum", "must lie in [0, 1)")
+        require(self.gram >= 0, "gram", "must be 0 or more")
+        require(0 <= self.gram_from < 1, "gram_from", "must lie in [0, 1)")
+        require(self.gram_every >= 0, "gram_every", "must be 0 or more")
 
     def unsupported_model(self, model: ModelConfig, size: int) -> str | None:
         """Patches are masked, so there must be some."""
