@@ -35,6 +35,10 @@ _MODELS = (
 
 def list_methods(options: argparse.Namespace) -> int:
     """Every method with its kind, its paper, its idea, and when to use it."""
+    if options.suits is not None:
+        from sslscale.cli.advice import list_advice
+
+        return list_advice(options)
     rows = [row for row in methods() if options.kind in (None, row["kind"])]
     if options.json:
         for row in rows:

@@ -261,6 +261,7 @@ def parser() -> argparse.ArgumentParser:
     healthy.add_argument("--json", action="store_true", help="one JSON line for each finding")
     methods = add(named, "methods", catalog.list_methods, "List the learning methods.")
     methods.add_argument("--kind", choices=catalog.KINDS, help="of one kind alone")
+    methods.add_argument("--for", dest="suits", metavar="CONFIG", help="those that suit a configuration, and why")
     models = add(named, "models", catalog.list_models, "List the networks, search timm's, or count one's weights.")
     models.add_argument("text", metavar="TEXT", nargs="?", help="a network's name, or a part of names in timm")
     configs = add(named, "configs", catalog.list_configs, "List the configurations that come with sslscale.")

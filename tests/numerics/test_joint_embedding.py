@@ -156,7 +156,7 @@ def test_ijepas_student_sees_the_context_and_predicts_normed_features_of_the_tea
     images = normal(4, 2, 3, 24, 24).requires_grad_()
     batch = {"images": Batch((images,), torch.arange(2))}
     drawn = method.draw(batch)
-    tokens: list[torch.Tensor] = []
+    tokens: list[Any] = []
     method.backbone.register_forward_hook(lambda m, i, o: tokens.append(o))
     asked: list[Any] = []
 

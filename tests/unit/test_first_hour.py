@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -18,7 +20,8 @@ from PIL import Image
 
 import sslscale
 from sslscale import experiment
-from sslscale.cli import catalog, compare
+from sslscale.cli import advice, catalog, compare
+from sslscale.cli.advice import Facts
 from sslscale.cli.doctor import BAD, NOTE, OK, _disk, _ports, _torch
 from sslscale.cli.main import main
 from sslscale.errors import ConfigError
@@ -106,6 +109,30 @@ def test_the_lists_know_everything_that_there_is(capsys: pytest.CaptureFixture[s
     named = [json.loads(line)["name"] for line in capsys.readouterr().out.splitlines()]
     assert "configs/semi_supervised/fixmatch_digits.yaml" in named and all(experiment.find(n).is_file() for n in named)
     assert main(["configs", "nothing of the kind"]) == 2
+
+
+def test_advice_follows_from_images_labels_network_and_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    def names(*words: str) -> list[str]:
+        assert main(["methods", "--for", *words, "--json"]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert all(row["reason"] and re.search(r"\d", row["figure"]) for row in rows)
+        return [row["method"] for row in rows]
+
+    assert names("configs/noisy_student/digits.yaml")[0] == "remixmatch"  # 10 labels a class
+    assert names("configs/supervised/digits.yaml")[0] == "supervised"
+    assert names("configs/pretrain/simclr_digits.yaml")[-1] == "supervised"
+    base = Facts(
+        labeled=0, unlabeled=10**6, classes=0, size=224, patches=False, gpus=0, method="simclr", pretrains=True
+    )
+    first = lambda **more: advice.advise(dataclasses.replace(base, **more))[0].method  # noqa: E731
+    assert first() == "emp_ssl" and first(gpus=1) == "lejepa" and first(gpus=8) == "simclr"
+    assert first(patches=True) == "dinov2" and first(patches=True, unlabeled=500) == "mae"
+    assert first(labeled=4000, classes=10, pretrains=False) == "noisy_student"
+    assert {one.method for one in advice.advise(base)} <= set(method_names())
+    assert main(["methods", "--for", "configs/detection/scenes.yaml"]) == 2
+    assert "at most one class each" in capsys.readouterr().err
+    assert main(["methods", "--for", "configs/noisy_student/digits.yaml"]) == 0
+    assert "1,347 images, 100 labelled of 10 classes" in capsys.readouterr().out
 
 
 def test_the_schema_takes_every_configuration_and_no_misspelt_key() -> None:
