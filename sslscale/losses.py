@@ -112,6 +112,23 @@ def distillation_loss(
     return temperature**2 * distributed.mean((target.exp() * (target - student)).sum(1))
 
 
+@in_float32
+def queue_entropies(
+    query: Float[Tensor, "rows dim"],
+    key: Float[Tensor, "rows dim"],
+    queue: Float[Tensor, "keys dim"],
+    temperature: float,
+) -> Float[Tensor, " rows"]:
+    """-log(exp(q . k+ / t) / sum of exp(q . k / t) over k+ and the queue), of each row (MoCo, arXiv:1911.05722, eq. 1).
+
+    All rows have length 1; no gradient reaches keys and queue.
+    """
+    query, key = query.float(), key.detach().float()
+    logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.detach().T], 1) / temperature
+    place = torch.zeros(len(query), dtype=torch.int64, device=query.device)
+    return F.cross_entropy(logits, place, reduction="none")
+
+
 def running_means(means: Float[Tensor, " n"], losses: Float[Tensor, " n"], momentum: float) -> Float[Tensor, " n"]:
     """The running means of some losses over the workers, from those before, which are 0 before the first step."""
     now = distributed.all_sum(losses.detach()) / distributed.world_size()

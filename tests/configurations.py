@@ -23,6 +23,7 @@ from sslscale.methods.clip import CLIP
 from sslscale.methods.colorization import Colorization
 from sslscale.methods.dash import Dash
 from sslscale.methods.deit import DeiT
+from sslscale.methods.densecl import DenseCL
 from sslscale.methods.detection import Detection
 from sslscale.methods.detection_classification import DetectionClassification
 from sslscale.methods.detection_self_training import DetectionSelfTraining
@@ -235,6 +236,7 @@ TUNED = {
             ),
             of(EMPSSL(patches=3, hidden=24, projection=16)),
             of(MAE(width=32, depth=1), model=VIT),
+            of(DenseCL(queue=24, projection=8, momentum=0.9)),
             of(LeJEPA(directions=16, hidden=24, projection=8), views={"local": SMALL}),
             of(IJEPA(width=32, depth=1, momentum=0.9), model=VIT),
             of(MSN(prototypes=16, hidden=24, projection=8, momentum=0.9), views={"local": SMALL}, model=VIT),

@@ -1,4 +1,4 @@
-"""LeJEPA, I-JEPA, MSN, TiCo, W-MSE and Gram anchoring: losses against loops in float64, draws against what they say."""
+"""LeJEPA, I-JEPA, MSN, TiCo, W-MSE, DenseCL, Gram anchoring: losses against loops in float64, and what is drawn."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from sslscale.data.batch import Batch
+from sslscale.methods.densecl import DenseCL
+from sslscale.methods.densecl.method import DenseCLMethod
 from sslscale.methods.dinov2 import DINOv2
 from sslscale.methods.dinov2.method import DINOv2Method, gram_loss
 from sslscale.methods.ijepa import IJEPA
@@ -348,3 +350,62 @@ def test_ibots_targets_are_centred_by_means_of_past_batches() -> None:
         center = [0.75 * c + 0.25 * m for c, m in zip(center, mean, strict=True)]
     torch.testing.assert_close(method.centers[1], torch.tensor(center), rtol=1e-4, atol=1e-6)
     assert not method.centers[0].any()
+
+
+# --- DenseCL ------------------------------------------------------------------------------------------------------
+
+
+def test_densecl_is_moco_on_images_and_on_places_of_the_best_match() -> None:
+    torch.manual_seed(0)
+    recipe = DenseCL(queue=6, projection=4, dense=0.3)
+    method = DenseCLMethod(recipe, ModelConfig(name="wrn_10_0.5")).double()
+    method.queues.float()
+    views = tuple(normal(5, 2, 3, 3, 8, 8).double())
+    captured: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for backbone in (method.backbone, method.slow[0]):
+        backbone.register_forward_hook(lambda m, i, o: captured.append((o.detach(), o.detach())))  # type: ignore[arg-type]
+    queues = [queue.rows.clone() for queue in method.queues]  # type: ignore[union-attr, operator]
+    found = method({"images": Batch(views, torch.arange(3))})
+    (query_maps, _), (key_maps, _) = captured
+    heads, slow = method.heads, method.slow[1]
+    side = query_maps.shape[2]
+
+    def embedded(own: Any, maps: torch.Tensor, image: int) -> tuple[list[float], list[list[float]], list[list[float]]]:
+        places = [maps[image, :, y, x] for y in range(side) for x in range(side)]
+        first, _, last = own.places
+        dense = []
+        for place in places:
+            hidden = torch.relu(first.weight[:, :, 0, 0] @ place + first.bias)
+            dense.append(unit((last.weight[:, :, 0, 0] @ hidden + last.bias).tolist()))
+        pooled = own.image(torch.stack(places).mean(0))
+        return unit(pooled.tolist()), dense, [unit(place.tolist()) for place in places]
+
+    def entropy(q: list[float], k: list[float], queue: torch.Tensor) -> float:
+        scores = [dot(q, k) / 0.2] + [dot(q, row) / 0.2 for row in queue.double().tolist()]
+        return math.log(sum(math.exp(s) for s in scores)) - scores[0]
+
+    image_terms, place_terms, means = [], [], []
+    with torch.no_grad():
+        for image in range(3):
+            q, dense_q, features_q = embedded(heads, query_maps, image)
+            k, dense_k, features_k = embedded(slow, key_maps, image)
+            image_terms.append(entropy(q, k, queues[0]))
+            for place, feature in enumerate(features_q):
+                match = max(range(side * side), key=lambda j: dot(feature, features_k[j]))
+                place_terms.append(entropy(dense_q[place], dense_k[match], queues[1]))
+            means.append(unit([sum(row[d] for row in dense_k) for d in range(4)]))
+    assert float(found.parts["image_loss"]) == pytest.approx(sum(image_terms) / 3, rel=1e-4)
+    assert float(found.parts["dense_loss"]) == pytest.approx(sum(place_terms) / len(place_terms), rel=1e-4)
+    assert float(found.total) == pytest.approx(
+        0.7 * sum(image_terms) / 3 + 0.3 * sum(place_terms) / len(place_terms), rel=1e-4
+    )
+    pushed = method.queues[1].rows[:3]  # type: ignore[index, union-attr]
+    torch.testing.assert_close(pushed.double(), torch.tensor(means, dtype=torch.float64), rtol=1e-4, atol=1e-5)
+
+
+def test_densecls_weight_of_the_places_rises_over_the_warmup() -> None:
+    method = DenseCLMethod(DenseCL(queue=6, projection=4, warmup=0.5), ModelConfig(name="wrn_10_0.5"))
+    batch = {"images": Batch(tuple(normal(5, 2, 3, 3, 8, 8)), torch.arange(3))}
+    for progress, expected in ((0.0, 0.0), (0.25, 0.25), (0.5, 0.5), (0.9, 0.5)):
+        method.before_step(StepInfo(1, progress, 0.0))
+        assert float(method.draw(batch)["weight"]) == pytest.approx(expected)

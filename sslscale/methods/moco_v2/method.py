@@ -7,35 +7,17 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from sslscale import distributed
 from sslscale.data.batch import Batch
-from sslscale.losses import in_float32
+from sslscale.losses import queue_entropies
 from sslscale.methods.method import Losses, Method
 from sslscale.methods.moco_v2 import MoCoV2
 from sslscale.nn.classifier import build_backbone
 from sslscale.nn.ema import update_ema
 from sslscale.nn.queue import Queue
 from sslscale.settings.model import ModelConfig
-from sslscale.shapes import Float
-
-
-@in_float32
-def queue_contrast(
-    query: Float[Tensor, "batch dim"],
-    key: Float[Tensor, "batch dim"],
-    queue: Float[Tensor, "keys dim"],
-    temperature: float,
-) -> Float[Tensor, ""]:
-    """Eq. 1 of arXiv:1911.05722: -log(exp(q . k+ / t) / sum of exp(q . k / t) over k+ and the queue), the batch's mean.
-
-    All rows have length 1; no gradient reaches keys and queue.
-    """
-    query, key = query.float(), key.detach().float()
-    logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.detach().T], 1) / temperature
-    place = torch.zeros(len(query), dtype=torch.int64, device=query.device)
-    return distributed.mean(F.cross_entropy(logits, place, reduction="none"))
 
 
 class MoCoV2Method(Method):
@@ -57,7 +39,7 @@ class MoCoV2Method(Method):
         with torch.no_grad():  # in training mode, as in the authors' code
             key = F.normalize(self.slow(second).float(), dim=1)
         query = F.normalize(embedding.float(), dim=1)
-        loss = queue_contrast(query, key, self.queue.rows, self.settings.temperature)
+        loss = distributed.mean(queue_entropies(query, key, self.queue.rows, self.settings.temperature))
         if self.training:
             self.queue.push(key)
         return Losses(loss, {"loss": loss.detach()}, embedding.detach())
