@@ -146,13 +146,14 @@ def predict(options: argparse.Namespace) -> int:
     images = files(options.paths)
     if model.info.detector is not None:
         return _find_objects(options, model, images)
-    table, failed = [["path", *(x for n in range(1, options.top + 1) for x in (f"class_{n}", f"probability_{n}"))]], 0
+    top = min(options.top, max(len(model.classes), 1))
+    table, failed = [["path", *(x for n in range(1, top + 1) for x in (f"class_{n}", f"probability_{n}"))]], 0
     for path, row in model.outputs(images, probabilities=True):
         if isinstance(row, str):
             failed += 1
             print(f"error: {path}: {row}", file=sys.stderr)
             continue
-        found = model.named(row, options.top)
+        found = model.named(row, top)
         if options.out is not None:
             table.append([str(path), *(x for name, share in found for x in (name, f"{share:.6f}"))])
         elif options.json:

@@ -15,6 +15,7 @@ if typing.TYPE_CHECKING:
     import yaml
 
 MAX_YAML_BYTES = 1 << 20
+_MAX_DEPTH = 50
 MAX_YAML_NODES = 100_000  # aliases are expanded, so a few lines could otherwise stand for millions
 _FLOAT = re.compile(r"[+-]?(\d[\d_]*)(\.\d*)?([eE][+-]?\d+)$")
 
@@ -129,6 +130,8 @@ def _convert(node: yaml.Node, key: str, lines: dict[str, int], problems: list[Pr
     line = node.start_mark.line + 1
     if count[0] > MAX_YAML_NODES:
         raise ConfigError(f"line {line}: more than {MAX_YAML_NODES:,} values: are aliases nested?")
+    if key.count(".") > _MAX_DEPTH:
+        raise ConfigError(f"line {line}: more than {_MAX_DEPTH} levels: does an alias hold itself?")
     if key:
         lines.setdefault(key, line)
     if isinstance(node, yaml.MappingNode):

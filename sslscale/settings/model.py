@@ -20,6 +20,9 @@ FORMAT = "sslscale-checkpoint/1"
 FILES = ("model.json", "model.safetensors")  # of every checkpoint
 
 
+_LARGEST = 65_535  # pixels of an image's side, as JPEG has it
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
     """The images that a network is given: side in pixels, the share of the short side that evaluation keeps, mean and
@@ -41,7 +44,7 @@ class ImageConfig:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        require(self.size > 0, "size", "must be positive")
+        require(0 < self.size <= _LARGEST, "size", f"must lie between 1 and {_LARGEST:,} pixels")
         require(self.short_side is None or self.short_side >= self.size, "short_side", "must not be below size")
         require(self.width is None or self.width > 0, "width", "must be positive")
         require(self.width is None or self.short_side is None, "short_side", "is not for lines (width)")
