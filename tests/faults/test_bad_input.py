@@ -216,7 +216,7 @@ config, root, name, limit = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys
 planned = dag.plan(experiment.load(config).targets, root)
 entry = next(entry for entry in planned if entry.stage.name == name)
 shutil.rmtree(entry.path)
-job = execution._job(entry, {one.key: str(one.path.absolute()) for one in planned}, root, "")
+job = execution._job(entry, {one.key: str(one.path.absolute()) for one in planned}, root, "", "")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
