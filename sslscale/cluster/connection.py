@@ -54,7 +54,7 @@ def connect() -> Any:
         _require_answer(os.environ.get("RAY_ADDRESS", ""))
         handler = signal.getsignal(signal.SIGTERM)
         ray.init(**options)
-        if threading.current_thread() is threading.main_thread():
+        if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's own ends the process before a training is asked to save
     except OSError as error:  # ConnectionError is one
         where = os.environ.get("RAY_ADDRESS", "this machine")

@@ -17,7 +17,7 @@ def out_of_memory(error: BaseException, job: Job) -> ResourceError | None:
         if kind in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in text:
             what = "the GPU's memory ran out" if "CUDA" in text else "a worker's memory ran out"
             return ResourceError(f"{job.context.name}: {what}{_advice(job)}")
-        if kind in _KILLED:
+        if kind in _KILLED and "node has died" not in text:
             return ResourceError(
                 f"{job.context.name}: a worker was killed again and again, as the system does when memory runs out "
                 f"(`dmesg` tells){_advice(job)}"

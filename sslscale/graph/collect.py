@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -57,8 +58,9 @@ def collect(root: Path, *, dry_run: bool = False) -> list[tuple[Path, int]]:
                 shutil.rmtree(path)
     if not dry_run:
         for left in (root / "artifacts").glob("*/*/*.tmp-*"):  # of drivers that were killed while they wrote a note
-            if time.time() - left.stat().st_mtime > _HOUR_S:
-                left.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # it was the note of a run that goes on
+                if time.time() - left.stat().st_mtime > _HOUR_S:
+                    left.unlink()
     return removed + _collect_cache(shards, {path for path, _ in removed}, dry_run)
 
 

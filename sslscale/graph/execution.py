@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sslscale.errors import ResourceError
+from sslscale.errors import ResourceError, UserError
 from sslscale.graph.artifacts import Artifact, to_fields
 from sslscale.graph.context import STOP, RunContext
 from sslscale.graph.dag import DESCRIPTION, RECORD, Planned, describe, load
@@ -164,8 +165,7 @@ def run(
     named: dict[str, list[Planned]] = {}  # stages that are the same one
     for p in planned:
         named.setdefault(p.key, []).append(p)
-    running: dict[str, tuple[Planned, locks.Lock]] = {}
-    jobs: dict[str, Job] = {}
+    running: dict[str, tuple[Planned, locks.Lock, Job]] = {}
     blocked: set[str] = set()
     failure: tuple[Planned, BaseException] | None = None
 
@@ -199,12 +199,12 @@ def run(
                     continue
                 assert lock is not None
                 del waiting[entry.key]
-                running[entry.key] = (entry, lock)
+                job = _job(entry, paths, root, git, attempt)
+                running[entry.key] = (entry, lock, job)
                 tell(entry, "running")
-                jobs[entry.key] = _job(entry, paths, root, git, attempt)
-                runner.start(jobs[entry.key])
+                runner.start(job)
             for job, result in runner.poll(0.2) if running else []:
-                entry, lock = running.pop(job.key)
+                entry, lock, _ = running.pop(job.key)
                 lock.release()
                 if store:
                     store.pull(entry.path, skip=_HEAVY)  # it may have run elsewhere
@@ -218,10 +218,10 @@ def run(
             for observer in observers:
                 observer.tick()
     except KeyboardInterrupt:
-        _let_save([jobs[key] for key in running], runner)
+        _let_save([job for _, _, job in running.values()], runner)
         raise
     finally:
-        for _, lock in running.values():
+        for _, lock, _ in running.values():
             lock.release()
     if failure is not None:
         raise StageFailed(failure[0].stage.name, failure[0].path) from failure[1]
@@ -230,13 +230,16 @@ def run(
 
 def _let_save(running: Sequence[Job], runner: Runner) -> None:
     """Ask the trainings that run to save their state, and wait for them up to GRACE_S; a second interrupt ends that."""
-    trainings = {job.key: job for job in running if job.description["stage"] == "train"}
-    for job in trainings.values():
-        job.context.ask_to_stop()
+    trainings: set[str] = set()
+    for job in running:
+        if job.description["stage"] == "train" and job.context.path.exists():  # else there is nothing to save yet
+            with contextlib.suppress(OSError, UserError):  # a full disk, a store that is gone: the last state counts
+                job.context.ask_to_stop()
+                trainings.add(job.key)
     deadline = time.monotonic() + GRACE_S
     while trainings and time.monotonic() < deadline:
         for job, _ in runner.poll(0.2):
-            trainings.pop(job.key, None)
+            trainings.discard(job.key)
 
 
 def _job(entry: Planned, paths: Mapping[str, str], root: Path, git: str, attempt: str) -> Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -22,15 +23,16 @@ class Unreachable(Exception):
 class PatientClient:
     """An MLflow client whose calls are made again until the server answers; `close` ends that a few seconds later.
 
-    `begun` is called at the first failure. Errors that are not the network's, nor the server's own, are raised.
+    `connect` makes the client, at the first call: importing MLflow takes seconds. `begun` is called at each failure.
+    Errors that are not the network's, nor the server's own, are raised.
     """
 
-    def __init__(self, client: Any, begun: Callable[[], None]):
-        self._client, self._begun = client, begun
+    def __init__(self, connect: Callable[[], Any], begun: Callable[[], None]):
+        self._connect, self._begun = functools.cache(connect), begun
         self._closing, self._until = threading.Event(), float("inf")
 
     def __getattr__(self, name: str) -> Any:
-        call = getattr(self._client, name)
+        call = getattr(self._connect(), name)
 
         def patiently(*values: Any, **named: Any) -> Any:
             wait = _FIRST_WAIT_S

@@ -61,7 +61,7 @@ class Tracker:
         self._name, self._outage = run, False
         self._unsent = outage.pending(self._root, run, self._store) if run is not None else None
         self._parent: Any = (self._unsent or {}).get("parent")
-        self._client: Any = None
+        self._client: Any = outage.PatientClient(lambda: connect(root), self._remember)
         self._off = ""  # why nothing more is sent
         self._thread = threading.Thread(target=self._serve, daemon=True, name="tracking")
         self._work.put(self._start)
@@ -103,8 +103,7 @@ class Tracker:
         to a minute."""
         self._work.put(lambda: self._terminate(status))
         self._work.put(None)
-        if self._client is not None:
-            self._client.close()
+        self._client.close()
         self._thread.join(timeout=60)
         late = self._thread.is_alive()
         if late:
@@ -141,7 +140,6 @@ class Tracker:
 
         self._metric, self._param = Metric, Param
         name = self._pipeline
-        self._client = outage.PatientClient(connect(self._root), self._remember)
         self._experiment_id = open_experiment(self._client, self._root, name)
         found_id = self._experiment_id
         if self._part_of is not None:
