@@ -22,10 +22,10 @@ def fingerprint(source: str, root: Path | None, captions: str | None = None, *, 
     if source == "digits":
         return "digits"
     if source.startswith("torchvision:"):
-        name, place, *rest = [*source.split(":")[1:], ""]
-        if not place:
+        parts = source.split(":")[1:]
+        if len(parts) < 2:
             raise DataError(f"{source!r}: write torchvision:NAME:ROOT[:SPLIT]")
-        rest = [part for part in rest if part]
+        name, place, *rest = parts
         if not sources.is_dir(Path(place)):
             raise DataError(f"{place}: there is no such folder")
         files = [file for file in sorted(Path(place).rglob("*")) if file.is_file()]

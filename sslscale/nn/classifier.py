@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sslscale.errors import ConfigError
 from sslscale.nn.ensemble import Backbones, MeanOfMembers
 from sslscale.nn.heads import CosineHead, MeanOfHeads
+from sslscale.nn.positions import sincos_positions
 from sslscale.nn.resnet import ResNet
 from sslscale.nn.resnext import SmallResNeXt
 from sslscale.nn.vit import SIZES, VisionTransformer
@@ -73,6 +74,21 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
     else:
         network = ResNet(int(depth), width=float(width[0]) if width else 1.0, small_images=config.small_images)
     return network, network.num_features
+
+
+def build_vit(config: ModelConfig, *, fixed_positions: bool = False) -> tuple[VisionTransformer, int]:
+    """Build a vision transformer, and the number of its features; its positions are learned, or sines and cosines.
+
+    Raises ConfigError for another network.
+    """
+    network, width = build_backbone(config)
+    if not isinstance(network, VisionTransformer):
+        raise ConfigError(f"method.name: it works on patches, which {config.name} has not: take a vit_SIZE_PATCH")
+    if fixed_positions:
+        with torch.no_grad():
+            network.positions.copy_(sincos_positions(width, network.grid))
+        network.positions.requires_grad_(False)
+    return network, width
 
 
 def build_classifier(

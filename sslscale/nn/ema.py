@@ -43,6 +43,11 @@ def cosine_momentum(start: float, progress: float) -> float:
     return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
 
 
+def linear_momentum(start: float, progress: float) -> float:
+    """I-JEPA's and MSN's: from `start` to 1 in a line over the training."""
+    return start + (1 - start) * progress
+
+
 def warm_momentum(momentum: float, step: int) -> float:
     """TensorFlow's ramp, min(momentum, (1 + step) / (10 + step)), so that early weights are soon forgotten."""
     return min(momentum, (1 + step) / (10 + step))

@@ -7,11 +7,17 @@ import math
 import torch
 from torch import Tensor
 
-from sslscale.shapes import Bool, Float
+from sslscale.data import rng
+from sslscale.shapes import Bool, Float, Int
 
 _BLOCKS = 20  # that are tried for an image
 BLOCK_DRAWS = 2 + 4 * _BLOCKS
 _SMALLEST, _ASPECT = 4, 0.3  # patches of a block at least; its lowest ratio of height to width
+
+
+def patch_orders(step: int, index: Int[Tensor, " images"], count: int) -> Int[Tensor, "images patches"]:
+    """An order of each image's `count` patches, drawn for a step: the first ones are a random part of them."""
+    return rng.uniforms(rng.stream_seed(0, "masks"), torch.full_like(index, step), index, count).argsort(1)
 
 
 def block_masks(

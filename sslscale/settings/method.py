@@ -131,6 +131,16 @@ class SelfSupervised(MethodSettings):
         return (StreamSpec(name="images", source="all", views=self.views),)
 
 
+def without_patches(method: str, model: ModelConfig, size: int | None = None) -> str | None:
+    """Why a method that works on patches cannot train this network, on views of `size` pixels if its positions are
+    fixed to the places; None if it can."""
+    if model.patch is None:
+        return f"{method} works on patches, which {model.name} has not: take a vit_SIZE_PATCH"
+    if size is None or size // model.patch == model.grid:
+        return None
+    return f"grid: is {model.grid}, but images of {size} pixels have {size // model.patch} patches side by side"
+
+
 class Pretext(SelfSupervised):
     """Pretext tasks: the label is made of the image itself, of one view."""
 

@@ -1,8 +1,8 @@
 """kill -9 at random moments, again and again, until the run ends: what is there then is what an undisturbed run leaves.
 
-    python -m tests.faults.chaos --kill driver --kills 100 --out /tmp/chaos
-    python -m tests.faults.chaos --kill worker --kills 100 --out /tmp/chaos resources.train.num_workers=2
-    python -m tests.faults.chaos --kill node --kills 30 --out /tmp/chaos
+    python -m tests.faults.chaos --kill driver --kills 100 --out OUT
+    python -m tests.faults.chaos --kill worker --kills 100 --out OUT resources.train.num_workers=2
+    python -m tests.faults.chaos --kill node --kills 30 --out OUT
 
 `driver` kills the command and all that it started; `worker` one of its worker processes; `node` takes one of three
 nodes and brings another. Prints one line for each kill, and a count at the end; exit code 1 if anything differs.

@@ -1,6 +1,6 @@
 """Inputs that somebody has damaged, by the thousand: each ends with a result or with one clear line, and in time.
 
-    python -m tests.faults.fuzz --cases 20000 --out /tmp/fuzz
+    python -m tests.faults.fuzz --cases 20000 --out OUT
 
 Cases are drawn from a seed. A command must end with exit code 0, 2, 3 or 4, print no traceback and no guess at a
 defect, take no longer than _LIMIT_S, and leave no output behind if it fails. Prints how many of each kind did what; a

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ class Server:
     def __init__(self, folder: Path):
         self.folder, self.port = folder, runs.free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
+        self.env = {"MLFLOW_TRACKING_URI": self.uri}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -70,50 +72,45 @@ def require_all(server: Server, root: Path, found: dict[str, Any]) -> None:
     assert {"model", "views.png"} <= names
 
 
-def test_a_server_that_stops_and_comes_back_misses_nothing(tmp_path: Path) -> None:
-    config, root, server = (
-        runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"),
-        tmp_path / "r",
-        Server(tmp_path / "ml"),
-    )
-    server.start()
-    try:
-        words = ("run", config, "train.num_steps=3000", "--root", root, "--json")
-        process = runs.start(*words, env={"MLFLOW_TRACKING_URI": server.uri})
-        log = lambda: [row for f in root.glob("artifacts/train/*/metrics.jsonl") for row in runs.rows(f.parent)]  # noqa: E731
-        runs.wait_until(lambda: len(log()) > 20, process)
-        server.stop()
-        runs.wait_until(lambda: len(log()) > 150, process)
-        server.start()
-        out, err = process.communicate(timeout=200)
-        assert process.returncode == 0 and "warning: tracking" not in err, err
-        require_all(server, root, runs.result(out))
-        assert not list(root.glob("unsent/*"))
-    finally:
-        server.stop()
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server that runs when the test begins, and none after it."""
+    found = Server(tmp_path / "mlflow")
+    found.start()
+    yield found
+    found.stop()
 
 
-def test_what_a_run_could_not_send_the_same_command_sends(tmp_path: Path) -> None:
-    config, root, server = (
-        runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"),
-        tmp_path / "r",
-        Server(tmp_path / "ml"),
-    )
+def logged(root: Path) -> int:
+    """How many rows the training has logged."""
+    return sum(len(runs.rows(file.parent)) for file in root.glob("artifacts/train/*/metrics.jsonl"))
+
+
+def test_a_server_that_stops_and_comes_back_misses_nothing(server: Server, tmp_path: Path) -> None:
+    config, root = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"), tmp_path / "runs"
+    words = ("run", config, "train.num_steps=3000", "--root", root, "--json")
+    process = runs.start(*words, env=server.env)
+    runs.wait_until(lambda: logged(root) > 20, process)
+    server.stop()
+    runs.wait_until(lambda: logged(root) > 150, process)
     server.start()
-    env = {"MLFLOW_TRACKING_URI": server.uri}
-    try:
-        words = ("run", config, "--root", root, "--json")
-        process = runs.start(*words, env=env)
-        log = lambda: [row for f in root.glob("artifacts/train/*/metrics.jsonl") for row in runs.rows(f.parent)]  # noqa: E731
-        runs.wait_until(lambda: len(log()) > 5, process)
-        server.stop()
-        out, err = process.communicate(timeout=200)
-        assert process.returncode == 0, err
-        assert err.count(f"warning: tracking at {server.uri} does not answer: the same command sends it") == 1
-        server.start()
-        again, err = runs.sslscale(*words, env=env)
-        assert {stage["state"] for stage in runs.result(again)["stages"]} == {"cached"} and "warning" not in err
-        require_all(server, root, runs.result(out))
-        assert not list(root.glob("unsent/*"))
-    finally:
-        server.stop()
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0 and "warning: tracking" not in err, err
+    require_all(server, root, runs.result(out))
+    assert not list(root.glob("unsent/*"))
+
+
+def test_what_a_run_could_not_send_the_same_command_sends(server: Server, tmp_path: Path) -> None:
+    config, root, env = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"), tmp_path / "runs", server.env
+    words = ("run", config, "--root", root, "--json")
+    process = runs.start(*words, env=env)
+    runs.wait_until(lambda: logged(root) > 5, process)
+    server.stop()
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert err.count(f"warning: tracking at {server.uri} does not answer: the same command sends it") == 1
+    server.start()
+    again, err = runs.sslscale(*words, env=env)
+    assert {stage["state"] for stage in runs.result(again)["stages"]} == {"cached"} and "warning" not in err
+    require_all(server, root, runs.result(out))
+    assert not list(root.glob("unsent/*"))

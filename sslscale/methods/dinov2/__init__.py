@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.settings.method import MethodSettings, MultiCrop
+from sslscale.settings.method import MethodSettings, MultiCrop, without_patches
 from sslscale.settings.model import ModelConfig
 
 
@@ -68,8 +68,7 @@ class DINOv2(MultiCrop):
     def unsupported_model(self, model: ModelConfig, size: int) -> str | None:
         """Patches are masked, so there must be some."""
         del size
-        wrong = f"{self.name} masks patches, which {model.name} has not: take a vit_SIZE_PATCH"
-        return wrong if model.patch is None else None
+        return without_patches(self.name, model)
 
     def without_warmup(self) -> MethodSettings:
         """Without warm-ups and freezes, which the training before has had."""

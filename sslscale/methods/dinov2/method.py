@@ -15,17 +15,15 @@ from sslscale import distributed
 from sslscale.data import rng
 from sslscale.data.batch import Batch
 from sslscale.data.transfer import to_device
-from sslscale.errors import ConfigError
 from sslscale.losses import cross_view_entropy, in_float32, soft_cross_entropy, warm_temperature
 from sslscale.methods.dinov2 import DINOv2
 from sslscale.methods.method import Losses, Method, StepInfo
-from sslscale.nn.classifier import build_backbone
+from sslscale.nn.classifier import build_vit
 from sslscale.nn.ema import cosine_momentum, update_ema
 from sslscale.nn.heads import PrototypeHead
 from sslscale.nn.masks import BLOCK_DRAWS, block_masks
 from sslscale.nn.multi_crop import encode_views
 from sslscale.nn.sinkhorn import sinkhorn, usage_entropy
-from sslscale.nn.vit import VisionTransformer
 from sslscale.settings.model import ModelConfig
 from sslscale.shapes import Bool, Float
 
@@ -85,10 +83,11 @@ class DINOv2Method(Method):
     def __init__(self, settings: DINOv2, model: ModelConfig):
         super().__init__()
         self.settings = settings
-        self.backbone, width = _build_vit(model)
+        model = dataclasses.replace(model, pool="cls")
+        self.backbone, width = build_vit(model)
         norms = (settings.norm,) if settings.shared_head else (settings.norm, False)
         self.heads = nn.ModuleList(self._head(width, norm) for norm in norms)
-        teacher, _ = _build_vit(dataclasses.replace(model, survival=1.0))
+        teacher, _ = build_vit(dataclasses.replace(model, survival=1.0))
         teacher.load_state_dict(self.backbone.state_dict())
         heads = nn.ModuleList(self._head(width, norm) for norm in norms)
         heads.load_state_dict(self.heads.state_dict())
@@ -200,10 +199,3 @@ class DINOv2Method(Method):
     @property
     def result(self) -> nn.Module:
         return self.teacher
-
-
-def _build_vit(model: ModelConfig) -> tuple[VisionTransformer, int]:
-    backbone, width = build_backbone(dataclasses.replace(model, pool="cls"))
-    if not isinstance(backbone, VisionTransformer):
-        raise ConfigError(f"method.name: it masks patches, which {model.name} has not: take a vit_SIZE_PATCH")
-    return backbone, width

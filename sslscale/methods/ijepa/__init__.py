@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.settings.method import SelfSupervised
+from sslscale.settings.method import SelfSupervised, without_patches
 from sslscale.settings.model import ModelConfig
 from sslscale.settings.streams import ViewSpec
 
@@ -39,11 +39,7 @@ class IJEPA(SelfSupervised):
 
     def unsupported_model(self, model: ModelConfig, size: int) -> str | None:
         """Patches are hidden, so there must be some, and in the places that the positions are for."""
-        if model.patch is None:
-            return f"{self.name} hides patches, which {model.name} has not: take a vit_SIZE_PATCH"
-        side = size // model.patch
-        wrong = f"grid: is {model.grid}, but images of {size} pixels have {side} patches side by side"
-        return wrong if side != model.grid else None
+        return without_patches(self.name, model, size)
 
     @property
     def views(self) -> tuple[ViewSpec, ...]:

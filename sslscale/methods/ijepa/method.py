@@ -12,15 +12,13 @@ from torch import Tensor, nn
 from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.data.transfer import to_device
-from sslscale.errors import ConfigError
 from sslscale.losses import in_float32
 from sslscale.methods.ijepa import IJEPA
 from sslscale.methods.method import Losses, Method
 from sslscale.nn.blocks_of_patches import draw_places, draw_sizes
-from sslscale.nn.classifier import build_backbone
-from sslscale.nn.ema import update_ema
+from sslscale.nn.classifier import build_vit
+from sslscale.nn.ema import linear_momentum, update_ema
 from sslscale.nn.positions import sincos_positions
-from sslscale.nn.vit import VisionTransformer
 from sslscale.nn.vit_blocks import Block, initialize_linear, patch_pixels
 from sslscale.settings.model import ModelConfig
 from sslscale.shapes import Float, Int
@@ -74,20 +72,11 @@ class IJEPAMethod(Method):
     def __init__(self, settings: IJEPA, model: ModelConfig):
         super().__init__()
         self.settings = settings
-        self.backbone, width = self._vit(model)
-        self.teacher = self._vit(dataclasses.replace(model, survival=1.0))[0].requires_grad_(False)
+        self.backbone, width = build_vit(model, fixed_positions=True)
+        still, _ = build_vit(dataclasses.replace(model, survival=1.0), fixed_positions=True)
+        self.teacher = still.requires_grad_(False)
         self.teacher.load_state_dict(self.backbone.state_dict())
         self.predictor = Predictor(width, settings.width, settings.depth, self.backbone.grid)
-
-    @staticmethod
-    def _vit(model: ModelConfig) -> tuple[VisionTransformer, int]:
-        backbone, width = build_backbone(model)
-        if not isinstance(backbone, VisionTransformer):
-            raise ConfigError(f"method.name: it hides patches, which {model.name} has not: take a vit_SIZE_PATCH")
-        with torch.no_grad():
-            backbone.positions.copy_(sincos_positions(width, backbone.grid))
-        backbone.positions.requires_grad_(False)
-        return backbone, width
 
     def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """Which patches the student sees, and which it is asked for."""
@@ -110,8 +99,7 @@ class IJEPAMethod(Method):
         return Losses(loss, {"loss": loss.detach()}, whole.mean(1))
 
     def after_step(self, step: int, progress: float) -> None:
-        momentum = self.settings.momentum + (1 - self.settings.momentum) * progress
-        update_ema(self.teacher, self.backbone, momentum, buffers=False)
+        update_ema(self.teacher, self.backbone, linear_momentum(self.settings.momentum, progress), buffers=False)
 
     @property
     def result(self) -> nn.Module:

@@ -9,15 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslscale import distributed
-from sslscale.data import rng
 from sslscale.data.batch import Batch
 from sslscale.data.transfer import to_device
 from sslscale.errors import ConfigError
 from sslscale.methods.mae import MAE
 from sslscale.methods.method import Losses, Method
-from sslscale.nn.classifier import build_backbone
+from sslscale.nn.classifier import build_vit
+from sslscale.nn.masks import patch_orders
 from sslscale.nn.positions import sincos_positions
-from sslscale.nn.vit import VisionTransformer
 from sslscale.nn.vit_blocks import Block, initialize_linear, patch_pixels
 from sslscale.settings.model import ModelConfig
 from sslscale.shapes import Float, Int
@@ -75,22 +74,17 @@ class MAEMethod(Method):
     def __init__(self, settings: MAE, model: ModelConfig):
         super().__init__()
         self.settings = settings
-        backbone, width = build_backbone(model)
-        if not isinstance(backbone, VisionTransformer):
-            raise ConfigError(f"method.name: it masks patches, which {model.name} has not: take a vit_SIZE_PATCH")
-        self.backbone = backbone
-        with torch.no_grad():
-            backbone.positions.copy_(sincos_positions(width, backbone.grid))
-        backbone.positions.requires_grad_(False)
-        self.decoder = Decoder(width, settings.width, settings.depth, backbone.grid, 3 * backbone.patch**2)
+        self.backbone, width = build_vit(model, fixed_positions=True)
+        pixels = 3 * self.backbone.patch**2
+        self.decoder = Decoder(width, settings.width, settings.depth, self.backbone.grid, pixels)
 
     def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """The order of each image's patches: the first ones are seen."""
         images = batch["images"]
         view, index = images.views[0], images.host_index
         count = (view.shape[-1] // self.backbone.patch) ** 2
-        draws = rng.uniforms(rng.stream_seed(0, "masks"), torch.full_like(index, self.step_info.step), index, count)
-        return {"order": to_device(draws.argsort(1), view.device)}  # all orders alike (appendix A.1)
+        order = patch_orders(self.step_info.step, index, count)
+        return {"order": to_device(order, view.device)}  # all orders alike (appendix A.1)
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         (view,) = batch["images"].views

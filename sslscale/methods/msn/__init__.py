@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sslscale.config import require
-from sslscale.settings.method import MultiCrop
+from sslscale.settings.method import MultiCrop, without_patches
 from sslscale.settings.model import ModelConfig
 
 
@@ -42,11 +42,7 @@ class MSN(MultiCrop):
 
     def unsupported_model(self, model: ModelConfig, size: int) -> str | None:
         """Patches are dropped, so there must be some, and in the places that the positions are for."""
-        if model.patch is None:
-            return f"{self.name} drops patches, which {model.name} has not: take a vit_SIZE_PATCH"
-        side = size // model.patch
-        wrong = f"grid: is {model.grid}, but images of {size} pixels have {side} patches side by side"
-        return wrong if side != model.grid else None
+        return without_patches(self.name, model, size)
 
     @property
     def accumulation_error(self) -> str:

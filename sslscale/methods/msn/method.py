@@ -10,19 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslscale import distributed
-from sslscale.data import rng
 from sslscale.data.batch import Batch
 from sslscale.data.transfer import to_device
-from sslscale.errors import ConfigError
 from sslscale.losses import in_float32, sharpen
 from sslscale.methods.method import Losses, Method
 from sslscale.methods.msn import MSN
-from sslscale.nn.classifier import build_backbone
-from sslscale.nn.ema import update_ema
+from sslscale.nn.classifier import build_vit
+from sslscale.nn.ema import linear_momentum, update_ema
 from sslscale.nn.heads import mlp
+from sslscale.nn.masks import patch_orders
 from sslscale.nn.multi_crop import encode_views
 from sslscale.nn.sinkhorn import sinkhorn, usage_entropy
-from sslscale.nn.vit import VisionTransformer
 from sslscale.nn.vit_blocks import patch_pixels
 from sslscale.settings.model import ModelConfig
 from sslscale.shapes import Float
@@ -56,10 +54,11 @@ class MSNMethod(Method):
     def __init__(self, settings: MSN, model: ModelConfig):
         super().__init__()
         self.settings = settings
-        self.backbone, width = self._vit(model)
+        model = dataclasses.replace(model, pool="cls")
+        self.backbone, width = build_vit(model)
         sizes = [width, settings.hidden, settings.hidden, settings.projection]
         self.projector = mlp(sizes)
-        still = self._vit(dataclasses.replace(model, survival=1.0))[0]
+        still, _ = build_vit(dataclasses.replace(model, survival=1.0))
         still.load_state_dict(self.backbone.state_dict())
         projector = mlp(sizes)
         projector.load_state_dict(self.projector.state_dict())
@@ -67,21 +66,14 @@ class MSNMethod(Method):
         self.prototypes = nn.Parameter(torch.empty(settings.prototypes, settings.projection))
         nn.init.uniform_(self.prototypes, -(settings.projection**-0.5), settings.projection**-0.5)
 
-    @staticmethod
-    def _vit(model: ModelConfig) -> tuple[VisionTransformer, int]:
-        backbone, width = build_backbone(dataclasses.replace(model, pool="cls"))
-        if not isinstance(backbone, VisionTransformer):
-            raise ConfigError(f"method.name: it drops patches, which {model.name} has not: take a vit_SIZE_PATCH")
-        return backbone, width
-
     def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """The patches that are kept of the first view, in an order drawn for each image."""
         images = batch["images"]
         view, index = images.views[0], images.host_index
         count = (view.shape[-1] // self.backbone.patch) ** 2
-        draws = rng.uniforms(rng.stream_seed(0, "masks"), torch.full_like(index, self.step_info.step), index, count)
         kept = max(round(count * (1 - self.settings.dropped)), 1)
-        return {"kept": to_device(draws.argsort(1)[:, :kept].contiguous(), view.device)}
+        order = patch_orders(self.step_info.step, index, count)
+        return {"kept": to_device(order[:, :kept].contiguous(), view.device)}
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
         first, second, *crops = batch["images"].views
@@ -103,7 +95,7 @@ class MSNMethod(Method):
         return Losses(loss, {**parts, "prototype_entropy": usage_entropy(target)}, cls.detach())
 
     def after_step(self, step: int, progress: float) -> None:
-        momentum = self.settings.momentum + (1 - self.settings.momentum) * progress
+        momentum = linear_momentum(self.settings.momentum, progress)
         update_ema(self.teacher, nn.Sequential(self.backbone, self.projector), momentum, buffers=False)
 
     @property
