@@ -219,6 +219,7 @@ def test_a_worker_that_hangs_is_given_up_and_all_start_again(tmp_path: Path) -> 
     assert "going on from step" in log and "(most recent call first)" in log and "train_step" in log
 
 
+@pytest.mark.slow
 def test_a_worker_without_memory_is_told_a_smaller_batch(tmp_path: Path) -> None:
     """The node's guard kills the training whenever it begins; what was done before it is kept."""
     config, root = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"), tmp_path / "runs"

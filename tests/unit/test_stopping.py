@@ -14,6 +14,7 @@ import torch
 from mlflow.exceptions import MlflowException
 
 from sslscale.cli.signals import Terminable
+from sslscale.cluster import memory
 from sslscale.data.samples import open_samples
 from sslscale.data.stream import Stream
 from sslscale.errors import Stopped
@@ -179,3 +180,31 @@ def test_calls_wait_for_a_server_that_is_away_until_the_end(monkeypatch: pytest.
     gone.close()
     with pytest.raises(Unreachable):
         gone.log(1)
+
+
+class OutOfMemoryError(Exception):
+    """Ray's and torch's have this name."""
+
+
+class ActorDiedError(Exception):
+    """Ray's has this name."""
+
+
+def test_memory_that_ran_out_is_told_with_a_smaller_batch_and_a_lost_node_is_not(
+    context: Callable[..., RunContext],
+) -> None:
+    def job(**resources: Any) -> execution.Job:
+        return execution.Job(
+            fn=train_stage, config=CONFIG, inputs={}, description={}, key="k", git="", context=context("t", **resources)
+        )
+
+    def told(error: Exception, job: execution.Job) -> str:
+        wrapped = RuntimeError("the trainer failed")
+        wrapped.__cause__ = error
+        return str(memory.out_of_memory(wrapped, job))
+
+    assert "t: a worker's memory ran out: its batch_size is 10; try 5" in told(OutOfMemoryError("x"), job())
+    assert "the GPU's memory ran out" in told(OutOfMemoryError("CUDA out of memory"), job())
+    assert "its batch_size is 10, over 3 workers; try 3" in told(ActorDiedError("it died"), job(num_workers=3))
+    assert told(ActorDiedError("the actor died because its node has died."), job()) == "None"
+    assert told(ValueError("x"), job()) == "None"
