@@ -23,7 +23,7 @@ from sslscale.graph.resources import Resources
 from sslscale.settings.data import PackConfig
 from sslscale.settings.pseudo import EvaluateConfig
 from sslscale.settings.suggest import Strategy, SuggestConfig
-from sslscale.settings.train import TrainConfig
+from sslscale.settings.train import TrainConfig, images_of
 from sslscale.stages import training
 from sslscale.stages.active_curves import ActiveCurvesConfig, active_curves
 from sslscale.stages.answer import AnswerConfig, answer
@@ -89,7 +89,7 @@ def build(config: Config) -> list[Stage]:
     reports: dict[str, Any] = {}
     for number in range(config.seeds):
         seed = config.seed + number
-        source = dataclasses.replace(config.data, seed=seed)
+        source = config.data.seen_by(images_of(config), seed=seed)
         data = stage(
             pack, source, name=f"seed_{seed}/data", resources=config.resources.data, content=partial(content, source)
         )

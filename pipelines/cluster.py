@@ -15,7 +15,7 @@ from sslscale.graph.dag import Stage, stage
 from sslscale.graph.resources import Resources
 from sslscale.settings.data import PackConfig
 from sslscale.settings.features import ExtractConfig, KMeansConfig
-from sslscale.settings.train import TrainConfig
+from sslscale.settings.train import TrainConfig, images_of
 from sslscale.stages import training
 from sslscale.stages.cluster_list import ClusterListConfig, list_clusters
 from sslscale.stages.extract import extract
@@ -38,7 +38,7 @@ class Config:
 def build(config: Config) -> list[Stage]:
     """The graph."""
     seed = config.seed
-    source = dataclasses.replace(config.data, seed=seed)
+    source = config.data.seen_by(images_of(config), seed=seed)
     data = stage(pack, source, name="data", resources=config.resources, content=partial(content, source))
     settings = dataclasses.replace(config.pretrain, seed=seed)
     model = training(settings, name="pretrain", resources=config.resources, data=data)

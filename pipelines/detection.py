@@ -25,7 +25,7 @@ from sslscale.settings.augment import AugmentConfig
 from sslscale.settings.data import PackConfig
 from sslscale.settings.detection import DetectConfig, PseudoBoxConfig
 from sslscale.settings.kinds import Scenes
-from sslscale.settings.train import TrainConfig
+from sslscale.settings.train import TrainConfig, images_of
 from sslscale.stages import training
 from sslscale.stages.detect import detect
 from sslscale.stages.find_objects import find_objects
@@ -105,7 +105,7 @@ def _pretraining(config: Config, data: Stage) -> Stage:
 def build(config: Config) -> list[Stage]:
     """The graph. The last target is the report."""
     seed, own = config.seed, config.resources
-    source = dataclasses.replace(config.data, seed=seed)
+    source = config.data.seen_by(images_of(config), seed=seed)
     data = stage(pack, source, name="data", resources=own, content=partial(content, source))
 
     def trained(name: str, settings: TrainConfig, **inputs: Any) -> Stage:

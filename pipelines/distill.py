@@ -25,7 +25,7 @@ from sslscale.settings.data import PackConfig
 from sslscale.settings.features import ExtractConfig
 from sslscale.settings.pseudo import EvaluateConfig
 from sslscale.settings.teacher import TeacherConfig, TimmConfig
-from sslscale.settings.train import TrainConfig
+from sslscale.settings.train import TrainConfig, images_of
 from sslscale.stages import open_checkpoint, open_timm, training
 from sslscale.stages.comparison import ComparisonConfig, comparison
 from sslscale.stages.evaluate import evaluate
@@ -80,7 +80,7 @@ class Config:
 def build(config: Config) -> list[Stage]:
     """The graph. The last target is the report."""
     seed = config.seed
-    source = dataclasses.replace(config.data, seed=seed)
+    source = config.data.seen_by(images_of(config), seed=seed)
     data = stage(pack, source, name="data", resources=config.resources, content=partial(content, source))
 
     def trained(name: str, settings: TrainConfig, **inputs: Any) -> Stage:

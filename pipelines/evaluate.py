@@ -133,7 +133,8 @@ def build(config: Config) -> list[Stage]:
         name="checkpoint",
         content=partial(open_checkpoint.content, origin),
     )
-    data = stage(pack, config.data, name="data", resources=config.resources.data, content=partial(content, config.data))
+    source = config.data.seen_by([read_info(Path(config.model)).image], seed=config.data.seed)
+    data = stage(pack, source, name="data", resources=config.resources.data, content=partial(content, source))
     reports: dict[str, Any] = {}
     probes = tuple(name for name in config.protocols if name in _PROBES)
     if probes:

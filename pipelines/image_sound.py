@@ -22,7 +22,7 @@ from sslscale.settings.features import ExtractConfig
 from sslscale.settings.kinds import ImageSound
 from sslscale.settings.probe import ProbeConfig
 from sslscale.settings.sound import SoundConfig, SoundRetrievalConfig
-from sslscale.settings.train import TrainConfig
+from sslscale.settings.train import TrainConfig, images_of
 from sslscale.stages import training
 from sslscale.stages.extract import extract
 from sslscale.stages.initialize import initialize
@@ -76,7 +76,7 @@ def notes(config: Config) -> list[str]:
 def build(config: Config) -> list[Stage]:
     """The graph."""
     seed, workers = config.seed, config.resources
-    source = dataclasses.replace(config.data, seed=seed)
+    source = config.data.seen_by(images_of(config), seed=seed)
     settings = dataclasses.replace(config.train, seed=seed)
     data = stage(pack, source, name="data", resources=workers.data, content=partial(content, source))
     sound = stage(spectrograms, config.sound, name="spectrograms", resources=workers.data, data=data)

@@ -24,7 +24,7 @@ from sslscale.settings.kinds import ImageText
 from sslscale.settings.probe import ProbeConfig
 from sslscale.settings.pseudo import EvaluateConfig
 from sslscale.settings.text import CaptionConfig, CaptionRetrievalConfig, ZeroShotConfig, resolved, text_config
-from sslscale.settings.train import TrainConfig
+from sslscale.settings.train import TrainConfig, images_of
 from sslscale.stages import training
 from sslscale.stages.caption_retrieval import caption_retrieval
 from sslscale.stages.captions import captions
@@ -78,7 +78,7 @@ def notes(config: Config) -> list[str]:
 def build(config: Config) -> list[Stage]:
     """The graph."""
     seed, workers = config.seed, config.resources
-    source = dataclasses.replace(config.data, seed=seed)
+    source = config.data.seen_by(images_of(config), seed=seed)
     settings = dataclasses.replace(config.train, seed=seed)
     assert isinstance(settings.method, ImageText)
     data = stage(pack, source, name="data", resources=workers.data, content=partial(content, source))

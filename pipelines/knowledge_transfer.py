@@ -24,7 +24,7 @@ from sslscale.methods.supervised import Supervised
 from sslscale.settings.data import PackConfig
 from sslscale.settings.features import ExtractConfig, KMeansConfig
 from sslscale.settings.probe import LayerwiseConfig, ProbeConfig
-from sslscale.settings.train import TrainConfig
+from sslscale.settings.train import TrainConfig, images_of
 from sslscale.stages import training
 from sslscale.stages.comparison import ComparisonConfig, comparison
 from sslscale.stages.extract import extract
@@ -79,7 +79,7 @@ def notes(config: Config) -> list[str]:
 def build(config: Config) -> list[Stage]:
     """The graph. The last target is the report."""
     seed, workers = config.seed, config.resources
-    source = dataclasses.replace(config.data, seed=seed)
+    source = config.data.seen_by(images_of(config), seed=seed)
     data = stage(pack, source, name="data", resources=workers.data, content=partial(content, source))
 
     def trained(settings: TrainConfig, name: str, **inputs: Any) -> Stage:

@@ -25,7 +25,7 @@ from sslscale.settings.model import ModelConfig
 from sslscale.settings.pseudo import EvaluateConfig, ScoreConfig, SelectConfig
 from sslscale.settings.robustness import RobustnessConfig
 from sslscale.settings.text import ClipConfig, ZeroShotConfig, resolved
-from sslscale.settings.train import OptimConfig, TrainConfig
+from sslscale.settings.train import OptimConfig, TrainConfig, images_of
 from sslscale.stages import training
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.open_clip_weights import TowersConfig, open_towers
@@ -116,7 +116,7 @@ class Config:
 def build(config: Config) -> list[Stage]:
     """The graph. The last target is the report."""
     seed = config.seed
-    source = dataclasses.replace(config.data, seed=seed)
+    source = config.data.seen_by(images_of(config), seed=seed)
     workers = config.resources
     data = stage(pack, source, name="data", resources=workers.data, content=partial(content, source))
 

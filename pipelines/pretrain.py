@@ -24,7 +24,7 @@ from sslscale.settings.data import PackConfig
 from sslscale.settings.features import AttentionConfig, ExtractConfig
 from sslscale.settings.probe import ProbeConfig
 from sslscale.settings.pseudo import EvaluateConfig
-from sslscale.settings.train import TrainConfig
+from sslscale.settings.train import TrainConfig, images_of
 from sslscale.stages import training
 from sslscale.stages.attention import attention
 from sslscale.stages.evaluate import evaluate
@@ -92,7 +92,7 @@ def notes(config: Config) -> list[str]:
 def build(config: Config) -> list[Stage]:
     """The graph."""
     seed = config.seed
-    source = dataclasses.replace(config.data, seed=seed)
+    source = config.data.seen_by(images_of(config), seed=seed)
     settings = dataclasses.replace(config.pretrain, seed=seed)
     judged = dataclasses.replace(config.probe, seed=seed)
     data = stage(pack, source, name="data", resources=config.resources.data, content=partial(content, source))

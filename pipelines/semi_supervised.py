@@ -20,7 +20,7 @@ from sslscale.methods.supervised import Supervised
 from sslscale.settings.data import PackConfig
 from sslscale.settings.method import SemiSupervised
 from sslscale.settings.pseudo import EvaluateConfig
-from sslscale.settings.train import TrainConfig
+from sslscale.settings.train import TrainConfig, images_of
 from sslscale.stages import training
 from sslscale.stages.comparison import ComparisonConfig, comparison
 from sslscale.stages.evaluate import evaluate
@@ -52,7 +52,7 @@ class Config:
 def build(config: Config) -> list[Stage]:
     """The graph. The last target is the report."""
     seed = config.seed
-    source = dataclasses.replace(config.data, seed=seed)
+    source = config.data.seen_by(images_of(config), seed=seed)
     data = stage(pack, source, name="data", resources=config.resources, content=partial(content, source))
 
     def trained(name: str, settings: TrainConfig, **first: Any) -> Stage:

@@ -27,7 +27,7 @@ from sslscale.settings.data import PackConfig
 from sslscale.settings.features import ExtractConfig, KMeansConfig
 from sslscale.settings.probe import ProbeConfig
 from sslscale.settings.pseudo import EvaluateConfig
-from sslscale.settings.train import TrainConfig
+from sslscale.settings.train import TrainConfig, images_of
 from sslscale.stages import training
 from sslscale.stages.comparison import ComparisonConfig, comparison
 from sslscale.stages.evaluate import evaluate
@@ -97,7 +97,7 @@ def notes(config: Config) -> list[str]:
 def build(config: Config) -> list[Stage]:
     """The graph. The last target is the report."""
     seed, workers = config.seed, config.resources
-    source = dataclasses.replace(config.data, seed=seed)
+    source = config.data.seen_by(images_of(config), seed=seed)
     data = stage(pack, source, name="data", resources=config.resources.data, content=partial(content, source))
 
     def trained(settings: TrainConfig, name: str, **inputs: Any) -> Stage:

@@ -16,7 +16,7 @@ from sslscale.graph.resources import Resources
 from sslscale.methods.supervised import Supervised
 from sslscale.settings.data import PackConfig
 from sslscale.settings.pseudo import EvaluateConfig
-from sslscale.settings.train import TrainConfig
+from sslscale.settings.train import TrainConfig, images_of
 from sslscale.stages import training
 from sslscale.stages.evaluate import evaluate
 from sslscale.stages.pack import content, pack
@@ -38,7 +38,7 @@ class Config:
 
 def build(config: Config) -> list[Stage]:
     """The graph."""
-    source = dataclasses.replace(config.data, seed=config.seed)
+    source = config.data.seen_by(images_of(config), seed=config.seed)
     data = stage(pack, source, name="data", resources=config.resources, content=partial(content, source))
     settings = dataclasses.replace(config.train, seed=config.seed)
     model = training(settings, name="train", resources=config.resources, data=data)

@@ -19,7 +19,7 @@ from sslscale.methods.text_supervised import TextSupervised
 from sslscale.settings.data import PackConfig
 from sslscale.settings.kinds import LabeledLines, UnlabeledLines
 from sslscale.settings.lines import ReadConfig, TranscriptConfig
-from sslscale.settings.train import TrainConfig
+from sslscale.settings.train import TrainConfig, images_of
 from sslscale.stages import training
 from sslscale.stages.pack import content, has_test, pack
 from sslscale.stages.read_lines import read_lines
@@ -66,7 +66,7 @@ def notes(config: Config) -> list[str]:
 def build(config: Config) -> list[Stage]:
     """The graph."""
     seed, workers = config.seed, config.resources
-    source = dataclasses.replace(config.data, seed=seed)
+    source = config.data.seen_by(images_of(config), seed=seed)
     settings = dataclasses.replace(config.train, seed=seed)
     data = stage(pack, source, name="data", resources=workers.data, content=partial(content, source))
     texts = stage(transcripts, config.transcripts, name="transcripts", resources=workers.data, data=data)

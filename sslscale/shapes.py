@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Float16, Int, UInt8
+    from jaxtyping import Bool, Float, Float16, Int, UInt, UInt8
 else:
     try:
-        from jaxtyping import Bool, Float, Float16, Int, UInt8
+        from jaxtyping import Bool, Float, Float16, Int, UInt, UInt8
     except ImportError:
 
         class _Unchecked:
             def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
                 return item[0]
 
-        Bool = Float = Float16 = Int = UInt8 = _Unchecked
+        Bool = Float = Float16 = Int = UInt = UInt8 = _Unchecked
 
-__all__ = ["Bool", "Float", "Float16", "Int", "UInt8"]
+__all__ = ["Bool", "Float", "Float16", "Int", "UInt", "UInt8"]

@@ -58,10 +58,13 @@ def _webdataset(share: str) -> str:
 def _build(options: argparse.Namespace, **settings: Any) -> int:
     """Pack or index a source into a folder, or a prefix of a store, that appears whole or not at all."""
     from sslscale.settings.data import PackConfig, VideoConfig
+    from sslscale.settings.pixels import RGB, PixelConfig
 
     try:
         if settings.get("video") is not None:
             settings["video"] = VideoConfig(**settings["video"])
+        reach = None if options.range is None else (options.range[0], options.range[1])
+        pixels = PixelConfig(channels=options.channels, bits=options.bits, range=reach)
         config = PackConfig(
             **settings,
             labels_per_class=options.labels_per_class,
@@ -70,6 +73,7 @@ def _build(options: argparse.Namespace, **settings: Any) -> int:
             test=_share(options.test),
             on_bad_sample=options.on_bad_sample,
             seed=options.seed,
+            pixels=None if pixels == RGB else pixels,
         )
     except ValueError as error:
         raise ConfigError("--" + str(error).replace("_", "-")) from None

@@ -158,6 +158,15 @@ def parser() -> argparse.ArgumentParser:
         kind = "a folder of class folders" if command is pack else "shards"
         command.add_argument("--val", help=f"a fraction of the labelled images, or {kind}")
         command.add_argument("--test", help=f"a fraction of the labelled images, or {kind}")
+        command.add_argument("--channels", type=_count, default=3, help="of the images, if they are not RGB (3)")
+        command.add_argument("--bits", type=int, choices=(8, 16), default=8, help="of a channel to be kept (8)")
+        command.add_argument(
+            "--range",
+            type=float,
+            nargs=2,
+            metavar=("LOW", "HIGH"),
+            help="the numbers that are black and white, where they are not those of 8 or 16 bits",
+        )
         command.add_argument("--on-bad-sample", choices=("error", "skip"), default="error")
         command.add_argument("--seed", type=int, default=0, help="which labels --labels-per-class keeps")
         command.add_argument("--workers", type=_count, default=1, help="processes, on Ray if more than one (1)")

@@ -113,4 +113,6 @@ def _write(folder: Path, like: Index, parts: list[list[_Entry]], classes: tuple[
         labels.append(np.concatenate([entry[2] for entry in entries])[order])
         infos.append(entries[0][0]._replace(samples=len(own)))
     folder.mkdir(parents=True, exist_ok=True)
-    return write_index(folder, infos, classes, np.concatenate(labels), np.concatenate(rows), prefixed=like.prefixed)
+    return write_index(
+        folder, infos, classes, np.concatenate(labels), np.concatenate(rows), prefixed=like.prefixed, pixels=like.pixels
+    )

@@ -13,13 +13,13 @@ from sslscale.data import geometry, ops
 from sslscale.data.plan import SLOTS, Plan
 from sslscale.data.transfer import constant, to_device
 from sslscale.settings.augment import AugmentConfig, RandAugmentConfig
-from sslscale.shapes import Bool, Float, UInt8
+from sslscale.shapes import Bool, Float, UInt, UInt8
 
 CHUNK_VALUES = 400_000  # of one step on a CPU: intermediate results stay in its second-level cache
 
 
 def make_view(
-    images: UInt8[Tensor, "batch 3 height width"],
+    images: UInt[Tensor, "batch channels height width"],
     plan: Plan,
     config: AugmentConfig,
     size: int,
@@ -27,13 +27,14 @@ def make_view(
     std: tuple[float, ...],
     *,
     cropped: bool = False,
-) -> Float[Tensor, "batch 3 h w"]:
+) -> Float[Tensor, "batch channels h w"]:
     """Augment and normalise, channels-last, on the images' device.
 
     `cropped` says that the images are cut to their boxes and scaled already.
     """
     square = config.crop == "resized" or images.shape[-2:] == (size, size)
-    kernels = _kernels() if images.device.type == "cpu" and square and _by_kernels(plan) else None
+    rgb = images.dtype == torch.uint8 and images.shape[1] == 3
+    kernels = _kernels() if images.device.type == "cpu" and rgb and square and _by_kernels(plan) else None
     if kernels is not None:
         kernel_size = config.blur.pixels(size) if config.blur else 1
         return kernels.views(images, plan, size, kernel_size, mean, std, cropped=cropped)
@@ -44,17 +45,20 @@ def make_view(
 
 
 def augment(
-    images: UInt8[Tensor, "batch 3 height width"],
+    images: UInt[Tensor, "batch channels height width"],
     plan: Plan,
     config: AugmentConfig,
     size: int,
     *,
     cropped: bool = False,
-) -> UInt8[Tensor, "batch 3 h w"] | Float[Tensor, "batch 3 h w"]:
+) -> UInt8[Tensor, "batch channels h w"] | Float[Tensor, "batch channels h w"]:
     """One view, in the order that AugmentConfig names.
 
-    uint8 where no operation needs more; else float in 0 .. 255, without rounding between the operations.
+    uint8 where no operation needs more; else float in 0 .. 255, without rounding between the operations. Images of 16
+    bits are floats throughout: only what counts values (equalize, posterize) rounds them to 256 levels.
     """
+    deep = images.dtype == torch.uint16
+    images = _values(images)
 
     def here(x: Tensor) -> Tensor:
         return to_device(x, images.device)
@@ -78,7 +82,7 @@ def augment(
     images = _some(images, plan.solarized, lambda x, rows: ops.solarize(x, x.new_full((len(x),), 128)))
     images = _some(images, plan.equalized, lambda x, rows: ops.equalize(_round(x)).to(x.dtype))
     if plan.layers is not None and config.randaugment is not None:
-        images = randaugment(_round(images), plan.layers, config.randaugment)
+        images = randaugment(images if deep else _round(images), plan.layers, config.randaugment)
     if plan.cutout is not None:
         x, y = here(plan.cutout).unbind(1)
         images = geometry.cutout(images, x, y, torch.full_like(x, round(size * config.cutout / 2)))
@@ -87,7 +91,12 @@ def augment(
     return images
 
 
-def _round(images: Tensor) -> UInt8[Tensor, "batch 3 height width"]:
+def _values(images: Tensor) -> Tensor:
+    """16 bits as float in 0 .. 255; other images as they are."""
+    return images.float().div_(257) if images.dtype == torch.uint16 else images
+
+
+def _round(images: Tensor) -> UInt8[Tensor, "batch channels height width"]:
     return images.round().to(torch.uint8) if images.is_floating_point() else images
 
 
@@ -125,16 +134,20 @@ def _kernels() -> ModuleType | None:
 def _parts(images: Tensor, shape: Sequence[int]) -> Iterator[slice]:
     step = len(images)
     if images.device.type == "cpu":
-        step = max(CHUNK_VALUES // (3 * max(shape[0] * shape[1], images.shape[-2] * images.shape[-1])), 1)
+        step = max(CHUNK_VALUES // (images.shape[1] * max(shape[0] * shape[1], images.shape[-2] * images.shape[-1])), 1)
     for start in range(0, len(images), max(step, 1)):
         yield slice(start, min(start + step, len(images)))
 
 
 def normalize(
-    images: UInt8[Tensor, "batch 3 h w"] | Float[Tensor, "batch 3 h w"], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[Tensor, "batch 3 h w"]:
-    """Scale 0 .. 255 to (value / 255 - mean) / std by channel, channels-last: convolutions are up to 1.7x faster."""
-    return _normalized(images, images.shape[-2:], mean, std, lambda part: images[part])
+    images: UInt[Tensor, "batch channels h w"] | Float[Tensor, "batch channels h w"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Float[Tensor, "batch channels h w"]:
+    """Scale 0 .. 255, or 0 .. 65535 of 16 bits, to 0 .. 1, and that to (value - mean) / std by channel.
+
+    Channels-last: convolutions are up to 1.7x faster."""
+    return _normalized(images, images.shape[-2:], mean, std, lambda part: _values(images[part]))
 
 
 def _normalized(
@@ -143,11 +156,13 @@ def _normalized(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     view: Callable[[slice], Tensor],
-) -> Float[Tensor, "batch 3 h w"]:
+) -> Float[Tensor, "batch channels h w"]:
     device = images.device
-    scale = constant(tuple(1 / (255 * s) for s in std), device).view(3, 1, 1)
-    shift = constant(tuple(-m / s for m, s in zip(mean, std, strict=True)), device).view(3, 1, 1)
-    result = torch.empty(len(images), 3, *shape, device=device, memory_format=torch.channels_last, dtype=torch.float32)
+    scale = constant(tuple(1 / (255 * s) for s in std), device).view(-1, 1, 1)
+    shift = constant(tuple(-m / s for m, s in zip(mean, std, strict=True)), device).view(-1, 1, 1)
+    result = torch.empty(
+        len(images), images.shape[1], *shape, device=device, memory_format=torch.channels_last, dtype=torch.float32
+    )
     for part in _parts(images, shape):
         result[part].copy_((view(part) * scale).add_(shift))  # the copy transposes, while the part is in the cache
     return result
@@ -187,12 +202,12 @@ def _moved(name: str) -> _Op:
 # rotation is 81 degrees, posterize and solarize therefore change nothing, and a translation may leave the frame.
 OPERATIONS: dict[str, _Op] = {
     "autocontrast": lambda images, draws, sign, c: ops.autocontrast(images),
-    "equalize": lambda images, draws, sign, c: ops.equalize(images),
+    "equalize": lambda images, draws, sign, c: ops.equalize(_round(images)).to(images.dtype),
     "invert": lambda images, draws, sign, c: ops.invert(images),
     "rotate": _moved("rotate"),
     "posterize": lambda images, draws, sign, c: ops.posterize(
-        images, torch.full_like(sign, int(c.magnitude / 10 * 4), dtype=torch.int64)
-    ),
+        _round(images), torch.full_like(sign, int(c.magnitude / 10 * 4), dtype=torch.int64)
+    ).to(images.dtype),
     "solarize": lambda images, draws, sign, c: ops.solarize(images, _full(sign, int(c.magnitude / 10 * 256))),
     "color": _enhance(ops.saturation),
     "contrast": _enhance(ops.contrast),
@@ -232,8 +247,10 @@ def _drawn(draws: Float[Tensor, "batch draws"], layer: int, config: RandAugmentC
 
 
 def randaugment(
-    images: UInt8[Tensor, "batch 3 h w"], draws: Float[Tensor, "batch draws"], config: RandAugmentConfig
-) -> UInt8[Tensor, "batch 3 h w"]:
+    images: UInt8[Tensor, "batch channels h w"] | Float[Tensor, "batch channels h w"],
+    draws: Float[Tensor, "batch draws"],
+    config: RandAugmentConfig,
+) -> UInt8[Tensor, "batch channels h w"] | Float[Tensor, "batch channels h w"]:
     """Apply `num_ops` operations drawn with replacement; each operation runs on the images that drew it."""
     device = images.device
     for layer in range(config.num_ops):

@@ -25,7 +25,7 @@ class Batch:
     order, on the host. `fields` has what the stream's specification names, one row a sample.
     """
 
-    views: tuple[Float[Tensor, "batch *frames 3 _ _"], ...]
+    views: tuple[Float[Tensor, "batch *frames channels _ _"], ...]
     index: Int[Tensor, " batch"]
     fields: Mapping[Field, Tensor] = field(default_factory=dict)
     global_numbers: Int[Tensor, " global_batch"] | None = None

@@ -58,12 +58,13 @@ def write(
     layout: str,
     images: Iterable[np.ndarray],
     room: Callable[[int], bool],
+    pixel_bytes: int = 3,
 ) -> CacheFile | None:
-    """Write the images of one shard in order, uint8 of the given shapes (rows, 2), if they are `kept`, bool (rows,).
+    """Write the images of one shard in order, of the given shapes (rows, 2), if they are `kept`, bool (rows,).
 
     Returns None if `room(bytes)` says that there is no room. Raises OSError (a full disk), leaving nothing behind.
     """
-    lengths = 3 * shapes.prod(1) * kept
+    lengths = pixel_bytes * shapes.prod(1) * kept
     ends = np.cumsum(lengths, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
     if not room(total):

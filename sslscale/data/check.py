@@ -17,6 +17,7 @@ from sslscale.data.index import INDEX, Index, read_index
 from sslscale.data.shard import Shard
 from sslscale.data.shards import open_shard
 from sslscale.errors import DataError
+from sslscale.settings.pixels import PixelConfig
 
 LABELED = ("labeled", "val", "test")  # splits whose images must all have a label
 _SHOWN = 20
@@ -132,7 +133,8 @@ class _Split:
                 if key in seen.keys:
                     self.problems.append(f"{shard.path}: {key}: the key stands in {seen.keys[key]} too")
                 seen.keys[key] = own
-            for row, (why, content) in enumerate(pool.map(lambda r, s=shard: _look(s, r), range(len(shard)))):
+            looked = pool.map(lambda r, s=shard: _look(s, r, self.index.pixels), range(len(shard)))
+            for row, (why, content) in enumerate(looked):
                 place = f"{shard.path}: {names[row]}"
                 if why:
                     self.problems.append(f"{place}: {why}")
@@ -179,10 +181,10 @@ class _Split:
         }
 
 
-def _look(shard: Shard, row: int) -> tuple[str | None, bytes]:
+def _look(shard: Shard, row: int, pixels: PixelConfig) -> tuple[str | None, bytes]:
     data = shard.encoded(row)
     try:
-        decode.decode(data)
+        decode.decode(data, pixels=pixels)
     except DataError as error:
         return str(error), b""
     return None, hashlib.sha256(data).digest()

@@ -97,7 +97,9 @@ class CTAugment:
         self.rates = state["rates"].clone()
 
 
-def apply(images: UInt8[Tensor, "batch 3 height width"], policy: Policy) -> UInt8[Tensor, "batch 3 height width"]:
+def apply(
+    images: UInt8[Tensor, "batch channels height width"], policy: Policy
+) -> UInt8[Tensor, "batch channels height width"]:
     """Run each layer; an operation runs once, on all images that drew it."""
     for layer in range(policy.operation.shape[1]):
         chosen = policy.operation[:, layer]
@@ -167,6 +169,7 @@ def _filter(images: Tensor, kernel: Tensor) -> Tensor:
     """A PIL filter: the border that the kernel does not reach stays."""
     reach = len(kernel) // 2
     out = images.to(torch.float32, copy=True)
-    weight = to_device(kernel, images.device).expand(3, 1, *kernel.shape)
-    out[:, :, reach:-reach, reach:-reach] = F.conv2d(images.float(), weight, groups=3).add_(0.5).floor_()
+    count = images.shape[1]
+    weight = to_device(kernel, images.device).expand(count, 1, *kernel.shape)
+    out[:, :, reach:-reach, reach:-reach] = F.conv2d(images.float(), weight, groups=count).add_(0.5).floor_()
     return out

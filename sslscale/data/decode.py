@@ -1,4 +1,4 @@
-"""Encoded image bytes -> RGB uint8 tensors, with a limit on what an image may claim to be."""
+"""Encoded image bytes -> tensors, with a limit on what an image may claim to be. Here 8-bit RGB; others: `channels`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,28 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageErr
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from sslscale.data import channels
 from sslscale.errors import DataError
-from sslscale.shapes import UInt8
+from sslscale.settings.pixels import RGB, PixelConfig
+from sslscale.shapes import UInt, UInt8
 
 MAX_PIXELS = 50_000_000  # a 20 KB PNG can claim gigabytes; the header is read before anything is decoded
 _WORTH_REDUCING = 1 << 20  # pixels; below, torchvision's whole decoding is as fast as PIL's at a fraction of the size
 
 
 def decode(
-    data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, reduce: int = 1
-) -> UInt8[Tensor, "3 height width"]:
+    data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, reduce: int = 1, pixels: PixelConfig = RGB
+) -> UInt[Tensor, "channels height width"]:
     """Decode a JPEG, PNG or WebP image to RGB, turned upright as its EXIF tag says, first frame of many.
+
+    Other `pixels` than 8-bit RGB are read of PNG, TIFF and NumPy arrays too (see `channels`), as uint8 or uint16.
 
     The pixels of a colour lie side by side in memory, as resizing wants them. `reduce` (1, 2, 4, 8) allows a smaller
     image, down to that fraction of the sides: a large JPEG is then decoded at the smaller size, which skips most of
     the work; the result's shape tells. Raises DataError with the reason, which callers complete with shard and key.
     """
+    if pixels != RGB or data[:6] == channels.NPY:
+        return channels.decode(data, pixels, max_pixels=max_pixels)
     if data[:3] == b"\xff\xd8\xff":
         (width, height), components, plain = _jpeg_header(data)
         _check_size((width, height), max_pixels)
@@ -47,8 +53,19 @@ def decode(
         return _tensor(ImageOps.exif_transpose(image).convert("RGB"))
 
 
-def dimensions(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def shown(data: bytes | memoryview, pixels: PixelConfig) -> UInt8[Tensor, "3 height width"]:
+    """An image to look at, in RGB whatever its channels are; raises DataError as `decode` does."""
+    if pixels == RGB:
+        return decode(data)
+    return channels.shown(data, pixels, max_pixels=MAX_PIXELS)
+
+
+def dimensions(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, pixels: PixelConfig = RGB) -> tuple[int, int]:
     """Height and width of an encoded image after its EXIF turn, from its header; raises DataError as `decode` does."""
+    if pixels != RGB or data[:6] == channels.NPY:
+        size = channels.dimensions(data, pixels, max_pixels=max_pixels)
+        if size is not None:
+            return size
     if data[:3] == b"\xff\xd8\xff":
         (width, height), _, plain = _jpeg_header(data)
         _check_size((width, height), max_pixels)
@@ -62,23 +79,24 @@ def dimensions(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS) -> tup
 
 _ALPHA = (1, 2)  # of TIFF's extra samples: associated and unassociated alpha
 _EXTRA = 338  # TIFF's tag of them
+_ADVICE = "set image.channels and image.bits to theirs (when packing: data pack --channels, --bits)"
 
 
 def _require_faithful(image: Image.Image) -> None:
     """Raise DataError for pixels that 8-bit RGB cannot show: they would come out black, clipped or cut."""
     if image.mode == "F":
-        raise DataError("its pixels are floating-point numbers, which 8-bit RGB cannot show: scale them to 0 .. 255")
+        raise DataError("its pixels are floating-point numbers, which 8-bit RGB cannot show: see image.range")
     tags = getattr(image, "tag_v2", {})
     if any(kind not in _ALPHA for kind in tags.get(_EXTRA, ())):
         raise DataError(
             f"it has {tags.get(277, '?')} channels, and not all of them are colours or alpha, which 8-bit RGB cannot "
-            "show: keep three of them"
+            f"show: {_ADVICE}"
         )
     if image.mode == "I":
         low, high = cast("tuple[int, int]", image.getextrema())
         if low < 0 or high > 65535:
             raise DataError(
-                f"its pixels are 32-bit numbers from {low:,} to {high:,}, which 8-bit RGB cannot show: scale them"
+                f"its pixels are 32-bit numbers from {low:,} to {high:,}, which 8-bit RGB cannot show: see image.range"
             )
 
 
@@ -94,7 +112,7 @@ def _unknown(data: bytes | memoryview) -> str:
             kind = {1: "unsigned", 2: "signed", 3: "floating-point", 6: "complex"}.get(
                 tags.get(339, (1,))[0], "unknown"
             )
-            return f"a TIFF with {count} channels of {bits[0]} bits, {kind}, which 8-bit RGB cannot show"
+            return f"a TIFF with {count} channels of {bits[0]} bits, {kind}, which 8-bit RGB cannot show: {_ADVICE}"
     return "undecodable image (of no known format)"
 
 
@@ -148,7 +166,7 @@ def _jpeg_header(data: bytes | memoryview) -> tuple[tuple[int, int], int, bool]:
     raise DataError("undecodable JPEG (no frame header)")
 
 
-def fit(image: UInt8[Tensor, "3 height width"], size: int) -> UInt8[Tensor, "3 size size"]:
+def fit(image: UInt[Tensor, "channels height width"], size: int) -> UInt[Tensor, "channels size size"]:
     """Scale the short side to `size` (antialiased bilinear) and cut the centre square; a no-op if it fits."""
     height, width = image.shape[-2:]
     if (height, width) == (size, size):
@@ -161,8 +179,13 @@ def fit(image: UInt8[Tensor, "3 height width"], size: int) -> UInt8[Tensor, "3 s
     return image[:, top : top + size, left : left + size]
 
 
-def resize(image: UInt8[Tensor, "3 height width"], target: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
-    """Antialiased bilinear resize of one uint8 image."""
+def resize(image: UInt[Tensor, "channels height width"], target: tuple[int, int]) -> UInt[Tensor, "channels h w"]:
+    """Antialiased bilinear resize of one image, uint8 or uint16."""
+    if image.dtype == torch.uint16:  # interpolate has no integers of 16 bits
+        values = torch.nn.functional.interpolate(
+            image[None].float(), size=target, mode="bilinear", antialias=True, align_corners=False
+        )
+        return values[0].round_().to(torch.uint16)
     interleaved = image[None].contiguous(memory_format=torch.channels_last)  # 3 times as fast as planes
     return torch.nn.functional.interpolate(
         interleaved, size=target, mode="bilinear", antialias=True, align_corners=False
@@ -170,8 +193,8 @@ def resize(image: UInt8[Tensor, "3 height width"], target: tuple[int, int]) -> U
 
 
 def crop(
-    image: UInt8[Tensor, "3 height width"], box: tuple[float, float, float, float], size: int
-) -> UInt8[Tensor, "3 size size"]:
+    image: UInt[Tensor, "channels height width"], box: tuple[float, float, float, float], size: int
+) -> UInt[Tensor, "channels size size"]:
     """Cut (top, left, height, width) out of one image and scale it to size x size."""
     height, width = image.shape[-2:]
     tall, wide = min(max(round(box[2]), 1), height), min(max(round(box[3]), 1), width)

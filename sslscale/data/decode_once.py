@@ -19,7 +19,7 @@ from sslscale.data.preparation import Preparation
 from sslscale.data.shard import Shard
 from sslscale.data.shards import Shards
 from sslscale.errors import DataError
-from sslscale.shapes import UInt8
+from sslscale.shapes import UInt
 from sslscale.storage import locks
 
 SMALL = 64  # side up to which images lie in planes, and random crops of a whole batch are faster on a CPU
@@ -130,20 +130,26 @@ def _write(
 
     for left in path.parent.glob(f"{path.name}.tmp-*"):  # by a process that died: this one holds the file's lock
         left.unlink(missing_ok=True)
-    return files.write(path, shapes, kept, layout, _ahead(workers, image, len(rows)), space.room)
+    return files.write(
+        path, shapes, kept, layout, _ahead(workers, image, len(rows)), space.room, preparation.pixels.bytes
+    )
 
 
 REMEDY = "index or pack the set again, with on_bad_sample: skip to leave such images out"
 
 
-def decoded(shard: Shard, row: int, preparation: Preparation, reduce: int | None = None) -> UInt8[Tensor, "3 h w"]:
+def decoded(
+    shard: Shard, row: int, preparation: Preparation, reduce: int | None = None
+) -> UInt[Tensor, "channels h w"]:
     """One prepared image, or with `reduce` one of its full resolution, that many times smaller; raises DataError.
 
     Images are decoded when a set is packed or indexed: one that cannot be decoded now is never passed over.
     """
     try:
         encoded = shard.encoded(row)
-        return preparation.decode(encoded) if reduce is None else decode.decode(encoded, reduce=reduce)
+        if reduce is None:
+            return preparation.decode(encoded)
+        return decode.decode(encoded, reduce=reduce, pixels=preparation.pixels)
     except DataError as error:
         raise DataError(f"{shard.path}: {shard.key(row)}: {error}; {REMEDY}") from None
 

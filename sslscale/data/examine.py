@@ -19,6 +19,7 @@ from sslscale.data.shard import Shard, map_file, scan
 from sslscale.data.shards import shard_name
 from sslscale.data.webdatasets import Located, read_stats
 from sslscale.errors import DataError
+from sslscale.settings.pixels import RGB, PixelConfig
 from sslscale.storage import jsonio, mirror
 from sslscale.storage.scratch import Local
 
@@ -78,12 +79,15 @@ class Facts:
             return None
 
 
-def facts_name(shard: Located, label: str | None) -> str:
+def facts_name(shard: Located, label: str | None, pixels: PixelConfig = RGB) -> str:
     """The name of the file that keeps a shard's facts: another if the shard or what is asked of it changes."""
-    return f"{jsonio.digest([shard.url, shard.size, shard.stamp, label, _VERSION], 24)}.facts"
+    asked = [label, _VERSION] if pixels == RGB else [label, _VERSION, pixels.name]
+    return f"{jsonio.digest([shard.url, shard.size, shard.stamp, *asked], 24)}.facts"
 
 
-def examine(shard: Located, label: str | None, local: Local, pool: ThreadPoolExecutor) -> Facts:
+def examine(
+    shard: Located, label: str | None, local: Local, pool: ThreadPoolExecutor, pixels: PixelConfig = RGB
+) -> Facts:
     """Read one shard: its checksum, its samples, their labels, and whether every image can be decoded.
 
     A shard in a store is fetched to this machine's disk. Raises DataError for one that is damaged, or is no longer what
@@ -104,7 +108,9 @@ def examine(shard: Located, label: str | None, local: Local, pool: ThreadPoolExe
     names = sorted({text for text in texts if text is not None})
     number = {name: place for place, name in enumerate(names)}
     chunks = [range(start, min(start + _CHUNK, len(found))) for start in range(0, len(found), _CHUNK)]
-    looked = [result for each in pool.map(lambda rows: [_look(found, row) for row in rows], chunks) for result in each]
+    looked = [
+        result for each in pool.map(lambda rows: [_look(found, row, pixels) for row in rows], chunks) for result in each
+    ]
     bad = {row: result for row, result in enumerate(looked) if isinstance(result, str)}
     shapes = {result for result in looked if not isinstance(result, str)}
     stats = read_stats(shard) if shard.has_stats else {}
@@ -130,11 +136,11 @@ def examine(shard: Located, label: str | None, local: Local, pool: ThreadPoolExe
     )
 
 
-def _look(shard: Shard, row: int) -> tuple[int, int] | str:
+def _look(shard: Shard, row: int, pixels: PixelConfig) -> tuple[int, int] | str:
     """Height and width of an image, or why it cannot be used. Decoded as small as can be, yet all of its data."""
     data = shard.encoded(row)
     try:
-        image = decode.decode(data, reduce=8)
+        image = decode.decode(data, reduce=8, pixels=pixels)
         height, width = decode.dimensions(data) if data[:3] == _JPEG else image.shape[-2:]
     except DataError as error:
         return f"{shard.key(row)}: {error}"

@@ -159,7 +159,7 @@ def resized_crop(
     boxes: Float[Tensor, "batch 4"],
     size: int,
     mirrored: Bool[Tensor, " batch"] | None = None,
-) -> Float[Tensor, "batch 3 size size"]:
+) -> Float[Tensor, "batch channels size size"]:
     """Cut each image's own box (top, left, height, width) out and scale it to size x size: antialiased bilinear.
 
     With `mirrored` the chosen results are flipped left to right, at no further cost. Two products of matrices a batch:

@@ -19,7 +19,7 @@ from sslscale.data.plan import Plan, make_plan, num_draws
 from sslscale.data.shards import Shards
 from sslscale.settings.augment import AugmentConfig
 from sslscale.settings.model import ImageConfig
-from sslscale.shapes import Float, UInt8
+from sslscale.shapes import Float, UInt
 
 if TYPE_CHECKING:
     from sslscale.settings.streams import Field
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class RawViews:
     """Images on the host, and what shall happen to them. `pixels`: of each view, or one batch for all views."""
 
-    pixels: Sequence[UInt8[Tensor, "batch 3 _ _"]]
+    pixels: Sequence[UInt[Tensor, "batch channels _ _"]]
     plans: Sequence[Plan]
     fields: Mapping[Field, Tensor] = dataclass_field(default_factory=dict)  # what is made together with the views
 
@@ -70,6 +70,7 @@ class ImageViews:
             whole=whole,
             short_side=image.short_side,
             width=image.width,
+            pixels=image.pixels,
         )
         self._seed, self._image, self._device = seed, image, device
         shape = self.images.shape
@@ -98,7 +99,7 @@ class ImageViews:
         boxes = [plan.boxes if plan.boxes is not None else _centre(heights, widths) for plan in plans]
         return RawViews(self.images.crops(shard, row, boxes, self._sizes, pin=pin), plans)
 
-    def finish(self, raw: RawViews) -> tuple[Float[Tensor, "batch 3 _ _"], ...]:
+    def finish(self, raw: RawViews) -> tuple[Float[Tensor, "batch channels _ _"], ...]:
         """Augment and normalise on the device."""
         pixels = [x.to(self._device, non_blocking=True) for x in raw.pixels]  # pinned if the device is a GPU
         return tuple(

@@ -22,7 +22,8 @@ from sslscale.data.decode_once import SMALL, DecodedFiles, decoded
 from sslscale.data.preparation import Preparation, power_of_two
 from sslscale.data.shards import Shards
 from sslscale.data.threads import pool
-from sslscale.shapes import Float, UInt8
+from sslscale.settings.pixels import RGB, PixelConfig
+from sslscale.shapes import Float, UInt
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +48,20 @@ class Images:
         whole: bool = False,
         short_side: int | None = None,
         width: int | None = None,
+        pixels: PixelConfig = RGB,
         keep: bool = True,
     ):
         """Decoded images are kept in `cache` (a folder), as far as `cache_bytes` reaches (None: by the size of its
         disk); without `keep` only what is there is read.
 
         `evaluation_crop` is the share of the short side that the centre square keeps; with `width` images are lines of
-        text (see ImageConfig). If the cache cannot be written,
+        text (see ImageConfig). Images are uint8, or uint16 if `pixels` has 16 bits. If the cache cannot be written,
         images are decoded each time, with one warning.
         """
         self._shards, self._keep = shards, keep
-        self._preparation = Preparation(size, evaluation_crop, whole, short_side, width)
+        self._preparation = Preparation(size, evaluation_crop, whole, short_side, width, pixels)
+        self._channels, self._pixel_bytes = pixels.channels, pixels.bytes
+        self._dtype = torch.uint8 if pixels.bits == 8 else torch.uint16
         self._pool = pool("decode", max(threads, 1))
         self._readers = files.Readers()
         self._decoded: DecodedFiles | None = None
@@ -90,14 +94,14 @@ class Images:
     def _file(self, shard: int) -> CacheFile | None:
         return None if self._decoded is None else self._decoded.get(shard)
 
-    def fetch(self, shard: np.ndarray, row: np.ndarray, *, pin: bool = False) -> UInt8[Tensor, "batch 3 h w"]:
+    def fetch(self, shard: np.ndarray, row: np.ndarray, *, pin: bool = False) -> UInt[Tensor, "batch channels h w"]:
         """The images asked for as one batch, if they have one `shape`; in memory that a GPU reads fast with `pin`."""
         assert self.shape is not None, "images of several shapes are read by crops"
         height, width = self.shape
         planes = self._planes
-        shape = (3, height, width) if planes else (height, width, 3)
-        out = torch.empty((len(row), *shape), dtype=torch.uint8, pin_memory=pin)
-        flat, length = out.numpy().data.cast("B"), 3 * height * width
+        shape = (self._channels, height, width) if planes else (height, width, self._channels)
+        out = torch.empty((len(row), *shape), dtype=self._dtype, pin_memory=pin)
+        flat, length = out.numpy().data.cast("B"), self._pixel_bytes * height * width
         missing = []
         for position, (s, r) in enumerate(zip(shard.tolist(), row.tolist(), strict=True)):
             file = self._file(s)
@@ -125,12 +129,13 @@ class Images:
         sizes: Sequence[int],
         *,
         pin: bool = False,
-    ) -> list[UInt8[Tensor, "batch 3 size size"]]:
+    ) -> list[UInt[Tensor, "batch channels size size"]]:
         """For each view, the images' own boxes (top, left, height, width) scaled to the view's size.
 
         An image is read or decoded once for all views, and no larger than the boxes need.
         """
-        result = [torch.empty(len(row), 3, size, size, dtype=torch.uint8, pin_memory=pin) for size in sizes]
+        count, kind = self._channels, self._dtype
+        result = [torch.empty(len(row), count, size, size, dtype=kind, pin_memory=pin) for size in sizes]
         lists = [box.tolist() for box in boxes]
 
         def one(position: int) -> None:
@@ -155,7 +160,7 @@ class Images:
         offset, height, width = np.frombuffer(buffer, "<i8").tolist()
         return offset, height, width
 
-    def _image(self, shard: int, row: int, reduce: int) -> tuple[UInt8[Tensor, "3 height width"], float]:
+    def _image(self, shard: int, row: int, reduce: int) -> tuple[UInt[Tensor, "channels height width"], float]:
         """One image, and how many times smaller it is than `sizes` says."""
         file = self._file(shard)
         if file is None:
@@ -168,12 +173,12 @@ class Images:
         if offset < 0:
             image = self._decode(shard, row, reduce)
             return image, max(height / image.shape[-2], 1.0) if reduce > 1 else 1.0
-        buffer = torch.empty(3 * height * width, dtype=torch.uint8)
-        self._readers.into(file.path, offset, buffer.numpy().data)
+        buffer = torch.empty(self._channels * height * width, dtype=self._dtype)
+        self._readers.into(file.path, offset, buffer.numpy().data.cast("B"))
         if file.layout == files.PLANES:
-            return buffer.view(3, height, width), 1.0
-        return buffer.view(height, width, 3).permute(2, 0, 1), 1.0
+            return buffer.view(self._channels, height, width), 1.0
+        return buffer.view(height, width, self._channels).permute(2, 0, 1), 1.0
 
-    def _decode(self, shard: int, row: int, reduce: int = 1) -> UInt8[Tensor, "3 height width"]:
+    def _decode(self, shard: int, row: int, reduce: int = 1) -> UInt[Tensor, "channels height width"]:
         full = self._preparation.full_resolution
         return decoded(self._shards[shard], row, self._preparation, reduce if full else None)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sslscale.errors import DataError, ResourceError
+from sslscale.settings.pixels import RGB, PixelConfig
 from sslscale.storage import jsonio, sums
 
 INDEX, LABELS, ROWS = "index.json", "labels.npy", "rows.npy"
@@ -44,7 +45,7 @@ class Index:
     `soft` says that every sample has a pseudo-label in its shard. `prefixed` keys have the name of their shard before
     them. With `frames` above 1 so many samples after one another are a clip of a video. `sums` are the SHA-256 of the
     arrays beside the index; without labels.npy the shards must be read for the labels. `parts` are the indexes that
-    this one joins.
+    this one joins. `pixels` are what every image can be decoded to.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Index:
     frames: int = 1
     sums: Mapping[str, str] = dataclasses.field(default_factory=dict)
     parts: tuple[Index, ...] = ()
+    pixels: PixelConfig = RGB
 
     @property
     def num_samples(self) -> int:
@@ -124,6 +126,7 @@ def joined(folder: Path, indexes: Sequence[Index]) -> Index:
         prefixed=any(index.prefixed for index in indexes),
         frames=indexes[0].frames,
         parts=tuple(indexes),
+        pixels=indexes[0].pixels,
     )
 
 
@@ -141,7 +144,7 @@ def read_index(folder: str | Path) -> Index:
             raise DataError(f"{folder / INDEX}: a shard lies outside its folder")
         classes, arrays = tuple(data["classes"]), dict(data.get("arrays", {}))
         soft, prefixed, frames = bool(data.get("soft")), bool(data.get("prefixed")), int(data.get("frames", 1))
-        return Index(folder, shards, classes, soft, prefixed, frames, arrays)
+        return Index(folder, shards, classes, soft, prefixed, frames, arrays, pixels=_pixels(data.get("pixels")))
     except FileNotFoundError:
         raise DataError(
             f"{folder}: no {INDEX} there; make shards with `sslscale data pack SRC {folder}`, or index those that are "
@@ -167,6 +170,7 @@ def write_index(
     soft: bool = False,
     prefixed: bool = False,
     frames: int = 1,
+    pixels: PixelConfig = RGB,
 ) -> Index:
     """Write the arrays, then index.json, which makes the shards a finished set.
 
@@ -179,7 +183,7 @@ def write_index(
         arrays[LABELS] = _save(folder / LABELS, np.asarray(labels, label_type(len(classes))))
     if rows is not None:
         arrays[ROWS] = _save(folder / ROWS, np.asarray(rows, np.int32))
-    index = Index(folder, shards, classes, soft, prefixed, frames, arrays)
+    index = Index(folder, shards, classes, soft, prefixed, frames, arrays, pixels=pixels)
     jsonio.write_json(
         folder / INDEX,
         jsonio.sealed(
@@ -190,12 +194,26 @@ def write_index(
                 "soft": soft,
                 "prefixed": prefixed,
                 **({"frames": frames} if frames > 1 else {}),
+                **({"pixels": dataclasses.asdict(pixels)} if pixels != RGB else {}),
                 "arrays": arrays,
                 "shards": [_as_json(shard) for shard in shards],
             }
         ),
     )
     return index
+
+
+def _pixels(data: Mapping[str, Any] | None) -> PixelConfig:
+    if data is None:
+        return RGB
+    low_high = data["range"]
+    if data["bits"] not in (8, 16):
+        raise ValueError(f"images of {data['bits']!r} bits")
+    return PixelConfig(
+        channels=int(data["channels"]),
+        bits=data["bits"],
+        range=None if low_high is None else (float(low_high[0]), float(low_high[1])),
+    )
 
 
 def label_type(num_classes: int) -> np.dtype:

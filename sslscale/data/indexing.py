@@ -79,7 +79,7 @@ def index_webdataset(config: PackConfig, folder: Path, parts: Path, run: Examine
     for name, (source, mask) in sorted(chosen.items()):
         if mask.any():
             visible = name != "unlabeled"
-            indexes[name] = _write(folder / name, source, mask, found.classes, visible, config.prefix_keys)
+            indexes[name] = _write(folder / name, source, mask, found.classes, visible, config)
             if not visible and config.keep_hidden_labels:
                 np.save(folder / name / HIDDEN, source.label[mask].astype(np.int32))
     if not indexes:
@@ -96,7 +96,7 @@ def examine_here(config: PackConfig, local: Local, threads: int) -> Examine:
     def run(shards: Sequence[Located], done: Callable[[Located, Facts], None]) -> None:
         with ThreadPoolExecutor(max(threads, 1)) as pool:
             for shard in shards:
-                done(shard, examine(shard, config.label, local, pool))
+                done(shard, examine(shard, config.label, local, pool, config.decoded))
 
     return run
 
@@ -104,7 +104,7 @@ def examine_here(config: PackConfig, local: Local, threads: int) -> Examine:
 def _find(config: PackConfig, source: str, parts: Path, run: Examine, say: Say) -> Found:
     """What the shards of a source hold, read now or before."""
     shards = locate(source)
-    files = {shard.url: parts / facts_name(shard, config.label) for shard in shards}
+    files = {shard.url: parts / facts_name(shard, config.label, config.decoded) for shard in shards}
     facts = {shard.url: Facts.load(files[shard.url]) for shard in shards}
 
     def done(shard: Located, one: Facts) -> None:
@@ -217,7 +217,7 @@ def _mixed(values: np.ndarray) -> np.ndarray:
 
 
 def _write(
-    folder: Path, found: Found, mask: np.ndarray, classes: tuple[str, ...], visible: bool, prefixed: bool
+    folder: Path, found: Found, mask: np.ndarray, classes: tuple[str, ...], visible: bool, config: PackConfig
 ) -> Index:
     """The index of the chosen samples."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -233,4 +233,4 @@ def _write(
         infos.append(ShardInfo(names[number], len(mine), facts.bytes, facts.sha256, facts.shape, shard.url, images))
     labels = found.label[mask] if visible else np.full(int(mask.sum()), -1, np.int8)
     every = None if whole else np.concatenate(rows)
-    return write_index(folder, infos, classes, labels, every, prefixed=prefixed)
+    return write_index(folder, infos, classes, labels, every, prefixed=config.prefix_keys, pixels=config.decoded)

@@ -16,11 +16,11 @@ from sslscale.shapes import Float, Int
 
 
 def mixup(
-    images: Float[Tensor, "batch 3 height width"],
+    images: Float[Tensor, "batch channels height width"],
     labels: Float[Tensor, "batch classes"],
     share: Float[Tensor, " batch"],
     partner: Int[Tensor, " batch"],
-) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch classes"]]:
+) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch classes"]]:
     """x = share x_i + (1 - share) x_partner, and so the labels (Zhang et al. 2018, arXiv:1710.09412, eq. in section 2).
 
     `share` is drawn from Beta(alpha, alpha); MixMatch takes max(share, 1 - share): each image stays nearest to itself.
@@ -30,13 +30,13 @@ def mixup(
 
 
 def cutmix(
-    images: Float[Tensor, "batch 3 height width"],
+    images: Float[Tensor, "batch channels height width"],
     labels: Float[Tensor, "batch classes"],
     share: Float[Tensor, " batch"],
     partner: Int[Tensor, " batch"],
     x: Float[Tensor, " batch"],
     y: Float[Tensor, " batch"],
-) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch classes"]]:
+) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch classes"]]:
     """Paste a box of the partner, of 1 - share of the area, centred at (x, y) in [0, 1), cut at the border.
 
     Labels mix by the area that was pasted (Yun et al. 2019, arXiv:1905.04899, eq. 1 and 2; integers as torchvision
@@ -62,7 +62,7 @@ def _pasted(
     return torch.stack([boxes[0][0], boxes[1][0], boxes[0][1], boxes[1][1]], 1), area
 
 
-Parts = Sequence[tuple[Float[Tensor, "_ 3 height width"], Float[Tensor, "_ classes"]]]
+Parts = Sequence[tuple[Float[Tensor, "_ channels height width"], Float[Tensor, "_ classes"]]]
 
 
 def draw_partners(
@@ -78,7 +78,7 @@ def draw_partners(
 
 def mix_parts(
     parts: Parts, share: Float[Tensor, " images"], partner: Int[Tensor, " images"]
-) -> list[tuple[Float[Tensor, "_ 3 height width"], Float[Tensor, "_ classes"]]]:
+) -> list[tuple[Float[Tensor, "_ channels height width"], Float[Tensor, "_ classes"]]]:
     """Mix every image of this worker with its partner among all parts of all workers."""
     images = torch.cat([distributed.gather(x) for x, _ in parts])
     labels = torch.cat([distributed.gather(y) for _, y in parts])
@@ -96,7 +96,7 @@ def mix_parts(
 
 def mixup_with_all(
     parts: Parts, alpha: float, seed: int
-) -> list[tuple[Float[Tensor, "_ 3 height width"], Float[Tensor, "_ classes"]]]:
+) -> list[tuple[Float[Tensor, "_ channels height width"], Float[Tensor, "_ classes"]]]:
     """Mix every image with one drawn from all parts of all workers; it keeps the larger share (MixMatch,
     arXiv:1905.02249, eqs. 8 to 11).
 
@@ -134,8 +134,8 @@ def draw_mixture(
 
 
 def mix(
-    images: Float[Tensor, "batch 3 height width"], labels: Float[Tensor, "batch classes"], mixture: Mixture
-) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch classes"]]:
+    images: Float[Tensor, "batch channels height width"], labels: Float[Tensor, "batch classes"], mixture: Mixture
+) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch classes"]]:
     """This worker's images and labels, mixed with those of their partners."""
     every, known = distributed.gather(images), distributed.gather(labels)
     partner = mixture.partner[distributed.rows(len(images))]
@@ -144,13 +144,13 @@ def mix(
 
 
 def mixed_batch(
-    images: Float[Tensor, "batch 3 height width"],
+    images: Float[Tensor, "batch channels height width"],
     labels: Float[Tensor, "batch classes"],
     *,
     mixup_alpha: float,
     cutmix_alpha: float,
     seed: int,
-) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch classes"]]:
+) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch classes"]]:
     """Mixup or CutMix of this worker's images with partners from all workers, one share for the whole batch.
 
     With both alphas above 0 each batch takes either by chance. Everything follows from the seed.

@@ -1,8 +1,9 @@
 """Colours and filters on whole batches of images, with one parameter per image and no loop over images.
 
 Each gives what torchvision.transforms.v2.functional gives for the same parameter, so that published recipes keep
-their meaning. All take and return (batch, 3, height, width) on any device: uint8, rounded as torchvision rounds, or
-float in 0 .. 255, where a chain of operations rounds nothing. Those that count values (posterize, equalize) are uint8.
+their meaning. All take and return (batch, channels, height, width) on any device: uint8, rounded as torchvision
+rounds, or float in 0 .. 255, where a chain of operations rounds nothing. Those that count values (posterize, equalize)
+are uint8. Gray is the luma of three channels, and the mean of any other number of them; the hue is that of three.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from sslscale.data.transfer import constant
 from sslscale.shapes import Float, Int, UInt8
 
-Images = UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
+Images = UInt8[Tensor, "batch channels height width"] | Float[Tensor, "batch channels height width"]
 PerImage = Float[Tensor, " batch"]
 
 
@@ -32,6 +33,8 @@ def _like(x: Tensor, images: Images) -> Images:
 
 
 def _luma(images: Images) -> Float[Tensor, "batch 1 height width"]:
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True, dtype=torch.float32)
     red, green, blue = images.split(1, 1)
     return (red * _RED).add_(green, alpha=_GREEN).add_(blue, alpha=_BLUE)
 
@@ -47,8 +50,8 @@ def _blend(images: Images, other: Tensor, factor: PerImage) -> Images:
 
 
 def grayscale(images: Images) -> Images:
-    """The luma in all three channels."""
-    return _luma(images).to(images.dtype).expand(-1, 3, -1, -1)
+    """The luma in all channels."""
+    return _luma(images).to(images.dtype).expand_as(images)
 
 
 def brightness(images: Images, factor: PerImage) -> Images:
@@ -73,9 +76,10 @@ def sharpness(images: Images, factor: PerImage) -> Images:
         return images
     kernel = torch.ones(3, 3, device=images.device)
     kernel[1, 1] = 5
-    weight = (kernel / 13).expand(3, 1, 3, 3)
+    count = images.shape[1]
+    weight = (kernel / 13).expand(count, 1, 3, 3)
     smooth = images.to(torch.float32, copy=True)
-    inner = F.conv2d(smooth, weight, groups=3)
+    inner = F.conv2d(smooth, weight, groups=count)
     smooth[:, :, 1:-1, 1:-1] = inner if images.is_floating_point() else inner.round_()
     return _blend(images, smooth, factor)
 
@@ -148,10 +152,10 @@ def hue(images: Images, shift: PerImage) -> Images:
 
 
 def color_jitter(
-    images: Float[Tensor, "batch 3 height width"],
+    images: Float[Tensor, "batch channels height width"],
     colors: Float[Tensor, "batch passes 3"],
     turns: Sequence[tuple[Int[Tensor, " _"], Float[Tensor, " _"]]],
-) -> Float[Tensor, "batch 3 height width"]:
+) -> Float[Tensor, "batch channels height width"]:
     """Brightness, contrast, saturation and hue in each image's own order; in place, on float images in 0 .. 255.
 
     The first three are one form, clamp(a x + b luma(x) + c mean luma(x)), so that one pass serves images which are at

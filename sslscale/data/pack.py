@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sslscale.data import decode, shard
+from sslscale.data import channels, decode, shard
 from sslscale.data.index import Index, shard_info, write_index
 from sslscale.data.limits import SKIPPED, require_few_bad
 from sslscale.data.sources import HIDDEN, Item
@@ -22,6 +22,7 @@ from sslscale.data.threads import pool
 from sslscale.data.write import Sample, batched, write_shard
 from sslscale.errors import DataError
 from sslscale.settings.data import PackConfig
+from sslscale.settings.pixels import RGB, PixelConfig
 from sslscale.storage import jsonio
 
 
@@ -54,7 +55,8 @@ def pack(
 ) -> dict[str, Index]:
     """Pack `config.source` into folder/labeled, unlabeled, val and test; returns the index of each.
 
-    Images keep their encoded bytes unless `resize` is set or their format is none of jpg, png and webp. Every image is
+    Images keep their encoded bytes unless `resize` is set or their format is none of jpg, png and webp; of other pixels
+    than 8-bit RGB they may be TIFFs and arrays too, and are written again as arrays. Every image is
     decoded once, so that all bad ones are named by their files: as an error, or with `on_bad_sample: skip` in
     folder/skipped.txt. `say` is told what became of the rows of a labels file and what was passed over. `run` writes
     the shards, by default in this process; the same bytes whoever writes which. Shards that an interrupted packing of
@@ -112,7 +114,7 @@ def make_writer(config: PackConfig, classes: tuple[str, ...], folder: Path, thre
             )
 
         def samples() -> Iterator[Sample]:
-            encoded = zip(task.items, _encoded(workers, task.items, config.resize), strict=True)
+            encoded = zip(task.items, _encoded(workers, task.items, config), strict=True)
             for whole in batched(encoded, frames_of(config)):  # of a clip with a bad frame nothing is kept
                 wrong = next((f"{item.where}: {result}" for item, result in whole if isinstance(result, str)), None)
                 good: list[Sample] = []
@@ -137,11 +139,11 @@ def make_writer(config: PackConfig, classes: tuple[str, ...], folder: Path, thre
 
 
 def _encoded(
-    workers: ThreadPoolExecutor, items: Sequence[Item], resize: int | None
+    workers: ThreadPoolExecutor, items: Sequence[Item], config: PackConfig
 ) -> Iterator[tuple[bytes, str, tuple[int, int]] | str]:
     """What goes into the shard for each item, in order, with few of them waiting in memory."""
     for start in range(0, len(items), _AHEAD):
-        yield from workers.map(lambda item: _encode(item, resize), items[start : start + _AHEAD])
+        yield from workers.map(lambda item: _encode(item, config.resize, config.decoded), items[start : start + _AHEAD])
 
 
 _AHEAD = 64
@@ -164,7 +166,9 @@ def _finish(
         if hide and config.keep_hidden_labels:
             np.save(folder / name / HIDDEN, known.astype(np.int32))
         visible = np.full(len(known), -1) if hide else known
-        indexes[name] = write_index(folder / name, infos, done.classes, visible, frames=frames_of(config))
+        indexes[name] = write_index(
+            folder / name, infos, done.classes, visible, frames=frames_of(config), pixels=config.decoded
+        )
     if bad:
         (folder / SKIPPED).write_text("\n".join(bad) + "\n", "utf-8")
         kind = "images" if config.video is None else "clips"
@@ -176,11 +180,11 @@ def _finish(
     return indexes
 
 
-def _encode(item: Item, resize: int | None) -> tuple[bytes, str, tuple[int, int]] | str:
+def _encode(item: Item, resize: int | None, wanted: PixelConfig) -> tuple[bytes, str, tuple[int, int]] | str:
     """The image's bytes for the shard, their format, height and width; or why it cannot be used."""
     try:
         data = item.read()
-        image = decode.decode(data)
+        image = decode.decode(data, pixels=wanted)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     except DataError as error:
@@ -190,9 +194,13 @@ def _encode(item: Item, resize: int | None) -> tuple[bytes, str, tuple[int, int]
     if resize is not None and min(height, width) > resize:
         scale = resize / min(height, width)
         height, width = round(height * scale), round(width * scale)
-        image = decode.resize(image, (height, width))
-    elif extension in shard.IMAGE_TYPES:
+    elif extension in (shard.PLAIN if wanted == RGB else shard.IMAGE_TYPES):
         return data, extension, (height, width)
+    if wanted != RGB:
+        array = channels.rewritten(data, wanted, (height, width), max_pixels=decode.MAX_PIXELS)
+        return array, "npy", (height, width)
+    if image.shape[-2:] != (height, width):
+        image = decode.resize(image, (height, width))
     buffer = io.BytesIO()
     lossy = extension in ("jpg", "jpeg", "webp")
     pixels = image.permute(1, 2, 0).contiguous().to(torch.uint8).numpy()

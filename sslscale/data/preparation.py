@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sslscale.data import decode
 from sslscale.errors import DataError
-from sslscale.shapes import UInt8
+from sslscale.settings.pixels import RGB, PixelConfig
+from sslscale.shapes import UInt
 
 _LARGE = 512  # pixels of the short side
 
@@ -28,13 +29,15 @@ class Preparation:
     whole: bool = False
     short_side: int | None = None
     width: int | None = None
+    pixels: PixelConfig = RGB
 
     @property
     def name(self) -> str:
         """What tells files of differently prepared images apart."""
         if self.width is not None:
             return f"line-{self.size}x{self.width}"
-        return f"whole-{self.short_side or 'full'}" if self.whole else f"fit-{self.size}-{self.crop:g}"
+        kind = "" if self.pixels == RGB else f"-{self.pixels.name}"
+        return f"whole-{self.short_side or 'full'}{kind}" if self.whole else f"fit-{self.size}-{self.crop:g}{kind}"
 
     def shape_of_all(self, shapes: Iterable[tuple[int, int] | None]) -> tuple[int, int] | None:
         """Height and width of all prepared images, if they have one shape, known from the index."""
@@ -62,17 +65,19 @@ class Preparation:
         if not self.whole:
             return self.size, self.width or self.size
         try:
-            return self._shrunk(decode.dimensions(encoded))
+            return self._shrunk(decode.dimensions(encoded, pixels=self.pixels))
         except DataError:
             return 1, 1  # decoding it will say why
 
-    def decode(self, encoded: memoryview) -> UInt8[Tensor, "3 height width"]:
+    def decode(self, encoded: memoryview) -> UInt[Tensor, "channels height width"]:
         """The prepared image; raises DataError if it cannot be decoded."""
         if self.width is not None:
             return line_view(decode.decode(encoded), self.size, self.width)
         target = self.short_side if self.whole else round(self.size / self.crop)
-        reduce = 1 if target is None else power_of_two(min(decode.dimensions(encoded)) / target)
-        image = decode.decode(encoded, reduce=reduce)
+        reduce = 1
+        if target is not None and self.pixels == RGB:
+            reduce = power_of_two(min(decode.dimensions(encoded)) / target)
+        image = decode.decode(encoded, reduce=reduce, pixels=self.pixels)
         if not self.whole:
             return evaluation_view(image, self.size, self.crop)
         height, width = image.shape[-2:]
@@ -93,7 +98,7 @@ def power_of_two(factor: float) -> int:
     return next((k for k in (8, 4, 2) if k <= factor), 1)
 
 
-def line_view(image: UInt8[Tensor, "3 height width"], height: int, width: int) -> UInt8[Tensor, "3 h w"]:
+def line_view(image: UInt[Tensor, "3 height width"], height: int, width: int) -> UInt[Tensor, "3 h w"]:
     """A line of text at this height, its shape kept unless it is too wide; on its right the mean of its border."""
     tall, wide = image.shape[-2:]
     own = min(max(round(wide * height / tall), 1), width)
@@ -106,7 +111,9 @@ def line_view(image: UInt8[Tensor, "3 height width"], height: int, width: int) -
     return filled
 
 
-def evaluation_view(image: UInt8[Tensor, "3 height width"], size: int, crop: float) -> UInt8[Tensor, "3 size size"]:
+def evaluation_view(
+    image: UInt[Tensor, "channels height width"], size: int, crop: float
+) -> UInt[Tensor, "channels size size"]:
     """The centre square that keeps `crop` of the short side, at size x size."""
     if crop == 1.0:
         return decode.fit(image, size)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from sslscale.data import decode, sources
+from sslscale.data import channels, decode, sources
 from sslscale.data.batch import Batch
 from sslscale.data.loader import Loader
 from sslscale.data.samples import open_samples
@@ -21,6 +17,7 @@ from sslscale.data.stream import Stream
 from sslscale.data.write import Sample, write_shards
 from sslscale.errors import DataError
 from sslscale.settings.data import PackConfig
+from sslscale.settings.pixels import RGB, PixelConfig
 from sslscale.settings.train import TrainConfig
 
 IMAGES = 6
@@ -30,7 +27,7 @@ def first_batches(source: PackConfig, config: TrainConfig, *, seed: int, threads
     """A batch of IMAGES images for each of the method's streams, drawn by the seed; raises DataError."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "images"
-        write_shards(place, "images", _drawn(source, seed), (), IMAGES)
+        write_shards(place, "images", _drawn(source, config.image.pixels, seed), (), IMAGES)
         samples = open_samples(place, labels=False)
         streams = {}
         for spec in config.method.streams:
@@ -50,8 +47,8 @@ def first_batches(source: PackConfig, config: TrainConfig, *, seed: int, threads
         return next(iter(Loader(streams, 1, threads=threads)))
 
 
-def _drawn(source: PackConfig, seed: int) -> Iterator[Sample]:
-    """IMAGES readable images of the source as PNG."""
+def _drawn(source: PackConfig, pixels: PixelConfig, seed: int) -> Iterator[Sample]:
+    """IMAGES readable images of the source as arrays."""
     done = split(source, sources.list_source(source.source))
     items = [item for name, part in done.parts.items() if name in ("labeled", "unlabeled") for item in part]
     random.Random(seed).shuffle(items)  # noqa: S311
@@ -59,13 +56,16 @@ def _drawn(source: PackConfig, seed: int) -> Iterator[Sample]:
     while items and count < IMAGES:
         item = items.pop()
         try:
-            pixels = decode.decode(item.read()).permute(1, 2, 0).numpy()
+            data = item.read()
+            image = decode.decode(data, pixels=pixels)
+            height, width = image.shape[-2:]
+            array = channels.npy(image.numpy())
+            if pixels != RGB:  # the numbers of its file, of which the range is still to be taken
+                array = channels.rewritten(data, pixels, (height, width), max_pixels=decode.MAX_PIXELS)
         except (DataError, OSError) as error:
             problem = f"; {item.where}: {error}"
             continue
-        buffer = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
-        yield Sample(f"image/{count:06d}", buffer.getvalue(), "png", shape=pixels.shape[:2])
+        yield Sample(f"image/{count:06d}", array, "npy", shape=(height, width))
         count += 1
     if count < IMAGES:
         raise DataError(f"{source.source}: {count} readable images are too few to show{problem}")

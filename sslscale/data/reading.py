@@ -45,6 +45,7 @@ def open_for_evaluation(ctx: RunContext, shards: Shards, image: ImageConfig, *, 
         threads=ctx.threads,
         evaluation_crop=image.crop,
         width=image.width,
+        pixels=image.pixels,
         keep=keep,
     )
     images.make()

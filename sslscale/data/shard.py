@@ -1,7 +1,7 @@
 """One shard: the tar file of a WebDataset, and where the members of its samples lie.
 
-A sample is KEY.jpg (png, webp), KEY.cls (its label, ASCII) if labeled, and KEY.soft.npy (see data/soft_labels.py) if
-pseudo-labeled. Plain `webdataset` opens the same files.
+A sample is KEY.jpg (png, webp, tif, npy), KEY.cls (its label, ASCII) if labeled, and KEY.soft.npy (see
+data/soft_labels.py) if pseudo-labeled. Plain `webdataset` opens the same files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from sslscale.data import tar
 from sslscale.data.write import KEY, Sample
 from sslscale.errors import DataError
 
-IMAGE_TYPES = ("jpg", "jpeg", "png", "webp")
+IMAGE_TYPES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")
+PLAIN = IMAGE_TYPES[:4]  # the others are images only where a sample has none of these, and no other part in their name
 ROW_FIELDS = ("key", "digest", "type", "label", "offset", "size")
 _IMAGE, _LABEL, _SOFT = range(3)
 _OTHERS = {"cls": _LABEL, "soft.npy": _SOFT}
@@ -124,7 +125,7 @@ def scan(path: Path, data: memoryview, *, lenient: bool = False) -> Shard:
     """Find the samples of a shard; raises DataError for a damaged tar, a bad key or a key that comes twice.
 
     A `lenient` scan takes what others write: keys of any characters, labels that are no numbers or have no image, and
-    images whose extension has other parts before it (KEY.rgb.jpg), if a sample has no plain one.
+    images whose extension has other parts before it (KEY.rgb.jpg), TIFFs and arrays, if a sample has no plain one.
     """
     found: tuple[dict[str, tar.Member], ...] = ({}, {}, {})
     types: dict[str, int] = {}
@@ -134,9 +135,10 @@ def scan(path: Path, data: memoryview, *, lenient: bool = False) -> Shard:
         key, extension = tar.split_name(member.name)
         if not lenient and (not KEY.fullmatch(key) or ".." in key or key.startswith("/")):
             raise DataError(f"{path}: {member.name!r} is not a usable key")
-        kind = _IMAGE if extension in IMAGE_TYPES else _OTHERS.get(extension)
+        kind = _IMAGE if extension in (PLAIN if lenient else IMAGE_TYPES) else _OTHERS.get(extension)
         if kind is None:  # nothing else is ever decoded: a pickle in a shard stays bytes
             last = extension.rpartition(".")[2]
+            last = last if last in PLAIN else extension
             if lenient and last in IMAGE_TYPES and key not in others:
                 others[key] = member, IMAGE_TYPES.index(last)
             else:

@@ -20,7 +20,8 @@ from sslscale.data.items import VIDEO_SUFFIXES, Item, Listing
 from sslscale.errors import DataError
 from sslscale.storage import mirror
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (*PICTURES, ".npy")  # arrays are images where no pictures are
 SPLITS = ("labeled", "unlabeled", "val", "test")
 HIDDEN = "hidden_labels.npy"
 PACKED = ("index.json", "labels.npy", "rows.npy", HIDDEN)  # what a split has beside its shards
@@ -91,6 +92,11 @@ def folder(root: Path, captions: bool = False) -> Listing:
         label = class_name(relative.parts[0]) if classes else None
         item = _file_item(path, relative, label)
         items.append(item._replace(caption=partial(_beside, str(caption_file(path)))) if captions else item)
+    arrays = [item for item in items if item.suffix == ".npy"]
+    if len(arrays) < len(items):
+        for item in arrays:
+            skip_file(".npy files", Path(item.where))
+        items = [item for item in items if item.suffix != ".npy"]
     listing = Listing(unique(items), tuple(sorted(set(map(class_name, classes)))), passed, example)
     more = "".join(f"; {line}" for line in listing.skipped_files())
     if not items:
@@ -103,7 +109,7 @@ def folder(root: Path, captions: bool = False) -> Listing:
     return listing
 
 
-def class_folders(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
+def class_folders(root: Path, suffixes: tuple[str, ...] = PICTURES) -> list[str]:
     """The sub-folders of a folder that are classes: all of them, or none if an image lies beside them."""
     with os.scandir(root) as entries:
         found = [(entry.name, entry.is_dir()) for entry in entries if not _hidden(entry.name)]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from sslscale.config import require
 from sslscale.errors import ConfigError
+from sslscale.settings.model import ImageConfig
+from sslscale.settings.pixels import RGB, PixelConfig
 from sslscale.storage import jsonio
 
 
@@ -51,6 +55,7 @@ class PackConfig:
     clips are all in one split, and shares count videos.
     With `lines` the images are lines of text, and their captions transcripts: those that have one are labelled, of the
     one class `line`, so that `labels_per_class` keeps so many of them. The other transcripts are not packed.
+    `pixels` are what the images are decoded to, by default what `image` of the training says (channels, bits, range).
     `prefix_keys` puts the name of its shard before every key, for sets that count in each shard from 0.
     """
 
@@ -72,6 +77,7 @@ class PackConfig:
     captions: str | None = field(default=None, metadata={"new": True})
     video: VideoConfig | None = field(default=None, metadata={"new": True})
     lines: bool = field(default=False, metadata={"new": True})
+    pixels: PixelConfig | None = field(default=None, metadata={"new": True})
     seed: int = field(default=0, metadata={"hidden": True})
     version: int = field(default=1, init=False)
 
@@ -96,6 +102,20 @@ class PackConfig:
         known = self.label is None or self.label in ("cls", "txt", "none") or self.label.startswith("json:")
         require(known, "label", f"cls, txt, json:FIELD or none, not {self.label!r}")
         require(self.resize is None or self.resize > 0, "resize", "must be positive")
+
+    @property
+    def decoded(self) -> PixelConfig:
+        """What the images are decoded to."""
+        return self.pixels or RGB
+
+    def seen_by(self, images: Iterable[ImageConfig], *, seed: int) -> PackConfig:
+        """The settings for trainings on these images, drawn by the seed; raises ConfigError if their pixels differ."""
+        found = {image.pixels for image in images} | ({self.pixels} if self.pixels is not None else set())
+        if len(found) > 1:
+            one, other, *_ = sorted(map(str, found))
+            raise ConfigError(f"image: all trainings on one data set take the same images, not {one} and {other}")
+        (pixels,) = found or {RGB}
+        return dataclasses.replace(self, seed=seed, pixels=None if pixels == RGB else pixels)
 
 
 def count_labeled(source: str) -> int:

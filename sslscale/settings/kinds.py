@@ -34,6 +34,11 @@ class ImageText(MethodSettings):
         require(self.gradient_cache >= 1, "gradient_cache", "must be 1 or more")
 
     @property
+    def rgb_only(self) -> bool:
+        """It does."""
+        return True
+
+    @property
     def streams(self) -> tuple[StreamSpec, ...]:
         """One stream, `images`, with the tokens of their captions."""
         return (StreamSpec(name="images", source="all", fields=("text",)),)
@@ -55,6 +60,11 @@ class ImageText(MethodSettings):
 
 class Clips(MethodSettings):
     """Methods that read clips of videos, labels unread."""
+
+    @property
+    def rgb_only(self) -> bool:
+        """It does."""
+        return True
 
     @property
     def streams(self) -> tuple[StreamSpec, ...]:
@@ -125,6 +135,11 @@ class LabeledLines(MethodSettings):
 
     def __post_init__(self) -> None:
         require(0 <= self.ema < 1, "ema", "must lie in [0, 1)")
+
+    @property
+    def rgb_only(self) -> bool:
+        """It does."""
+        return True
 
     @property
     def streams(self) -> tuple[StreamSpec, ...]:
@@ -199,6 +214,11 @@ class Scenes(MethodSettings):
         if self.detector.semantic:
             return ("semantic",)
         return ("boxes", "box_label", "masks") if self.detector.instances else ("boxes", "box_label")
+
+    @property
+    def rgb_only(self) -> bool:
+        """It does."""
+        return True
 
     @property
     def streams(self) -> tuple[StreamSpec, ...]:

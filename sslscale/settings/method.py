@@ -50,6 +50,11 @@ class MethodSettings:
         return False
 
     @property
+    def rgb_only(self) -> bool:
+        """Whether the method needs 8-bit RGB images."""
+        return False
+
+    @property
     def accumulation_error(self) -> str:
         """Why gradients cannot be accumulated over parts of a batch; empty if they can."""
         return ""
@@ -148,6 +153,11 @@ class Pretext(SelfSupervised):
     def views(self) -> tuple[ViewSpec, ...]:
         """One view."""
         return (ViewSpec("view"),)
+
+    @property
+    def rgb_only(self) -> bool:
+        """Most make their labels of colours, or hide colours that would give them away."""
+        return True
 
 
 class MultiCrop(SelfSupervised):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from sslscale.config.build import build
 from sslscale.config.document import Document
 from sslscale.errors import ConfigError, DataError
 from sslscale.settings.detection import DetectorConfig
+from sslscale.settings.pixels import PixelConfig
 from sslscale.settings.sound import SoundInfo
 from sslscale.settings.text import TextConfig
 from sslscale.storage import jsonio, sums
@@ -34,14 +36,20 @@ class ImageConfig:
 
     With `width` the images are lines of text: scaled to a height of `size`, narrower if they were wider than `width`
     then, and filled up on the right with the colour of their border.
+
+    `channels`, `bits` and `range` are those of PixelConfig: 8-bit RGB unless they are set. Images of other channels
+    need a mean and a std for each, as shares of the range; `sslscale init` measures them.
     """
 
     size: int
     width: int | None = field(default=None, metadata={"new": True})
     crop: float = 1.0
     short_side: int | None = None
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    channels: int = field(default=3, metadata={"new": True})
+    bits: Literal[8, 16] = field(default=8, metadata={"new": True})
+    range: tuple[float, float] | None = field(default=None, metadata={"new": True})
 
     def __post_init__(self) -> None:
         require(0 < self.size <= _LARGEST, "size", f"must lie between 1 and {_LARGEST:,} pixels")
@@ -50,6 +58,15 @@ class ImageConfig:
         require(self.width is None or self.short_side is None, "short_side", "is not for lines (width)")
         require(0 < self.crop <= 1, "crop", "must lie between 0 and 1")
         require(all(s > 0 for s in self.std), "std", "must be positive")
+        count = self.pixels.channels
+        for name in ("mean", "std"):
+            text = f"must be {count} number{'s' * (count != 1)}, one a channel (`sslscale init` measures them)"
+            require(len(getattr(self, name)) == count, name, text)
+
+    @property
+    def pixels(self) -> PixelConfig:
+        """How the images are decoded."""
+        return PixelConfig(channels=self.channels, bits=self.bits, range=self.range)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +99,7 @@ class ModelConfig:
     layer_scale: float | None = None
     pool: Literal["cls", "mean"] = "cls"
     distillation_token: bool = False  # a second token with a classifier of its own, for DeiT
+    channels: int = field(default=3, metadata={"new": True, "hidden": True})  # of the images: see `fitted`
 
     def __post_init__(self) -> None:
         require(0 <= self.dropout < 1, "dropout", "must lie in [0, 1)")
@@ -116,6 +134,10 @@ class ModelConfig:
             known += "resnext_DEPTH_CARDINALITYxWIDTH, open_clip:NAME, crnn_WIDTH, crnn_attention_WIDTH"
             require(valid, "name", f"{self.name!r} is none of {known}")
 
+    def fitted(self, image: ImageConfig) -> ModelConfig:
+        """The same network for these images: its first layer takes their channels."""
+        return self if self.channels == image.channels else dataclasses.replace(self, channels=image.channels)
+
     @property
     def patch(self) -> int | None:
         """Pixels on a side of a vision transformer's patches; None of another network."""
@@ -148,6 +170,7 @@ class ModelInfo:
         for name in ("members", "cosine_dim"):
             if (getattr(self, name) or 1) < 1:
                 raise ValueError(f"{name}: must be 1 or more, not {getattr(self, name)}")
+        object.__setattr__(self, "model", self.model.fitted(self.image))
 
 
 def parse_info(data: dict[str, Any], where: str = "model.json") -> ModelInfo:

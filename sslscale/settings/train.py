@@ -6,13 +6,14 @@ import dataclasses
 import difflib
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from sslscale.config import require
 from sslscale.settings.augment import AugmentConfig
 from sslscale.settings.first_weights import InitConfig
 from sslscale.settings.method import MethodSettings
 from sslscale.settings.model import ImageConfig, ModelConfig
+from sslscale.settings.pixels import RGB
 from sslscale.settings.streams import OBJECT_FIELDS, StreamSpec
 
 
@@ -118,8 +119,10 @@ class TrainConfig:
     version: int = field(default=2, init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", self.model.fitted(self.image))
         size = self.augment.size or self.image.size
         self._require_whole_patches()
+        self._require_colours()
         unsupported = self.method.unsupported_model(self.model, size)
         require(unsupported is None, "model", unsupported or "")
         reads = any("transcript" in stream.fields for stream in self.method.streams)
@@ -164,6 +167,18 @@ class TrainConfig:
                     require(view.count == 1, "augment.count", f"of {stream.name}: images with objects have one view")
                 else:
                     require(view.crop != "scale", "augment.crop", "scale is for images with objects")
+
+    def _require_colours(self) -> None:
+        """That the images have the colours which the method and the views need."""
+        own = self.image.pixels
+        if own == RGB:
+            return
+        text = f"{self.method.name} takes 8-bit RGB images alone, not {own}"
+        require(not self.method.rgb_only, "image.channels", text)
+        if own.channels != 3:
+            for name, view in {"augment": self.augment, **{f"views.{n}": v for n, v in self.views.items()}}.items():
+                text = f"images of {own.channels} channel{'s' * (own.channels != 1)} have no hue: set it to 0"
+                require(view.jitter is None or view.jitter.hue == 0, f"{name}.jitter.hue", text)
 
     def _require_whole_patches(self) -> None:
         patch = self.model.patch or 1
@@ -223,3 +238,8 @@ class TrainConfig:
             missing = "a teacher, or its logits, which it has none of" if self.method.needs_teacher else "no teacher"
             return f"{name} needs {missing}"
         return None
+
+
+def images_of(config: Any) -> list[ImageConfig]:
+    """The images of all trainings that a pipeline's settings hold."""
+    return [value.image for value in vars(config).values() if isinstance(value, TrainConfig)]

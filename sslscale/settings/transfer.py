@@ -38,7 +38,14 @@ class TransferConfig:
         return TrainConfig(
             method=Detection(detector=self.detector),
             model=model,
-            image=ImageConfig(size=self.size, mean=image.mean, std=image.std),
+            image=ImageConfig(
+                size=self.size,
+                mean=image.mean,
+                std=image.std,
+                channels=image.channels,
+                bits=image.bits,
+                range=image.range,
+            ),
             augment=self.augment,
             optim=self.optim,
             batch_size=self.batch_size,

@@ -16,6 +16,7 @@ from sslscale.graph.artifacts import Dataset
 from sslscale.graph.context import RunContext
 from sslscale.graph.dag import cpu_only
 from sslscale.settings.data import PackConfig
+from sslscale.settings.pixels import PixelConfig
 from sslscale.storage import mirror
 from sslscale.storage.jsonio import digest
 
@@ -121,15 +122,15 @@ def examine_shards(
         count[0] += 1
         ctx.progress(count[0], len(shards))
 
-    with Mappers(partial(_examiner, config.label), ctx, len(shards)) as mappers:
+    with Mappers(partial(_examiner, config.label, config.decoded), ctx, len(shards)) as mappers:
         mappers.map(shards, finished=finished, keep=False)
 
 
-def _examiner(label: str | None, ctx: RunContext) -> Callable[[Located], Facts]:
+def _examiner(label: str | None, pixels: PixelConfig, ctx: RunContext) -> Callable[[Located], Facts]:
     from sslscale.data.examine import examine
     from sslscale.data.threads import pool
 
-    return lambda shard: examine(shard, label, ctx.local, pool("examine", ctx.threads))
+    return lambda shard: examine(shard, label, ctx.local, pool("examine", ctx.threads), pixels)
 
 
 def _take_packed(ctx: RunContext, config: PackConfig) -> dict[str, Index]:

@@ -25,7 +25,7 @@ def shard(ctx: RunContext, config: ShardConfig, *, selection: Selection, data: D
     import numpy as np
 
     from sslscale.cluster.mappers import Mappers
-    from sslscale.data.index import shard_info, write_index
+    from sslscale.data.index import read_index, shard_info, write_index
     from sslscale.storage import jsonio
 
     count = -(-selection.num_samples // selection.shard_size)
@@ -42,7 +42,8 @@ def shard(ctx: RunContext, config: ShardConfig, *, selection: Selection, data: D
         mappers.map(waiting, finished=finished)
     found = [jsonio.read_json(note) for note in notes]
     labels = np.concatenate([np.array(one.pop("labels"), np.int64) for one in found])
-    index = write_index(ctx.path, [shard_info(one) for one in found], data.classes, labels, soft=True)
+    pixels = read_index(data.split("unlabeled")).pixels
+    index = write_index(ctx.path, [shard_info(one) for one in found], data.classes, labels, soft=True, pixels=pixels)
     metrics = {"images": index.num_samples, "bytes": sum(info.bytes for info in index.shards)}
     return ShardSet(path=str(ctx.path), num_samples=index.num_samples, metrics=metrics)
 
