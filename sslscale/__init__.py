@@ -34,15 +34,19 @@ def load(name: str | PathLike, *, root: str | PathLike = "runs") -> Model:
     return Model(find_checkpoint(Path(root), str(name)))
 
 
-def method(name: str, *, model: str, classes: int = 0, **settings: Any) -> Method:
+def method(name: str, *, model: str, classes: int = 0, channels: int = 3, **settings: Any) -> Method:
     """A method with its networks, as a torch module: `method(...)({"images": Batch(views, index)})` gives its losses.
 
-    `name` is one of `sslscale methods`, or a file or module of one's own; `model` a network's name; `settings` are the
-    method's own. Raises ConfigError for a name that there is not, ValueError for a value out of range.
+    `name` is one of `sslscale methods`, or a file or module of one's own; `model` a network's name, for images
+    of so many `channels`; `settings` are the method's own. Raises ConfigError for a name that there is not, ValueError
+    for a value out of range.
     """
     from sslscale.methods.method import build_method
     from sslscale.settings.method import find
     from sslscale.settings.model import ModelConfig
 
     chosen: Any = find(name)
-    return build_method(chosen(**settings), ModelConfig(name=model), classes)
+    made = chosen(**settings)
+    if channels != 3 and made.rgb_only:
+        raise ValueError(f"channels: {name} takes RGB images alone")
+    return build_method(made, ModelConfig(name=model, channels=channels), classes)

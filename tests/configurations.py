@@ -373,7 +373,7 @@ def batch_of(config: TrainConfig, stream: str, size: int, step: int, device: tor
         side = view.size or config.image.size
         for _ in range(view.count):
             count = size * (FRAMES if spec.clips else 1)
-            image = torch.randn(count, 3, side, config.image.width or side, generator=generator)
+            image = torch.randn(count, config.image.channels, side, config.image.width or side, generator=generator)
             image = image.contiguous(memory_format=torch.channels_last).to(device)
             views.append(image.unflatten(0, (size, FRAMES)) if spec.clips else image)
     numbers = (torch.arange(size) * 7 + step * size) % 200

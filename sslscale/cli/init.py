@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sslscale.cli.busy import busy
 from sslscale.cli.units import show_age
 from sslscale.errors import ConfigError
+from sslscale.settings.pixels import RGB, PixelConfig
 
 if TYPE_CHECKING:
     from sslscale.data.survey import Survey
@@ -50,6 +51,7 @@ def _tell(source: str, found: Survey) -> None:
     print(f"{source}: {found.count:,} images ({kinds})")
     print(f"  short side {low} to {high} pixels, median {middle} ({found.looked_at:,} images looked at)")
     colour = "gray" if found.gray > 0.95 else "colour" if found.gray < 0.05 else f"{found.gray:.0%} of them gray"
+    colour = colour if found.pixels == RGB else str(found.pixels)
     print(f"  {colour}; mean {list(found.mean)}, std {list(found.std)}")
     if found.num_labeled:
         smallest = min(found.labeled, key=lambda name: found.labeled[name])
@@ -85,7 +87,7 @@ def write_config(source: str, labels: str | None, goal: str, found: Survey, out:
     model = "wrn_16_1" if not gpu else "resnet_18" if found.count < 50_000 else "resnet_50"
     small = gpu and size <= 40
     network = f"{{name: {model}{', small_images: true' if small else ''}}}"
-    machine = _measure(model, size, small, gpu)
+    machine = _measure(model, size, small, gpu, found.pixels.channels)
     kind = _kind(goal, found)
     views = {"noisy_student": 4, "supervised": 1}.get(kind, 2)  # images that go through the network for one of a batch
     base = found.num_labeled if kind in ("noisy_student", "supervised") else found.count
@@ -110,7 +112,7 @@ def write_config(source: str, labels: str | None, goal: str, found: Survey, out:
         if gpu
         else "small enough for these CPUs; on a GPU, resnet_18 or resnet_50 with image.size 224",
         "mean": list(found.mean),
-        "std": list(found.std),
+        "std": f"{list(found.std)}{_pixels(found.pixels)}",
         "flip": "true",
         "batch": batch,
         "steps": steps,
@@ -121,12 +123,26 @@ def write_config(source: str, labels: str | None, goal: str, found: Survey, out:
         "lr_ssl": _short(0.06 * batch / 128),
         "lr_sup": _short(0.1 * batch / 128),
         "k": max(min(round((found.count / 2) ** 0.5), 1000), 2),
-        "jitter": ""
-        if found.gray > 0.95
-        else "\n    jitter: {brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1}\n    grayscale: 0.2",
+        "jitter": _jitter(found),
         "on_bad": "\n  on_bad_sample: skip # those that cannot be read are listed in skipped.txt" if found.bad else "",
     }
     return Template(_HEAD + _DATA + _BODY[kind]).substitute(values)
+
+
+def _pixels(pixels: PixelConfig) -> str:
+    """The settings of images that are not 8-bit RGB."""
+    if pixels == RGB:
+        return ""
+    reach = "" if pixels.range is None else f", range: [{pixels.range[0]:g}, {pixels.range[1]:g}]"
+    return f", channels: {pixels.channels}, bits: {pixels.bits}{reach}"
+
+
+def _jitter(found: Survey) -> str:
+    if found.pixels.channels != 3:
+        return "\n    jitter: {brightness: 0.4, contrast: 0.4, saturation: 0, hue: 0} # a hue is of three channels"
+    if found.gray > 0.95:
+        return ""
+    return "\n    jitter: {brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1}\n    grayscale: 0.2"
 
 
 def _kind(goal: str, found: Survey) -> str:
@@ -157,7 +173,7 @@ def _test(found: Survey, held: float | None) -> str:
     return ""
 
 
-def _measure(model: str, size: int, small: bool, gpu: bool) -> Machine:
+def _measure(model: str, size: int, small: bool, gpu: bool, channels: int) -> Machine:
     """Time a few training steps of the network on noise."""
     import torch
 
@@ -165,10 +181,10 @@ def _measure(model: str, size: int, small: bool, gpu: bool) -> Machine:
     from sslscale.settings.model import ModelConfig
 
     device = torch.device("cuda" if gpu else "cpu")
-    network = build_classifier(ModelConfig(name=model, small_images=small), 10)
+    network = build_classifier(ModelConfig(name=model, small_images=small, channels=channels), 10)
     network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     count = 128 if gpu else 64
-    images = torch.randn(count, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(count, channels, size, size, device=device).contiguous(memory_format=torch.channels_last)
     times = []
     for _ in range(4):
         started = time.perf_counter()

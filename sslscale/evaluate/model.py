@@ -159,6 +159,7 @@ def _read(file: Path) -> bytes | str:
 
 def _view(data: bytes, info: ModelInfo) -> Tensor | str:
     try:
-        return evaluation_view(decode.decode(data), info.image.size, info.image.crop)
+        image = decode.decode(data, pixels=info.image.pixels)
+        return evaluation_view(image, info.image.size, info.image.crop)
     except DataError as error:
         return str(error)

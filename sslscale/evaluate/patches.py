@@ -18,7 +18,7 @@ class PatchMean(nn.Module):
         super().__init__()
         self.backbone, self.side, self.area, self.size = backbone, math.isqrt(count), area, size
 
-    def forward(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch dim"]:
+    def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch dim"]:
         length = max(round(math.sqrt(self.area) * x.shape[-1]), 1)
         starts = torch.linspace(0, x.shape[-1] - length, self.side, device=x.device).round()
         x, total = x.contiguous(), None

@@ -10,7 +10,8 @@ from sslscale.evaluate.model import BATCH, Model
 
 
 class Predictor:
-    """Answers a table with a column `image` of encoded images (JPEG, PNG, WebP) with a row for each."""
+    """Answers a table with a column `image` of encoded images (JPEG, PNG, WebP; TIFF or arrays if it was trained on
+    such) with a row for each."""
 
     def __init__(self, folder: Path):
         self.model = Model(folder)

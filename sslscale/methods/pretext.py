@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sslscale import distributed
 from sslscale.data import rng
 from sslscale.data.batch import Batch
+from sslscale.data.channels import as_rgb
 from sslscale.data.transfer import to_device
 from sslscale.methods.method import Losses, Method, Picture, find_method
 from sslscale.nn.batch_norm import statistics_kept
@@ -42,23 +43,23 @@ class Task(nn.Module):
     def prepare(self, config: TrainConfig, backbone: nn.Module) -> None:
         """Make what depends on the training, or on the backbone; called once, before any step."""
         del backbone
-        self.mean.copy_(torch.tensor(config.image.mean).view(3, 1, 1))
-        self.std.copy_(torch.tensor(config.image.std).view(3, 1, 1))
+        self.mean = torch.tensor(config.image.mean).view(-1, 1, 1)
+        self.std = torch.tensor(config.image.std).view(-1, 1, 1)
 
     def forward(
-        self, backbone: nn.Module, view: Float[Tensor, "batch 3 h w"], draws: Float[Tensor, "batch draws"]
+        self, backbone: nn.Module, view: Float[Tensor, "batch channels h w"], draws: Float[Tensor, "batch draws"]
     ) -> Losses:
         raise TypeError(f"{type(self).__name__} has no loss")
 
     def pictures(
-        self, backbone: nn.Module, view: Float[Tensor, "batch 3 h w"], draws: Float[Tensor, "batch draws"]
+        self, backbone: nn.Module, view: Float[Tensor, "batch channels h w"], draws: Float[Tensor, "batch draws"]
     ) -> list[Picture]:
         """What the task makes of a few images, and how it is solved."""
         raise TypeError(f"{type(self).__name__} has no pictures")
 
-    def pixels(self, view: Float[Tensor, "*batch 3 h w"]) -> Float[Tensor, "*batch 3 h w"]:
+    def pixels(self, view: Float[Tensor, "*batch channels h w"]) -> Float[Tensor, "*batch 3 h w"]:
         """RGB from 0 to 1 of normalised images."""
-        return (view.float() * self.std + self.mean).clamp(0, 1)
+        return as_rgb((view.float() * self.std + self.mean).clamp(0, 1))
 
 
 def classify(
@@ -73,7 +74,7 @@ def classify(
     return Losses(loss, parts, None if embedding is None else embedding.detach())
 
 
-def standardize(patches: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 s s"]:
+def standardize(patches: Float[Tensor, "n channels s s"]) -> Float[Tensor, "n channels s s"]:
     """Each patch to mean 0 and variance 1 over all its numbers: its brightness tells nothing of its place."""
     centred = patches - patches.mean((1, 2, 3), keepdim=True)
     return centred / (centred.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-5)

@@ -29,7 +29,7 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = head
 
-    def forward(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch classes"]:
         return self.head(self.dropout(self.backbone(x)))
 
 
@@ -38,6 +38,8 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
     if config.name.startswith("open_clip:"):
         from sslscale.nn.open_clip_towers import build_image_tower
 
+        if config.channels != 3:
+            raise ConfigError(f"model {config.name!r}: takes RGB images, not {config.channels} channels")
         return build_image_tower(config.name.removeprefix("open_clip:"))
     if config.name.startswith("timm:"):
         import timm
@@ -45,7 +47,9 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
         name = config.name.removeprefix("timm:")
         try:
             # timm's drop_path_rate falls linearly over the blocks, as the paper's stochastic depth does; some lack it
-            backbone = timm.create_model(name, num_classes=0, drop_path_rate=1 - config.survival or None)
+            backbone = timm.create_model(
+                name, num_classes=0, drop_path_rate=1 - config.survival or None, in_chans=config.channels
+            )
         except RuntimeError as error:
             near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
             raise ConfigError(f"model {config.name!r}: {error}; timm has, among others, {near}") from None
@@ -65,14 +69,26 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
             layer_scale=config.layer_scale,
             pool=config.pool,
             distillation_token=config.distillation_token,
+            channels=config.channels,
         )
         return network, network.num_features
     if kind == "wrn":
-        network = WideResNet(int(depth), float(width[0]), survival=config.survival, stem_stride=config.stem_stride)
+        network = WideResNet(
+            int(depth),
+            float(width[0]),
+            survival=config.survival,
+            stem_stride=config.stem_stride,
+            channels=config.channels,
+        )
     elif kind == "resnext":
-        network = SmallResNeXt(int(depth), *(int(x) for x in width[0].split("x")))
+        network = SmallResNeXt(int(depth), *(int(x) for x in width[0].split("x")), channels=config.channels)
     else:
-        network = ResNet(int(depth), width=float(width[0]) if width else 1.0, small_images=config.small_images)
+        network = ResNet(
+            int(depth),
+            width=float(width[0]) if width else 1.0,
+            small_images=config.small_images,
+            channels=config.channels,
+        )
     return network, network.num_features
 
 
@@ -114,7 +130,9 @@ def together(members: Sequence[Classifier]) -> Classifier:
     return Classifier(Backbones(m.backbone for m in members), width, MeanOfMembers(m.head for m in members))
 
 
-def forward_together(network: nn.Module, *views: Float[Tensor, "_ 3 h w"]) -> tuple[Float[Tensor, "_ outputs"], ...]:
+def forward_together(
+    network: nn.Module, *views: Float[Tensor, "_ channels h w"]
+) -> tuple[Float[Tensor, "_ outputs"], ...]:
     """What a network makes of several batches in one pass, so that batch norm sees all of them; in float32."""
     return network(torch.cat(views)).float().split([len(view) for view in views])
 

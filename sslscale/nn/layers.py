@@ -61,7 +61,7 @@ class LayerFeatures(nn.Module):
             output = output.mean(1)
         self._found[name] = output.float()
 
-    def forward(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch sizes"]:
+    def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch sizes"]:
         last = self.backbone(x)
         rows = [*(self._found.pop(name) for name in self.names), last.float()]
         self.sizes = [row.shape[1] for row in rows]

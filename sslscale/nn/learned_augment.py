@@ -40,13 +40,13 @@ class LearnedAugment(nn.Module):
 
     def prepare(self, image: ImageConfig, seed: int) -> None:
         """Learn how images were normalised, and the seed of the training."""
-        self.mean, self.std = (torch.tensor(x).view(3, 1, 1) for x in (image.mean, image.std))
+        self.mean, self.std = (torch.tensor(x).view(-1, 1, 1) for x in (image.mean, image.std))
         self._seed = seed
 
     @torch.no_grad()
     def strong(
-        self, view: Float[Tensor, "batch 3 h w"], index: Int[Tensor, " batch"], step: int, number: int = 0
-    ) -> Float[Tensor, "batch 3 h w"]:
+        self, view: Float[Tensor, "batch channels h w"], index: Int[Tensor, " batch"], step: int, number: int = 0
+    ) -> Float[Tensor, "batch channels h w"]:
         """A strong view, the `number`th of its image: operations drawn by the rates, then cutout of half the side."""
         self._take_up()
         draws = self._draws(f"strong {number}", index, step, self._policies.num_draws + 2)
@@ -59,7 +59,7 @@ class LearnedAugment(nn.Module):
     def learn(
         self,
         network: nn.Module,
-        view: Float[Tensor, "batch 3 h w"],
+        view: Float[Tensor, "batch channels h w"],
         index: Int[Tensor, " batch"],
         label: Int[Tensor, " batch"],
         step: int,

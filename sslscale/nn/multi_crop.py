@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from sslscale.shapes import Float
 
 
-def encode_views(network: nn.Module, views: Sequence[Float[Tensor, "batch 3 _ _"]]) -> list[Float[Tensor, "batch dim"]]:
+def encode_views(
+    network: nn.Module, views: Sequence[Float[Tensor, "batch channels _ _"]]
+) -> list[Float[Tensor, "batch dim"]]:
     """Features of each view; neighbours of one size go through at once, and share batch statistics (as SwAV's code)."""
     found: list[Tensor] = []
     for _, group in groupby(views, key=lambda view: view.shape[-1]):

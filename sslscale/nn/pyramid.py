@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
+from sslscale.nn.first_layer import input_channels
 from sslscale.nn.layers import layer_names
 from sslscale.nn.vit import VisionTransformer
 from sslscale.nn.wide_resnet import WideResNet
@@ -37,7 +38,7 @@ class StageMaps(nn.Module):
         """Look at the maps of one image, and keep the names of those that are wanted."""
         training = self.backbone.training
         self.backbone.eval()
-        image = torch.zeros(1, 3, size, size)
+        image = torch.zeros(1, input_channels(self.backbone), size, size)
         if not self._whole:
             names = layer_names(self.backbone)
             if isinstance(self.backbone, WideResNet):
@@ -65,7 +66,7 @@ class StageMaps(nn.Module):
         """Let go of the maps of a backbone that was called by itself."""
         self._found.clear()
 
-    def forward(self, x: Float[Tensor, "batch 3 h w"]) -> list[Float[Tensor, "batch _ _ _"]]:
+    def forward(self, x: Float[Tensor, "batch channels h w"]) -> list[Float[Tensor, "batch _ _ _"]]:
         if isinstance(self.backbone, VisionTransformer):
             patches = self.backbone.tokens(x)[1]
             side = x.shape[2] // (self.backbone.patch or 1)
@@ -99,7 +100,7 @@ class Pyramid(nn.Module):
         """The names of the maps."""
         return [str(n) for n in range(len(self.strides))]
 
-    def forward(self, x: Float[Tensor, "batch 3 h w"]) -> OrderedDict[str, Tensor]:
+    def forward(self, x: Float[Tensor, "batch channels h w"]) -> OrderedDict[str, Tensor]:
         maps = self.body(x)
         if self._usable:
             made = self.fpn(OrderedDict((str(n), maps[k]) for n, k in enumerate(self._usable)))

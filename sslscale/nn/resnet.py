@@ -24,12 +24,12 @@ class ResNet(nn.Module):
     one 3x3 convolution without a stride, and leaves out the pooling (appendix B.9 there).
     """
 
-    def __init__(self, depth: int, *, width: float = 1.0, small_images: bool = False):
+    def __init__(self, depth: int, *, width: float = 1.0, small_images: bool = False, channels: int = 3):
         super().__init__()
         kind, counts = DEPTHS[depth]
         inputs = round(64 * width)
         size, stride = (3, 1) if small_images else (7, 2)
-        self.conv1 = nn.Conv2d(3, inputs, size, stride, size // 2, bias=False)
+        self.conv1 = nn.Conv2d(channels, inputs, size, stride, size // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(inputs)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, 1)
@@ -51,7 +51,9 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Float[Tensor, "batch 3 h w"], *, maps: bool = False) -> Float[Tensor, "batch features ..."]:
+    def forward(
+        self, x: Float[Tensor, "batch channels h w"], *, maps: bool = False
+    ) -> Float[Tensor, "batch features ..."]:
         """Mean-pooled features, or with `maps` those of each place: (batch, features, h', w')."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for stage in range(1, 5):

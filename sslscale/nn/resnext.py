@@ -39,9 +39,9 @@ class SmallResNeXt(nn.Module):
     """Three stages of (depth - 2) / 9 blocks with 256, 512 and 1,024 channels, `cardinality` groups of `width` in the
     first stage; mean-pooled features. The stem is a convolution of 3 x 3 without a stride."""
 
-    def __init__(self, depth: int, cardinality: int, width: int):
+    def __init__(self, depth: int, cardinality: int, width: int, *, channels: int = 3):
         super().__init__()
-        self.stem = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        self.stem = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
         self.norm = nn.BatchNorm2d(64, momentum=_MOMENTUM)
         layers: list[nn.Module] = []
         inputs = 64
@@ -56,7 +56,9 @@ class SmallResNeXt(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="leaky_relu")
 
-    def forward(self, x: Float[Tensor, "batch 3 h w"], *, maps: bool = False) -> Float[Tensor, "batch features ..."]:
+    def forward(
+        self, x: Float[Tensor, "batch channels h w"], *, maps: bool = False
+    ) -> Float[Tensor, "batch features ..."]:
         """Mean-pooled features, or with `maps` those of each place: (batch, features, h', w')."""
         found = self.blocks(F.mish(self.norm(self.stem(x))))
         return found if maps else found.mean((2, 3))

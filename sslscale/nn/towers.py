@@ -33,7 +33,7 @@ class TwoTowers(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(1))
         self.bias = nn.Parameter(torch.zeros(1)) if has_bias else None
 
-    def embed_images(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch dim"]:
+    def embed_images(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch dim"]:
         """Embeddings of normalised images, float32."""
         return F.normalize(self.projection(self.backbone(x)).float(), dim=1)
 

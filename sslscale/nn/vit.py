@@ -42,6 +42,7 @@ class VisionTransformer(nn.Module):
         layer_scale: float | None = None,
         pool: Literal["cls", "mean"] = "cls",
         distillation_token: bool = False,
+        channels: int = 3,
     ):
         super().__init__()
         self.patch, self.grid, self.pool = patch, grid, pool
@@ -51,7 +52,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, 1 + grid * grid, width))
         self.registers = nn.Parameter(torch.empty(1, registers, width)) if registers else None
-        self.patch_embed = PatchEmbed(width, patch)
+        self.patch_embed = PatchEmbed(width, patch, channels)
         drops = [(1 - survival) * n / max(depth - 1, 1) for n in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, drop, layer_scale) for drop in drops)
         self.norm = nn.LayerNorm(width, eps=1e-6)
@@ -59,11 +60,11 @@ class VisionTransformer(nn.Module):
             if weight is not None:
                 nn.init.trunc_normal_(weight, std=0.02)
         initialize_linear(self)
-        scale = 1 / math.sqrt(3 * patch * patch)
+        scale = 1 / math.sqrt(channels * patch * patch)
         nn.init.uniform_(self.patch_embed.weight, -scale, scale)  # as a linear layer's
 
     def forward(self, x: Tensor, kept: Int[Tensor, "batch seen"] | None = None) -> Any:
-        """The features of images (batch, 3, h, w), as (batch, width).
+        """The features of images (batch, channels, h, w), as (batch, width).
 
         With `kept` an image is some of its patches, those in these places: `x` are their pixels, (batch, seen, pixels)
         as `patch_pixels` has them, and the result the class token and these patches, (batch, 1 + seen, width).
@@ -76,14 +77,14 @@ class VisionTransformer(nn.Module):
             return self.tokens(x)[1].mean(1)
         return self._encoded(*self._placed(x), slice(0, 1 if self.distillation_token is None else 2)).flatten(1)
 
-    def tokens(self, x: Float[Tensor, "batch 3 h w"]) -> tuple[Float[Tensor, "batch width"], Tokens]:
+    def tokens(self, x: Float[Tensor, "batch channels h w"]) -> tuple[Float[Tensor, "batch width"], Tokens]:
         """The class token and the patches, normed."""
         tokens = self._encoded(*self._placed(x))
         return tokens[:, 0], tokens[:, 1 + self._extra :]
 
     def masked_tokens(
         self,
-        x: Float[Tensor, "batch 3 h w"],
+        x: Float[Tensor, "batch channels h w"],
         masked: Bool[Tensor, "batch patches"],
         mask_token: Float[Tensor, " width"] | None = None,
         *,
@@ -102,7 +103,7 @@ class VisionTransformer(nn.Module):
 
     def every_token(
         self,
-        x: Float[Tensor, "batch 3 h w"],
+        x: Float[Tensor, "batch channels h w"],
         masked: Bool[Tensor, "batch patches"],
         mask_token: Float[Tensor, " width"],
     ) -> tuple[Float[Tensor, "batch width"], Tokens]:
@@ -115,7 +116,7 @@ class VisionTransformer(nn.Module):
         """Where the masked patches stand among all tokens of all images; `masked` is on the host."""
         return F.pad(masked, (1 + self._extra, 0)).flatten().nonzero()[:, 0]
 
-    def patches(self, x: Float[Tensor, "batch 3 h w"]) -> tuple[Tokens, int]:
+    def patches(self, x: Float[Tensor, "batch channels h w"]) -> tuple[Tokens, int]:
         """Embedded patches, row by row, without positions; and how many stand side by side."""
         if x.shape[-1] % self.patch or x.shape[-1] != x.shape[-2]:
             raise ValueError(
@@ -154,7 +155,7 @@ class VisionTransformer(nn.Module):
         return x
 
     @torch.no_grad()
-    def attention(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch heads side side"]:
+    def attention(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch heads side side"]:
         """How much the class token attends to each patch in the last block (DINO, arXiv:2104.14294, figure 1)."""
         side = x.shape[-1] // self.patch
         tokens = self._run(self._assemble(*self._placed(x)), len(self.blocks) - 1)

@@ -67,7 +67,7 @@ class Block(nn.Module):
         return added
 
 
-def patch_pixels(images: Float[Tensor, "batch 3 h w"], patch: int) -> Float[Tensor, "batch patches pixels"]:
+def patch_pixels(images: Float[Tensor, "batch channels h w"], patch: int) -> Float[Tensor, "batch patches pixels"]:
     """The pixels of each patch, row by row; of a patch those of one colour after another."""
     batch, colours, height, width = images.shape
     cut = images.reshape(batch, colours, height // patch, patch, width // patch, patch)
@@ -83,10 +83,10 @@ def _pick(x: Tokens, wanted: Wanted) -> Tensor:
 class PatchEmbed(nn.Conv2d):
     """One linear layer for all patches: of images, or of the pixels of some patches."""
 
-    def __init__(self, width: int, patch: int):
-        super().__init__(3, width, patch, patch)
+    def __init__(self, width: int, patch: int, channels: int = 3):
+        super().__init__(channels, width, patch, patch)
 
-    def forward(self, input: Float[Tensor, "batch 3 h w"] | Float[Tensor, "batch seen pixels"]) -> Tokens:
+    def forward(self, input: Float[Tensor, "batch channels h w"] | Float[Tensor, "batch seen pixels"]) -> Tokens:
         if input.dim() == 3:
             return F.linear(input, self.weight.flatten(1), self.bias)
         return super().forward(input).flatten(2).transpose(1, 2)

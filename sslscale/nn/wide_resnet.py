@@ -47,14 +47,14 @@ class WideResNet(nn.Module):
     The stem is a convolution of 3 x 3, or of 4 x 4 with a `stem_stride` of 2.
     """
 
-    def __init__(self, depth: int, width: float, *, survival: float = 1.0, stem_stride: int = 1):
+    def __init__(self, depth: int, width: float, *, survival: float = 1.0, stem_stride: int = 1, channels: int = 3):
         super().__init__()
         blocks = (depth - 4) // 6
-        channels = [max(round(c * width), 4) for c in (16, 32, 64)]
-        self.stem = nn.Conv2d(3, 16, 2 + stem_stride, stem_stride, 1, bias=False)
+        widths = [max(round(c * width), 4) for c in (16, 32, 64)]
+        self.stem = nn.Conv2d(channels, 16, 2 + stem_stride, stem_stride, 1, bias=False)
         layers: list[nn.Module] = []
         inputs = 16
-        for stage, outputs in enumerate(channels):
+        for stage, outputs in enumerate(widths):
             for number in range(blocks):
                 # block l of L survives with 1 - l / L * (1 - survival): eq. 4 of arXiv:1603.09382
                 keep = 1 - (len(layers) + 1) / (3 * blocks) * (1 - survival)
@@ -67,7 +67,9 @@ class WideResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Float[Tensor, "batch 3 h w"], *, maps: bool = False) -> Float[Tensor, "batch features ..."]:
+    def forward(
+        self, x: Float[Tensor, "batch channels h w"], *, maps: bool = False
+    ) -> Float[Tensor, "batch features ..."]:
         """Mean-pooled features, or with `maps` those of each place: (batch, features, h', w')."""
         found = self.norm(self.blocks(self.stem(x))).relu_()
         return found if maps else found.mean((2, 3))

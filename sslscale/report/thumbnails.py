@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from sslscale.data.decode import shown
 from sslscale.data.index import Index, read_index
 from sslscale.data.shard import Shard
 from sslscale.data.shards import open_shard
@@ -34,10 +35,7 @@ class Thumbnails:
     def image(self, number: int) -> Image.Image:
         """One image as a square, its short side cut to the centre."""
         shard, row = self._place(number)
-        with Image.open(io.BytesIO(bytes(shard.encoded(row)))) as image:
-            if image.mode.startswith("I"):
-                image = image.point(lambda value: value / 257)
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+        upright = Image.fromarray(shown(shard.encoded(row), self.index.pixels).permute(1, 2, 0).contiguous().numpy())
         kind = Image.Resampling.NEAREST if max(upright.size) < self._side // 2 else Image.Resampling.BICUBIC
         return ImageOps.fit(upright, (self._side, self._side), kind)
 

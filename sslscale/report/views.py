@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from sslscale.data.batch import Batch
+from sslscale.data.channels import as_rgb
 from sslscale.methods.method import Picture
 
 _IMAGES, _VIEWS, _SIDE = 6, 8, 72
@@ -54,6 +55,6 @@ def draw_pictures(file: Path, rows: Sequence[Picture], count: int = 8) -> None:
 def _pixels(view: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """Normalised images as uint8 squares of one side, with a white margin, on the CPU."""
     images = view.detach().float().cpu()
-    images = images * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    images = as_rgb(images * torch.tensor(std).view(-1, 1, 1) + torch.tensor(mean).view(-1, 1, 1))
     images = F.interpolate(images, (_SIDE, _SIDE), mode="nearest-exact").clamp(0, 1)
     return F.pad((255 * images).to(torch.uint8), (0, 4, 0, 4), value=255)

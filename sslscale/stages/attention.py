@@ -14,6 +14,7 @@ def attention(ctx: RunContext, config: AttentionConfig, *, model: Checkpoint, da
     import torch
 
     from sslscale.data.augment import normalize
+    from sslscale.data.channels import as_rgb
     from sslscale.data.reading import open_split
     from sslscale.nn.vit import VisionTransformer
     from sslscale.report.figures import attention_figure
@@ -30,7 +31,9 @@ def attention(ctx: RunContext, config: AttentionConfig, *, model: Checkpoint, da
     numbers = np.linspace(0, len(samples) - 1, min(config.images, len(samples))).round().astype(np.int64)
     pixels = images.fetch(*samples.places(numbers))
     weights = backbone.attention(normalize(pixels, info.image.mean, info.image.std))
-    attention_figure(ctx.path, pixels.permute(0, 2, 3, 1).numpy(), weights.numpy())
+    top = 255 if info.image.bits == 8 else 65535
+    seen = (255 / top * as_rgb(pixels.float())).to(torch.uint8)
+    attention_figure(ctx.path, seen.permute(0, 2, 3, 1).numpy(), weights.numpy())
     share = weights.flatten(2)
     even = torch.special.entr(share / share.sum(2, keepdim=True)).sum(2) / np.log(max(share.shape[2], 2))
     metrics = {"attention_entropy": float(even.mean())}  # 1: every patch alike

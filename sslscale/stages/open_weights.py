@@ -68,9 +68,12 @@ def open_weights(ctx: RunContext, config: WeightsConfig) -> Checkpoint:
     source, log = config.source, logging.getLogger(__name__)
     if source.checkpoint is not None and not Path(source.checkpoint).is_file():
         folder = checkpoint_folder(ctx.root, source.checkpoint)
-        for name in FILES:
-            shutil.copyfile(folder / name, ctx.path / name)
-        info = read_info(ctx.path)
+        info = read_info(folder)
+        if info.image.channels == config.image.channels:
+            for name in FILES:
+                shutil.copyfile(folder / name, ctx.path / name)
+        else:
+            info = public_weights.for_channels(folder, ctx.path, config.image)
         trained_on = info.image.mean, info.image.std
         parameters = info.num_parameters
     else:

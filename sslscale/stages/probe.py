@@ -76,15 +76,16 @@ def _gallery(ctx: RunContext, samples: Any, data: Dataset, place: Any, seed: int
     """A few images, each with the ones that are nearest to it."""
     import numpy as np
 
-    from sslscale.data.decode import decode
+    from sslscale.data.decode import shown
     from sslscale.report.figures import gallery
 
     rng = np.random.default_rng([seed, 0x6A11])
     queries = np.sort(rng.choice(len(samples), min(_QUERIES, len(samples)), replace=False))
-    shown = np.concatenate([queries[:, None], place[queries, :_SHOWN]], 1)
-    shard, row = samples.places(shown.ravel())
+    chosen = np.concatenate([queries[:, None], place[queries, :_SHOWN]], 1)
+    shard, row = samples.places(chosen.ravel())
     images = [
-        decode(samples.shards[int(s)].encoded(int(r))).permute(1, 2, 0).numpy() for s, r in zip(shard, row, strict=True)
+        shown(samples.shards[int(s)].encoded(int(r)), samples.index.pixels).permute(1, 2, 0).numpy()
+        for s, r in zip(shard, row, strict=True)
     ]
-    names = [data.classes[label] for label in samples.labels[shown.ravel()]]
-    gallery(ctx.path, images, names, shown.shape[1])
+    names = [data.classes[label] for label in samples.labels[chosen.ravel()]]
+    gallery(ctx.path, images, names, chosen.shape[1])

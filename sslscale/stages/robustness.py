@@ -9,6 +9,7 @@ from typing import Any
 from sslscale.errors import DataError
 from sslscale.graph.artifacts import Checkpoint, Dataset, Report
 from sslscale.graph.context import RunContext
+from sslscale.settings.pixels import RGB
 from sslscale.settings.robustness import RobustnessConfig
 
 
@@ -41,6 +42,8 @@ def robustness(
     torch.set_num_threads(ctx.threads)
     device = best_device(ctx.resources)
     network, info = load_model(model.dir)
+    if info.image.pixels != RGB:
+        raise DataError(f"{ctx.name}: corruptions are those of 8-bit RGB images, not of {info.image.pixels}")
     network = network.to(device).requires_grad_(False)
     samples, images = open_split(ctx, data.split(config.split), info.image)
     if samples.index.classes != info.classes:

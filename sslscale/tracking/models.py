@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sslscale.errors import ConfigError, UserError
-from sslscale.settings.model import read_info
+from sslscale.settings.model import ImageConfig, read_info
+from sslscale.settings.pixels import RGB
 from sslscale.tracking.store import connect, store
 
 _FILES = ("model.json", "model.safetensors")
@@ -43,7 +44,7 @@ def write_model(checkpoint: Path, out: Path) -> None:
         else [ColSpec(Array("double"), "features")]
     )
     image: list[ColSpec | TensorSpec] = [ColSpec("binary", "image")]
-    example = pd.DataFrame({"image": [base64.encodebytes(_picture(info.image.size)).decode()]})
+    example = pd.DataFrame({"image": [base64.encodebytes(_picture(info.image)).decode()]})
     text = str(example.to_json(orient="split", index=False))
     (out / _EXAMPLE).write_text(text, "utf-8")
     (out / _REQUEST).write_text(f'{{"dataframe_split": {text}}}', "utf-8")
@@ -59,10 +60,19 @@ def write_model(checkpoint: Path, out: Path) -> None:
     model.save(str(out / "MLmodel"))
 
 
-def _picture(size: int) -> bytes:
-    """A PNG of a model's size, for the example."""
+def _picture(image: ImageConfig) -> bytes:
+    """A PNG of a model's size, for the example; of other pixels than 8-bit RGB an array."""
+    import numpy as np
     from PIL import Image
 
+    size, pixels = image.size, image.pixels
+    if pixels != RGB:
+        from sslscale.data.channels import npy
+
+        low, high = pixels.range or (0, 255 if pixels.bits == 8 else 65535)
+        values = np.linspace(low, high, size * size).reshape(size, size)
+        kind = np.float32 if pixels.range is not None else np.uint8 if pixels.bits == 8 else np.uint16
+        return npy(np.broadcast_to(values.astype(kind), (pixels.channels, size, size)))
     file = io.BytesIO()
     Image.linear_gradient("L").resize((size, size)).convert("RGB").save(file, "png")
     return file.getvalue()

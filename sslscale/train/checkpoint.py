@@ -152,7 +152,9 @@ def save_model(folder: Path, network: nn.Module, info: ModelInfo) -> None:
     """Write model.safetensors and model.json; raises ResourceError on a full disk."""
     _write_weights(folder / "model.safetensors", network.state_dict())
     try:
-        jsonio.write_json(folder / "model.json", {"format": FORMAT, **asdict(info)})
+        described = {"format": FORMAT, **asdict(info)}
+        del described["model"]["channels"]  # the image's
+        jsonio.write_json(folder / "model.json", described)
     except OSError as error:
         raise ResourceError(f"{folder}: the model cannot be written: {error}") from error
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sslscale.errors import ConfigError
 from sslscale.settings.model import ModelInfo
+from sslscale.settings.pixels import RGB, PixelConfig
 from sslscale.storage import jsonio
 from sslscale.train.checkpoint import load_backbone, load_model
 from sslscale.train.huggingface import write_folder
@@ -37,6 +38,11 @@ def export_model(checkpoint: Path, out: Path, kind: str | None = None) -> str:
     backbone, info = load_backbone(checkpoint)
     if info.members > 1 and kind not in ("onnx", "torchscript"):
         raise ConfigError(f"{checkpoint}: is {info.members} networks together: export it as one graph, .onnx or .pt")
+    if kind == "hf" and info.image.pixels != RGB:
+        raise ConfigError(
+            f"{checkpoint}: takes {info.image.pixels}, and Hugging Face's processors take 8-bit RGB: export it as a "
+            "graph (.onnx, .pt) or its weights"
+        )
     if info.cosine_dim is not None and kind == "hf":
         raise ConfigError(f"{checkpoint}: its classifier is of class names: export it as a graph, .onnx or .pt")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -54,8 +60,8 @@ class _Images(nn.Module):
     def __init__(self, backbone: nn.Module, head: nn.Module | None, info: ModelInfo):
         super().__init__()
         self.backbone, self.head = backbone, head
-        self.mean = nn.Buffer(torch.tensor(info.image.mean).view(1, 3, 1, 1))
-        self.std = nn.Buffer(torch.tensor(info.image.std).view(1, 3, 1, 1))
+        self.mean = nn.Buffer(torch.tensor(info.image.mean).view(1, -1, 1, 1))
+        self.std = nn.Buffer(torch.tensor(info.image.std).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         features = self.backbone((images - self.mean) / self.std)
@@ -64,7 +70,8 @@ class _Images(nn.Module):
 
 def _write_graph(out: Path, kind: str, network: _Images, info: ModelInfo) -> str:
     size = info.image.size
-    example = torch.rand(7, 3, size, size, generator=torch.Generator().manual_seed(0))
+    pixels = info.image.pixels
+    example = torch.rand(7, pixels.channels, size, size, generator=torch.Generator().manual_seed(0))
     outputs = ["features", "probabilities"][: 2 if network.head is not None else 1]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracing warns of sizes, which are those of the images that it is for
@@ -90,13 +97,20 @@ def _write_graph(out: Path, kind: str, network: _Images, info: ModelInfo) -> str
             )
             how = f'onnxruntime.InferenceSession("{out}").run(None, {{"images": images}})'
     description = {
-        "images": f"float32 (batch, 3, {size}, {size}), RGB from 0 to 1",
+        "images": f"float32 (batch, {pixels.channels}, {size}, {size}), {_values(pixels)} from 0 to 1",
         "outputs": outputs,
         "classes": list(info.classes) if network.head is not None else [],
         "load": how,
     }
     jsonio.write_json(out.with_name(out.name + ".json"), description)
     return how
+
+
+def _values(pixels: PixelConfig) -> str:
+    if pixels == RGB:
+        return "RGB"
+    low, high = pixels.range or (0, 255 if pixels.bits == 8 else 65535)
+    return f"{pixels.channels} channels, {low:g} to {high:g} scaled"
 
 
 def _write_weights(out: Path, kind: str, backbone: nn.Module, info: ModelInfo) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from sslscale.errors import ConfigError, DataError
 from sslscale.nn.classifier import Classifier, build_classifier
 from sslscale.settings.model import ModelConfig
+from sslscale.settings.pixels import RGB
 from sslscale.settings.teacher import TimmConfig
 
 
@@ -20,6 +21,8 @@ def from_timm(config: TimmConfig, classes: tuple[str, ...]) -> tuple[Classifier,
     Raises DataError for weights that do not fit, ConfigError for a model that does not know the classes, or is no
     backbone with one linear classifier.
     """
+    if config.image.pixels != RGB:
+        raise ConfigError(f"teacher: timm's classifiers take 8-bit RGB images, not {config.image.pixels}")
     theirs = _load(config, len(_listed(config) or classes))
     head = _head(config, theirs)
     rows = _rows(config, theirs, head.out_features, classes)

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from sslscale.errors import ConfigError, DataError
 from sslscale.nn import names
 from sslscale.nn.classifier import build_backbone
+from sslscale.nn.first_layer import adapt
 from sslscale.nn.positions import resize_positions
 from sslscale.nn.towers import TwoTowers, build_towers
 from sslscale.nn.vit import VisionTransformer
-from sslscale.settings.model import ModelConfig
+from sslscale.settings.model import ImageConfig, ModelConfig, ModelInfo
 from sslscale.settings.text import TextConfig
+from sslscale.train import checkpoint
 
 log = logging.getLogger(__name__)
 _WRAPPERS = ("state_dict", "model", "teacher", "model_ema", "ema", "student", "network", "module")
@@ -28,7 +30,8 @@ def read_backbone(file: Path, model: ModelConfig) -> nn.Module:
     """A backbone with the weights of a file (.safetensors, or a pickle of which tensors alone are read).
 
     Names may be those of sslscale, timm or torchvision, with a prefix before all of them. A classifier and other heads
-    are left out, and named in the log. Raises DataError if a weight of the backbone is missing or has another shape.
+    are left out, and named in the log. A first layer for RGB is adapted to other channels. Raises DataError if a weight
+    of the backbone is missing or has another shape.
     """
     found = _unwrapped(_read(file))
     backbone, _ = build_backbone(model)
@@ -44,6 +47,7 @@ def read_backbone(file: Path, model: ModelConfig) -> nn.Module:
     others = len(found) - len(best)
     if vit and "positions" in best:
         best["positions"] = _on_grid(best["positions"], model.grid)
+    best = adapt(best, wanted)
     for name, value in wanted.items():  # statistics that a file need not have
         if name.endswith("num_batches_tracked"):
             best.setdefault(name, value)
@@ -125,11 +129,25 @@ def take_up(theirs: nn.Module, model: ModelConfig) -> nn.Module:
         weights = names.from_timm(weights)
         weights["positions"] = _on_grid(weights["positions"], model.grid)
     try:
-        backbone.load_state_dict(weights)
+        backbone.load_state_dict(adapt(weights, backbone.state_dict()))
     except RuntimeError as error:
         reason = str(error).splitlines()[1:2] or [str(error)]
         raise ConfigError(f"init: the weights do not fit model {model.name}: {reason[0].strip()}") from None
     return backbone.eval()
+
+
+def for_channels(folder: Path, out: Path, image: ImageConfig) -> ModelInfo:
+    """Write the backbone of a checkpoint for RGB images as one that takes the channels of these; raises DataError."""
+    backbone, info = checkpoint.load_backbone(folder)
+    made, _ = build_backbone(info.model.fitted(image))
+    weights = adapt(backbone.state_dict(), made.state_dict())
+    wrong = [name for name, value in made.state_dict().items() if value.shape != weights[name].shape]
+    if wrong:
+        raise DataError(f"{folder}: takes {info.image.channels} channels, which cannot be made {image.channels}")
+    made.load_state_dict(weights)
+    described = checkpoint.describe_model(made, info.model, image, ())
+    checkpoint.save_model(out, made, described)
+    return described
 
 
 def _read(file: Path) -> Any:

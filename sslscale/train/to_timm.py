@@ -28,14 +28,15 @@ def own_weights(network: nn.Module) -> dict[str, Tensor]:
 def for_timm(backbone: nn.Module, info: ModelInfo) -> Timm | None:
     """The backbone as timm's model, or None if timm has no such network."""
     weights = own_weights(backbone)
+    channels = {} if info.image.channels == 3 else {"in_chans": info.image.channels}
     kind, _, rest = info.model.name.partition(":" if info.model.name.startswith("timm:") else "_")
     if kind == "wrn":
         return None
     if kind == "timm":
-        return Timm(weights, rest, {})
+        return Timm(weights, rest, channels)
     if not isinstance(backbone, VisionTransformer):
         other = info.model.small_images or "_" in rest
-        return None if other else Timm(weights, f"resnet{rest}", {})
+        return None if other else Timm(weights, f"resnet{rest}", channels)
     model, side = info.model, info.model.grid * backbone.patch
     if model.pool == "mean" or model.distillation_token:  # which timm does otherwise
         return None
@@ -48,6 +49,7 @@ def for_timm(backbone: nn.Module, info: ModelInfo) -> Timm | None:
         "embed_dim": width,
         "depth": depth,
         "num_heads": int(blocks[0].attn.heads),
+        **channels,
         **({"reg_tokens": model.registers, "no_embed_class": True} if model.registers else {}),
         **({"init_values": model.layer_scale} if model.layer_scale is not None else {}),
     }

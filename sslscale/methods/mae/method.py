@@ -75,7 +75,7 @@ class MAEMethod(Method):
         super().__init__()
         self.settings = settings
         self.backbone, width = build_vit(model, fixed_positions=True)
-        pixels = 3 * self.backbone.patch**2
+        pixels = model.channels * self.backbone.patch**2
         self.decoder = Decoder(width, settings.width, settings.depth, self.backbone.grid, pixels)
 
     def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:

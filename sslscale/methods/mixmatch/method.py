@@ -59,7 +59,7 @@ class MixMatchMethod(ClassifierMethod):
         return self.losses(logits, labeled.label, supervised, weight, own, pseudo_labels)
 
     @torch.no_grad()
-    def _guess(self, views: tuple[Float[Tensor, "batch 3 h w"], ...]) -> Float[Tensor, "batch classes"]:
+    def _guess(self, views: tuple[Float[Tensor, "batch channels h w"], ...]) -> Float[Tensor, "batch classes"]:
         """Eqs. 6 and 7: the mean prediction for the views, sharpened."""
         with statistics_kept(self.network):
             found = forward_together(self.network, *views)

@@ -118,7 +118,9 @@ class PIRLMethod(Method):
             self._seen = self.seen.cpu().clone()
         return self._seen
 
-    def _transformed(self, view: Float[Tensor, "batch 3 h w"], draws: Float[Tensor, "batch draws"]) -> list[Tensor]:
+    def _transformed(
+        self, view: Float[Tensor, "batch channels h w"], draws: Float[Tensor, "batch draws"]
+    ) -> list[Tensor]:
         """The embedding of each pretext's result."""
         found = []
         if "jigsaw" in self.settings.pretext:

@@ -112,7 +112,7 @@ class ReMixMatchMethod(ClassifierMethod):
 
     @torch.no_grad()
     def _guess(
-        self, weak: Float[Tensor, "batch 3 h w"], truth: Float[Tensor, "labeled classes"]
+        self, weak: Float[Tensor, "batch channels h w"], truth: Float[Tensor, "labeled classes"]
     ) -> Float[Tensor, "batch classes"]:
         """The prediction for the weak view, aligned and sharpened."""
         with statistics_kept(self.network):

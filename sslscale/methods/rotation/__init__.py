@@ -16,3 +16,8 @@ class Rotation(Pretext):
 
     name: Literal["rotation"] = "rotation"  # pyright: ignore[reportIncompatibleVariableOverride]
     version: int = field(default=1, init=False)
+
+    @property
+    def rgb_only(self) -> bool:
+        """It turns images of any channels."""
+        return False

@@ -13,7 +13,7 @@ from sslscale.shapes import Float
 _TURNS = 4
 
 
-def all_turns(images: Float[Tensor, "batch 3 s s"]) -> Float[Tensor, "_ 3 s s"]:
+def all_turns(images: Float[Tensor, "batch channels s s"]) -> Float[Tensor, "_ channels s s"]:
     """Every image by 0, 1, 2 and 3 quarters, counter-clockwise, the upright ones first; by transposing and mirroring
     alone, as interpolation would give the turn away."""
     return torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(_TURNS)])
@@ -28,14 +28,14 @@ class RotationTask(Task):
         self.head = nn.Linear(width, _TURNS)
 
     def forward(
-        self, backbone: nn.Module, view: Float[Tensor, "batch 3 h w"], draws: Float[Tensor, "batch draws"]
+        self, backbone: nn.Module, view: Float[Tensor, "batch channels h w"], draws: Float[Tensor, "batch draws"]
     ) -> Losses:
         features = backbone(all_turns(view))
         target = torch.arange(_TURNS, device=view.device).repeat_interleave(len(view))
         return classify(self.head(features), target, features[: len(view)])
 
     def pictures(
-        self, backbone: nn.Module, view: Float[Tensor, "batch 3 h w"], draws: Float[Tensor, "batch draws"]
+        self, backbone: nn.Module, view: Float[Tensor, "batch channels h w"], draws: Float[Tensor, "batch draws"]
     ) -> list[Picture]:
         turned = all_turns(view)
         found = self.head(backbone(turned)).argmax(1).view(_TURNS, -1)

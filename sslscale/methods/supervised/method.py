@@ -69,8 +69,8 @@ class SupervisedMethod(ClassifierMethod):
 
     @eager
     def _against(
-        self, images: Float[Tensor, "batch 3 h w"], target: Float[Tensor, "batch classes"]
-    ) -> Float[Tensor, "batch 3 h w"]:
+        self, images: Float[Tensor, "batch channels h w"], target: Float[Tensor, "batch classes"]
+    ) -> Float[Tensor, "batch channels h w"]:
         """x + epsilon sign(grad) or x + epsilon grad / |grad|, of the image's loss (arXiv:1412.6572, section 4).
 
         The pass that finds the gradient leaves no trace in batch norm's running statistics.

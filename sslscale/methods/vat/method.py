@@ -30,13 +30,13 @@ def divergence(p: Float[Tensor, "batch classes"], q: Float[Tensor, "batch classe
 
 def adversarial_direction(
     network: Callable[[Tensor], Tensor],
-    images: Float[Tensor, "batch 3 h w"],
+    images: Float[Tensor, "batch channels h w"],
     logits: Float[Tensor, "batch classes"],
-    start: Float[Tensor, "batch 3 h w"],
+    start: Float[Tensor, "batch channels h w"],
     *,
     xi: float,
     iterations: int,
-) -> Float[Tensor, "batch 3 h w"]:
+) -> Float[Tensor, "batch channels h w"]:
     """The direction, of length 1 for each image, that changes the prediction most (section 3.3, eqs. 11 to 15): power
     iterations d <- grad of KL(p(x) || p(x + xi d))."""
     direction = _unit(start)
@@ -89,13 +89,13 @@ class VATMethod(ClassifierMethod):
         parts = {"divergence": distance, "entropy": entropy}
         return self.losses(logits, labeled.label, supervised, 1.0, terms, parts=parts)
 
-    def _without_trace(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes"]:
+    def _without_trace(self, images: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch classes"]:
         """Logits, with no trace in batch norm's running statistics."""
         with statistics_kept(self.network):
             return self.network(images).float()
 
     @eager
-    def _direction(self, images: Tensor, guessed: Tensor, start: Tensor) -> Float[Tensor, "batch 3 h w"]:
+    def _direction(self, images: Tensor, guessed: Tensor, start: Tensor) -> Float[Tensor, "batch channels h w"]:
         settings = self.settings
         with statistics_kept(self.network):
             return adversarial_direction(
