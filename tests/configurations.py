@@ -22,6 +22,7 @@ from sslscale.methods.byol import BYOL
 from sslscale.methods.clip import CLIP
 from sslscale.methods.colorization import Colorization
 from sslscale.methods.dash import Dash
+from sslscale.methods.deepcluster_v2 import DeepClusterV2
 from sslscale.methods.deit import DeiT
 from sslscale.methods.densecl import DenseCL
 from sslscale.methods.detection import Detection
@@ -210,6 +211,11 @@ TUNED = {
             of(
                 SwAV(prototypes=12, hidden=24, projection=16, queue=36, queue_epoch=0.01, freeze_prototypes=0.01),
                 views={"local": SMALL},
+            ),
+            of(
+                DeepClusterV2(heads=2, prototypes=12, hidden=24, projection=16),
+                views={"local": SMALL},
+                splits=("labeled",),  # few enough that an epoch ends
             ),
             of(DINO(prototypes=24, hidden=24, bottleneck=8, momentum=0.9, freeze_last=0.01), views={"local": SMALL}),
             of(

@@ -50,7 +50,7 @@ def test_every_method_learns_from_five_channels(name: str) -> None:
     parts: dict[str, torch.Tensor] = {}
     for step in range(2):  # the first may have a rate of 0, or a frozen layer
         batch = {stream: batch_of(config, stream, size, step) for stream, size in config.batch_sizes.items()}
-        parts, _ = engine.train_step(batch, StepInfo(step, step / 8, 0.0))
+        parts, _ = engine.train_step(batch, StepInfo(step, step / 8, 3.0))
     assert np.isfinite(float(parts["loss"]))
     assert ((first.weight - before).abs().amax((0, 2, 3)) > 0).all()  # it looks at every channel
 

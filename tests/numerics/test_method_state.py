@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sslscale.data.batch import Batch
+from sslscale.errors import ConfigError
 from sslscale.methods.method import Method, StepInfo, build_method
 from sslscale.methods.supcon import SupCon
 from sslscale.nn.ema import cosine_momentum
@@ -215,7 +216,6 @@ def test_pirls_bank_moves_for_the_images_of_the_batch_alone() -> None:
 
 
 def test_moco_v3_can_leave_a_vits_patches_as_they_are() -> None:
-    from sslscale.errors import ConfigError
     from sslscale.methods.moco_v3 import MoCoV3
     from sslscale.settings.model import ModelConfig
 
@@ -224,3 +224,35 @@ def test_moco_v3_can_leave_a_vits_patches_as_they_are() -> None:
     assert not method.backbone.patch_embed.weight.requires_grad  # type: ignore[union-attr]
     with pytest.raises(ConfigError, match="has no patches"):
         build_method(recipe, ModelConfig(name="wrn_10_0.5"), 10)
+
+
+def test_deepcluster_remembers_an_epoch_then_learns_its_clusters() -> None:
+    config = small("deepcluster_v2")
+    engine = Engine(make(config), config, STEPS, torch.device("cpu"))
+    method = engine.method
+    before = {name: value.clone() for name, value in method.named_parameters()}
+    whole = batch(config, 0)["images"]
+    for step in range(4):  # 64 images in 4 batches of 16
+        index = torch.arange(16 * step, 16 * step + 16)
+        engine.train_step({"images": Batch(whole.views, index)}, StepInfo(step, step / STEPS, step / 4))
+    for name, value in method.named_parameters():
+        assert torch.equal(value, before[name])  # the first epoch fills the memory, and no weight moves
+    memory, centroids = method.memory.rows, method.centroids  # type: ignore[union-attr]
+    torch.testing.assert_close(memory.view(64, 2, -1).norm(dim=2), torch.ones(64, 2))  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(memory[:16], memory[48:])  # type: ignore[index] (the same views)
+    assert not centroids.any()  # type: ignore[operator, union-attr]
+    engine.train_step({"images": Batch(whole.views, torch.arange(16))}, StepInfo(4, 4 / STEPS, 1.0))
+    torch.testing.assert_close(centroids.norm(dim=2), torch.ones(2, 12))  # type: ignore[operator, union-attr]
+    assigned = method.assigned  # type: ignore[union-attr]
+    # the first head clusters the first view's embeddings, the second head the second's
+    kept = memory.clone()  # type: ignore[operator, union-attr]
+    kept[:16] = kept[48:]  # what they were before this step wrote
+    for head in range(2):
+        nearest = (kept[:, 16 * head : 16 * head + 16] @ centroids[head].T).argmax(1)  # type: ignore[index]
+        assert torch.equal(nearest.int(), assigned[head])  # type: ignore[index]
+    moved = [name for name, value in method.named_parameters() if not torch.equal(value, before[name])]
+    assert moved
+    engine.train_step({"images": Batch(whole.views, torch.arange(16))}, StepInfo(5, 5 / STEPS, 1.25))
+    assert torch.equal(assigned, method.assigned)  # type: ignore[arg-type] (until the epoch ends)
+    with pytest.raises(ConfigError, match="12 are more than the 11 images"):
+        method.prepare({"images": 11}, config)

@@ -10,10 +10,12 @@ import torch
 
 from sslscale.data import rng
 from sslscale.losses import cross_view_entropy, warm_temperature
+from sslscale.methods.deepcluster_v2.method import cluster_entropy
 from sslscale.methods.dinov2.method import ibot_loss, koleo_loss
 from sslscale.nn.heads import PrototypeHead
 from sslscale.nn.masks import BLOCK_DRAWS, block_masks
 from sslscale.nn.sinkhorn import sinkhorn, usage_entropy
+from sslscale.nn.spherical_kmeans import spherical_kmeans
 
 
 def scores(seed: int, count: int = 8, dim: int = 5) -> torch.Tensor:
@@ -147,3 +149,51 @@ def test_masks_are_blocks_of_the_wanted_share() -> None:
     assert torch.equal(masks, block_masks(draws, 14, 0.5, (0.1, 0.5)))
     assert not block_masks(draws, 14, 0.0, (0.1, 0.5)).any()
     assert block_masks(draws, 3, 1.0, (0.3, 0.5)).sum(1).max() <= 4
+
+
+def unit(rows: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def test_deepclusters_loss_is_the_cross_entropy_of_every_view_with_the_images_cluster() -> None:
+    """Three views of four images, two heads of five centroids, term by term in float64."""
+    rows, temperature = unit(scores(1, 12)), 0.1
+    centroids = torch.stack([unit(scores(2, 5)), unit(scores(3, 5))])
+    target = torch.tensor([[0, 3, 3, 1], [4, 0, 2, 2]])
+    terms = []
+    for head in range(2):
+        for view in range(3):
+            for image in range(4):
+                z = rows[4 * view + image].double().tolist()
+                cosines = [sum(a * b for a, b in zip(z, c, strict=True)) for c in centroids[head].double().tolist()]
+                terms.append(-log_softmax(cosines, temperature)[int(target[head, image])])
+    found = cluster_entropy(rows, centroids, target, temperature)
+    assert float(found) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+
+
+def test_spherical_k_means_is_that_of_loops() -> None:
+    """Assign by the largest cosine, move each centroid to its rows' mean, scale it to length 1; in float64."""
+    rows = unit(scores(4, 60, 3))
+    first = rows[:4].clone()
+    first[3] = -rows.mean(0) / rows.mean(0).norm() * 1e-3 + torch.tensor([0.0, 0.0, -9.0])
+    first[3] /= first[3].norm() * 1e9  # so near 0 that no row is nearest to it
+    expected = first.double().tolist()
+    points = rows.double().tolist()
+
+    def nearest(point: list[float]) -> int:
+        cosines = [sum(a * b for a, b in zip(point, c, strict=True)) for c in expected]
+        return cosines.index(max(cosines))
+
+    for _ in range(5):
+        groups: dict[int, list[list[float]]] = {}
+        for point in points:
+            groups.setdefault(nearest(point), []).append(point)
+        for number, members in groups.items():
+            mean = [sum(column) / len(members) for column in zip(*members, strict=True)]
+            length = math.sqrt(sum(x * x for x in mean))
+            expected[number] = [x / length for x in mean]
+    found, assigned = spherical_kmeans(lambda: iter(rows.split(7)), first, 5)
+    torch.testing.assert_close(found.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=1e-6)
+    assert assigned.tolist() == [nearest(point) for point in points]
+    if 3 not in assigned.tolist():
+        assert found[3].equal(first[3])  # nobody's: it stays

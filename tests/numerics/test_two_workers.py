@@ -52,7 +52,7 @@ def train(
     samples = {
         "labeled": open_samples(folder / "labeled"),
         "pseudo": open_samples(folder / "labeled"),
-        "images": open_images(folder, ("labeled", "unlabeled")),
+        "images": open_images(folder, config.splits),
     }
     samples["unlabeled"] = open_images(folder, config.splits)
     soft = (
