@@ -44,6 +44,11 @@ class MethodSettings:
         del model, size
         return None
 
+    def unsupported_batch(self, batch_size: int) -> str | None:
+        """Why the method cannot train on global batches of this size; None if it can."""
+        del batch_size
+        return None
+
     @property
     def needs_teacher(self) -> bool:
         """Whether another network, or its logits for every image, must be given."""

@@ -136,6 +136,8 @@ class TrainConfig:
         require(self.epochs is None or self.epochs > 0, "epochs", "must be positive")
         require(self.accumulate > 0, "accumulate", "must be 1 or more")
         require(self.batch_size % max(self.accumulate, 1) == 0, "accumulate", "must divide batch_size")
+        unsupported = self.method.unsupported_batch(self.batch_size)
+        require(unsupported is None, "batch_size", unsupported or "")
         why = self.method.accumulation_error
         require(self.accumulate == 1 or not why, "accumulate", f"{self.method.name} needs its batch at once: {why}")
         require(len(self.splits) > 0, "splits", "must name at least one split")

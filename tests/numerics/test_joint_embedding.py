@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -25,6 +26,7 @@ from sslscale.methods.w_mse.method import whiten, whitened_error
 from sslscale.nn.blocks_of_patches import block_size, draw_places, draw_sizes
 from sslscale.nn.vit_blocks import patch_pixels
 from sslscale.settings.model import ModelConfig
+from tests.configurations import CONFIGS
 
 
 def normal(seed: int, *shape: int) -> torch.Tensor:
@@ -409,3 +411,8 @@ def test_densecls_weight_of_the_places_rises_over_the_warmup() -> None:
     for progress, expected in ((0.0, 0.0), (0.25, 0.25), (0.5, 0.5), (0.9, 0.5)):
         method.before_step(StepInfo(1, progress, 0.0))
         assert float(method.draw(batch)["weight"]) == pytest.approx(expected)
+
+
+def test_batches_that_cannot_be_whitened_in_groups_are_told_before_a_run() -> None:
+    with pytest.raises(ValueError, match=r"batch_size: must be a multiple of method\.whitened, the 8 images"):
+        dataclasses.replace(CONFIGS["w_mse"], batch_size=12)

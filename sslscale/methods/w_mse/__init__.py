@@ -34,6 +34,12 @@ class WMSE(SelfSupervised):
         """The views."""
         return (ViewSpec("view", self.num_views),)
 
+    def unsupported_batch(self, batch_size: int) -> str | None:
+        """Why the method cannot train on batches of this size."""
+        if batch_size % self.whitened:
+            return f"must be a multiple of method.whitened, the {self.whitened} images that are whitened together"
+        return None
+
     @property
     def accumulation_error(self) -> str:
         """Why gradients cannot be accumulated over parts of a batch."""

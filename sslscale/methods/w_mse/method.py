@@ -13,7 +13,6 @@ from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.data.rng import stream_seed
 from sslscale.data.transfer import to_device
-from sslscale.errors import ConfigError
 from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.methods.w_mse import WMSE
@@ -59,10 +58,6 @@ class WMSEMethod(Method):
         """An order of the images of all workers, the same for each of them."""
         index = batch["images"].index
         count = distributed.total(len(index))
-        if count % self.settings.whitened:
-            raise ConfigError(
-                f"method.whitened: {self.settings.whitened} does not divide the batches of {count} images"
-            )
         generator = torch.Generator().manual_seed(stream_seed(self.seed, f"order {self.step_info.step}"))
         return {"order": to_device(torch.randperm(count, generator=generator), index.device)}
 
