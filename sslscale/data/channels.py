@@ -8,6 +8,7 @@ with a channel each.
 from __future__ import annotations
 
 import io
+import logging
 import math
 from typing import Any
 
@@ -79,6 +80,14 @@ def rewritten(data: bytes | memoryview, pixels: PixelConfig, target: tuple[int, 
         scaled = F.interpolate(values, size=target, mode="bilinear", antialias=True, align_corners=False)[0].numpy()
         image = (scaled.round() if kind.kind in "ui" else scaled).astype(kind)
     return npy(image)
+
+
+def outside(data: bytes | memoryview, pixels: PixelConfig, *, max_pixels: int) -> float:
+    """The share of an image's numbers that lie outside the range, and are clipped; raises DataError."""
+    if pixels.range is None:
+        return 0.0
+    image = _fitted(_native(data, pixels, max_pixels), pixels)
+    return float(((image < pixels.range[0]) | (image > pixels.range[1])).mean())
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -156,6 +165,7 @@ def _tiff(data: bytes | memoryview, pixels: PixelConfig | None, max_pixels: int,
         import tifffile
     except ImportError:
         raise DataError("a TIFF, for which sslscale[tiff] is needed: pip install 'sslscale[tiff]'") from None
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs each flaw of a file whose error is told below
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             # pages alone: what formats on top of TIFF say of them is not read, so that no file can name others
@@ -170,8 +180,11 @@ def _tiff(data: bytes | memoryview, pixels: PixelConfig | None, max_pixels: int,
                 return size[::-1] if turn >= 5 else size
             shapes = {tuple(page.shape) for page in pages}
             samples = math.prod(first.shape) // (size[0] * size[1])
-            if len(shapes) > 1 or first.ndim > 3 or samples > MOST_CHANNELS:
+            count = max(samples, len(pages))
+            if len(shapes) > 1 or first.ndim > 3 or count > MOST_CHANNELS:
                 raise DataError(f"a TIFF of {len(pages)} images of shape {list(first.shape)}, which are no channels")
+            if size[0] * size[1] * count > max_pixels * max(4, pixels.channels if pixels else 4):
+                raise DataError(f"a TIFF of {count} channels of {size[1]} x {size[0]} pixels is over the limit")
             parts = [_channels_first(page.asarray(maxworkers=1), first.axes.endswith("S")) for page in pages]
             return _upright(parts[0] if len(parts) == 1 else np.concatenate(parts), turn)
     except DataError:
@@ -239,7 +252,8 @@ def _converted(image: np.ndarray, pixels: PixelConfig) -> UInt[Tensor, "channels
             result = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
     else:
         low, high = pixels.range
-        values = image.astype(np.float32 if image.dtype.itemsize <= 4 else np.float64)
+        exact = image.dtype.itemsize <= 2 or image.dtype == np.float32  # in float32
+        values = image.astype(np.float32 if exact else np.float64)
         if values.dtype.kind == "f" and np.isnan(values).any():
             raise DataError("some of its pixels are no numbers (NaN): give them a value")
         result = (np.clip((values - low) / (high - low), 0, 1) * top).round().astype(wanted)

@@ -38,6 +38,15 @@ class Task(NamedTuple):
         return folder / self.split / f"{self.split}-{self.number:06d}.json"
 
 
+class Encoded(NamedTuple):
+    """An image for a shard: its bytes, their format, height and width, and whether most of it is clipped."""
+
+    data: bytes
+    extension: str
+    shape: tuple[int, int]
+    clipped: bool = False
+
+
 Write = Callable[[Task], int]
 Run = Callable[
     [Callable[[int], Write], Sequence[Task]], None
@@ -96,11 +105,11 @@ def make_writer(config: PackConfig, classes: tuple[str, ...], folder: Path, thre
     workers = pool("pack", max(threads, 1))
 
     def write(task: Task) -> int:
-        labels, bad = [], []
+        labels, bad, clipped = [], [], []
         hide = task.split == "unlabeled"
 
-        def sample(item: Item, result: tuple[bytes, str, tuple[int, int]]) -> Sample:
-            data, extension, shape = result
+        def sample(item: Item, result: Encoded) -> Sample:
+            data, extension, shape, _ = result
             label = label_of.get(item.label or "", -1)
             return Sample(
                 item.key,
@@ -125,6 +134,7 @@ def make_writer(config: PackConfig, classes: tuple[str, ...], folder: Path, thre
                 if wrong is not None:
                     bad.append(wrong)
                     continue
+                clipped.extend(item.where for item, result in whole if not isinstance(result, str) and result.clipped)
                 labels.extend(label_of.get(item.label or "", -1) for item, _ in whole)
                 yield from good
 
@@ -132,21 +142,21 @@ def make_writer(config: PackConfig, classes: tuple[str, ...], folder: Path, thre
         info = write_shard(file, samples())
         if not info.samples:
             file.unlink()
-        jsonio.write_json(task.note(folder), {"info": info._asdict(), "labels": labels, "bad": bad})
+        note = {"info": info._asdict(), "labels": labels, "bad": bad, "clipped": len(clipped), "first": clipped[:1]}
+        jsonio.write_json(task.note(folder), note)
         return info.samples
 
     return write
 
 
-def _encoded(
-    workers: ThreadPoolExecutor, items: Sequence[Item], config: PackConfig
-) -> Iterator[tuple[bytes, str, tuple[int, int]] | str]:
+def _encoded(workers: ThreadPoolExecutor, items: Sequence[Item], config: PackConfig) -> Iterator[Encoded | str]:
     """What goes into the shard for each item, in order, with few of them waiting in memory."""
     for start in range(0, len(items), _AHEAD):
         yield from workers.map(lambda item: _encode(item, config.resize, config.decoded), items[start : start + _AHEAD])
 
 
 _AHEAD = 64
+_MOSTLY = 0.5  # of an image's numbers outside the range: worth telling
 
 
 def _finish(
@@ -157,6 +167,10 @@ def _finish(
     bad = [line for _, note in notes for line in note["bad"]]
     total = sum(len(task.items) for task in every) // frames_of(config)
     require_few_bad(config.on_bad_sample, bad, total)
+    clipped = sum(note.get("clipped", 0) for _, note in notes)
+    if clipped:
+        first = next(note["first"][0] for _, note in notes if note.get("first"))
+        say(f"{clipped:,} of {total:,} images lie outside image.range by more than half; the first: {first}")
     indexes = {}
     for name in done.parts:
         mine = [note for split_name, note in notes if split_name == name]
@@ -180,11 +194,12 @@ def _finish(
     return indexes
 
 
-def _encode(item: Item, resize: int | None, wanted: PixelConfig) -> tuple[bytes, str, tuple[int, int]] | str:
+def _encode(item: Item, resize: int | None, wanted: PixelConfig) -> Encoded | str:
     """The image's bytes for the shard, their format, height and width; or why it cannot be used."""
     try:
         data = item.read()
         image = decode.decode(data, pixels=wanted)
+        clipped = channels.outside(data, wanted, max_pixels=decode.MAX_PIXELS) > _MOSTLY
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     except DataError as error:
@@ -195,14 +210,14 @@ def _encode(item: Item, resize: int | None, wanted: PixelConfig) -> tuple[bytes,
         scale = resize / min(height, width)
         height, width = round(height * scale), round(width * scale)
     elif extension in (shard.PLAIN if wanted == RGB else shard.IMAGE_TYPES):
-        return data, extension, (height, width)
+        return Encoded(data, extension, (height, width), clipped)
     if wanted != RGB:
         array = channels.rewritten(data, wanted, (height, width), max_pixels=decode.MAX_PIXELS)
-        return array, "npy", (height, width)
+        return Encoded(array, "npy", (height, width), clipped)
     if image.shape[-2:] != (height, width):
         image = decode.resize(image, (height, width))
     buffer = io.BytesIO()
     lossy = extension in ("jpg", "jpeg", "webp")
     pixels = image.permute(1, 2, 0).contiguous().to(torch.uint8).numpy()
     Image.fromarray(pixels).save(buffer, "JPEG" if lossy else "PNG", **({"quality": 95} if lossy else {}))
-    return buffer.getvalue(), "jpg" if lossy else "png", (height, width)
+    return Encoded(buffer.getvalue(), "jpg" if lossy else "png", (height, width))

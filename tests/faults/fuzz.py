@@ -28,6 +28,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
+import tifffile
 import yaml
 
 from sslscale.cli.main import main as sslscale
@@ -199,6 +201,14 @@ class Material:
             (folder / "photos" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
             Image.effect_noise((12, 12), 50).convert("RGB").save(folder / f"photos/{'ab'[number % 2]}/{number}.png")
         self.photos = sorted((folder / "photos").glob("*/*.png"))
+        for number, name in enumerate(("lzw", "contig", "separate", "pages")):
+            (folder / "bands" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+            array = np.random.default_rng(number).integers(0, 65536, (4, 12, 12), np.uint16)
+            kind: dict[str, Any] = {"planarconfig": "separate"} if name in ("lzw", "separate") else {}
+            kind |= {"compression": "lzw"} if name == "lzw" else {}
+            array = array.transpose(1, 2, 0) if name == "contig" else array
+            place = folder / "bands" / "ab"[number % 2] / f"{number}.tif"
+            tifffile.imwrite(place, array, photometric="minisblack", **kind)
         table = "path,label\n" + "".join(f"photos/{p.parent.name}/{p.name},{p.parent.name}\n" for p in self.photos)
         (folder / "photos.csv").write_text(table)
         assert (
@@ -387,14 +397,23 @@ def words(given: Material, folder: Path, choice: random.Random) -> str:
     return command(*line)
 
 
+def bands(given: Material, folder: Path, choice: random.Random) -> str:
+    """Images of four channels of 16 bits, one of them damaged, packed."""
+    place = _linked(given.folder / "bands", folder / "bands")
+    _damage(choice.choice(sorted(f for f in place.rglob("*") if f.is_file())), octets, choice)
+    out = folder / "out"
+    return command("data", "pack", place, out, "--channels", "4", "--bits", "16", out=out)
+
+
 KINDS: dict[str, tuple[Callable[[Material, Path, random.Random], str], float]] = {  # with their share of the cases
-    "configurations": (configs, 0.3),
+    "configurations": (configs, 0.25),
     "shards and indexes": (shards, 0.1),
     "checkpoints": (checkpoints, 0.15),
     "states": (states, 0.1),
     "records and notes": (records, 0.1),
     "CSVs": (tables, 0.1),
     "command lines": (words, 0.15),
+    "images of other channels": (bands, 0.05),
 }
 
 

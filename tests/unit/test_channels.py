@@ -487,3 +487,15 @@ def test_exports_take_the_channels_of_the_images(tmp_path: Path) -> None:
     loaded = mlflow.pyfunc.load_model(str(tmp_path / "mlflow"))
     answer = loaded.predict(pd.DataFrame({"image": [npy(DEEP)]}))
     assert answer["class"][0] in ("a", "b", "c")
+
+
+def test_a_range_that_most_numbers_lie_outside_of_is_told(scenes: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    wrong = dataclasses.replace(PIXELS, range=(0.0, 1.0))  # as if the numbers were shares
+    pack(PackConfig(source=str(scenes), pixels=wrong), tmp_path / "wrong", say=said.append)
+    assert any(
+        line.startswith("60 of 60 images lie outside image.range by more than half; the first: ") for line in said
+    )
+    said.clear()
+    pack(PackConfig(source=str(scenes), pixels=PIXELS), tmp_path / "right", say=said.append)
+    assert not said
