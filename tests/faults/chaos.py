@@ -3,9 +3,12 @@
     python -m tests.faults.chaos --kill driver --kills 100 --out OUT
     python -m tests.faults.chaos --kill worker --kills 100 --out OUT resources.train.num_workers=2
     python -m tests.faults.chaos --kill node --kills 30 --out OUT
+    python -m tests.faults.chaos --kill driver --store --kills 30 --out OUT
 
 `driver` kills the command and all that it started; `worker` one of its worker processes; `node` takes one of three
-nodes and brings another. Prints one line for each kill, and a count at the end; exit code 1 if anything differs.
+nodes and brings another. With `--store` the root is in an S3 server (moto's), and every other machine whose driver was
+killed is gone with all its files: the same command goes on elsewhere. Prints one line for each kill, and a count at the
+end; exit code 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -102,6 +105,48 @@ def _cluster(what: str) -> Iterator[tuple[Any, dict[str, Any]]]:
         cluster.shutdown()
 
 
+class Store:
+    """An S3 server with a bucket, as the root of runs whose machines may be lost."""
+
+    def __init__(self, out: Path):
+        self.scratch, port = out / "machine", runs.free_port()
+        words = [sys.executable, "-m", "moto.server", "-p", str(port)]
+        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.env = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "somebody",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "SSLSCALE_SCRATCH": str(self.scratch),
+        }
+        runs.wait_for_port(port)
+        os.environ.update({name: value for name, value in self.env.items() if name.startswith("AWS")})
+        self._client().create_bucket(Bucket="lab")
+
+    @staticmethod
+    def _client() -> Any:
+        import boto3
+
+        return boto3.client("s3")
+
+    def fetch(self, root: Path) -> None:
+        """What the store has of a root, as files."""
+        client, prefix = self._client(), f"{root.name}/"
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket="lab", Prefix=prefix):
+            for found in page.get("Contents", []):
+                file = root / found["Key"].removeprefix(prefix)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                client.download_file("lab", found["Key"], str(file))
+
+    def lose(self) -> None:
+        """The machine is gone, and another one has nothing of it."""
+        for _ in range(100):
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            if not self.scratch.exists():
+                return
+            time.sleep(0.1)
+
+
 def chaos(
     out: Path,
     what: str,
@@ -110,6 +155,7 @@ def chaos(
     overrides: Sequence[str] = (),
     *,
     env: dict[str, str] | None = None,
+    store: bool = False,
     tell: Any = lambda text: None,
 ) -> Outcome:
     """Run the graph of `runs.TINY` again and again in new roots, until so much was killed; compare each that ended."""
@@ -117,8 +163,11 @@ def chaos(
     choice = random.Random(seed)
     killed = ended = attempts = 0
     wrong: list[str] = []
-    with _cluster(what) as (nodes, own):
-        env = {**own, **(env or {})}
+    with _cluster(what) as (nodes, own), contextlib.ExitStack() as ending:
+        remote = Store(out) if store else None
+        if remote is not None:
+            ending.callback(remote.process.kill)
+        env = {**own, **(remote.env if remote else {}), **(env or {})}
         started = time.monotonic()
         runs.sslscale("run", config, *overrides, "--root", out / "golden", env=env)
         whole = time.monotonic() - started
@@ -128,7 +177,8 @@ def chaos(
             shutil.rmtree(root, ignore_errors=True)
             while True:
                 attempts += 1
-                process = runs.start("run", config, *overrides, "--root", root, env=env)
+                place = f"s3://lab/{root.name}" if remote else root
+                process = runs.start("run", config, *overrides, "--root", place, env=env)
                 started = time.monotonic()
                 while killed < kills:
                     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -140,6 +190,10 @@ def chaos(
                         stages = len(list(root.glob("artifacts/*/*/record.json")))
                         tell(f"{killed}: {name} after {time.monotonic() - started:.1f} s, with {stages} stages done")
                     if what == "driver":
+                        if remote is not None and choice.random() < 0.5:
+                            process.wait()
+                            remote.lose()
+                            tell("  and its machine is gone")
                         break
                 _, err = process.communicate(timeout=_PATIENCE_S)
                 if process.returncode == 0:
@@ -147,6 +201,8 @@ def chaos(
                 if process.returncode > 0:  # more workers were lost than max_failures
                     tell(f"  ended with {process.returncode}: {(err.strip().splitlines() or [''])[0][:150]}")
                     assert "Traceback" not in err, err
+            if remote is not None:
+                remote.fetch(root)
             found = differences(out / "golden", root)
             wrong += [f"run {ended}: {name}" for name in found]
             tell(f"run {ended} ended; {len(found)} files differ")
@@ -162,11 +218,18 @@ def main() -> int:
     options.add_argument("--kill", choices=("driver", "worker", "node"), default="driver")
     options.add_argument("--kills", type=int, default=100)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--store", action="store_true")
     options.add_argument("--out", type=Path, required=True)
     options.add_argument("overrides", nargs="*")
     given = options.parse_args()
     found = chaos(
-        given.out, given.kill, given.kills, given.seed, given.overrides, tell=lambda text: print(text, flush=True)
+        given.out,
+        given.kill,
+        given.kills,
+        given.seed,
+        given.overrides,
+        store=given.store,
+        tell=lambda text: print(text, flush=True),
     )
     for name in found.differences[:20]:
         print(name)
