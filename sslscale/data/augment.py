@@ -33,8 +33,7 @@ def make_view(
     `cropped` says that the images are cut to their boxes and scaled already.
     """
     square = config.crop == "resized" or images.shape[-2:] == (size, size)
-    rgb = images.dtype == torch.uint8 and images.shape[1] == 3
-    kernels = _kernels() if images.device.type == "cpu" and rgb and square and _by_kernels(plan) else None
+    kernels = _kernels() if images.device.type == "cpu" and square and _by_kernels(plan) else None
     if kernels is not None:
         kernel_size = config.blur.pixels(size) if config.blur else 1
         return kernels.views(images, plan, size, kernel_size, mean, std, cropped=cropped)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslscale.shapes import Float, UInt8
+from sslscale.shapes import Float, UInt
 
 if TYPE_CHECKING:
     from sslscale.data.plan import Plan
@@ -27,7 +27,7 @@ _compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=_MA
 
 
 def views(
-    images: UInt8[Tensor, "batch 3 height width"],
+    images: UInt[Tensor, "batch channels height width"],
     plan: Plan,
     size: int,
     kernel_size: int,
@@ -35,11 +35,12 @@ def views(
     std: tuple[float, ...],
     *,
     cropped: bool,
-) -> Float[Tensor, "batch 3 size size"]:
+) -> Float[Tensor, "batch channels size size"]:
     """Crop, flip, jitter, grayscale, blur, solarize and normalise on the CPU, channels-last."""
-    out = torch.empty(len(images), 3, size, size, memory_format=torch.channels_last)
+    out = torch.empty(len(images), images.shape[1], size, size, memory_format=torch.channels_last)
     _views(
         images.contiguous().numpy(),
+        np.float32(1 if images.dtype == torch.uint8 else 1 / 257),  # 0 .. 65535 as 0 .. 255
         _array(None if cropped else plan.boxes, np.float32, 2),
         _array(plan.mirrored, np.bool_, 1),
         _array(plan.colors, np.float32, 3),
@@ -62,37 +63,43 @@ def _array(column: Tensor | None, dtype: Any, dims: int) -> np.ndarray:
 
 
 @_compiled
-def _views(images, boxes, mirrored, colors, hue, hue_place, gray, sigma, kernel_size, solarized, scale, shift, out):
-    batch, _, _, width = images.shape
+def _views(
+    images, unit, boxes, mirrored, colors, hue, hue_place, gray, sigma, kernel_size, solarized, scale, shift, out
+):
+    batch, channels, _, width = images.shape
     size = out.shape[1]
     pixels = size * size
     row = np.empty(max(width, size + kernel_size) + 1, np.float32)
-    view = np.empty((3, size, size), np.float32)
+    view = np.empty((channels, size, size), np.float32)
     spare = np.empty((size, size), np.float32)
-    flat = view.reshape(3, pixels)
+    flat = view.reshape(channels, pixels)
     for i in range(batch):
         flip = len(mirrored) > 0 and mirrored[i]
         if len(boxes) > 0:
             _resize(images[i], boxes[i], row, view)
         else:
             _copy(images[i], view)
+        if unit != np.float32(1):
+            for c in range(channels):
+                for p in range(pixels):
+                    flat[c, p] *= unit
         if len(colors) > 0:
             for place in range(4):
                 a, b, c = colors[i, place]
                 if a != np.float32(1) or b != np.float32(0) or c != np.float32(0):
                     _blend(flat, a, b, c, spare.reshape(pixels))
-                if hue_place[i] == place:
+                if channels == 3 and hue_place[i] == place:
                     _turn(flat, hue[i])
         if len(gray) > 0 and gray[i]:
-            for p in range(pixels):
-                value = (
-                    flat[0, p] * np.float32(0.2989) + flat[1, p] * np.float32(0.587) + flat[2, p] * np.float32(0.114)
-                )
-                flat[0, p], flat[1, p], flat[2, p] = value, value, value
+            luma = spare.reshape(pixels)
+            _luma(flat, luma)
+            for c in range(channels):
+                for p in range(pixels):
+                    flat[c, p] = luma[p]
         if len(sigma) > 0 and sigma[i] > 0:
             _blur(view, sigma[i], kernel_size, row, spare)
         if len(solarized) > 0 and solarized[i]:
-            for c in range(3):
+            for c in range(channels):
                 for p in range(pixels):
                     value = flat[c, p]
                     flat[c, p] = np.float32(255) - value if value >= np.float32(128) else value
@@ -101,7 +108,7 @@ def _views(images, boxes, mirrored, colors, hue, hue_place, gray, sigma, kernel_
 
 @_compiled
 def _copy(image, view):
-    for c in range(3):
+    for c in range(view.shape[0]):
         for y in range(view.shape[1]):
             source, target = image[c, y], view[c, y]
             for x in range(view.shape[2]):
@@ -110,8 +117,15 @@ def _copy(image, view):
 
 @_compiled
 def _write(view, flip, scale, shift, out):
-    """Normalise, and put the three colours of a pixel side by side."""
+    """Normalise, and put the channels of a pixel side by side."""
     size = out.shape[0]
+    if out.shape[2] != 3:
+        for c in range(out.shape[2]):
+            for y in range(size):
+                plane, target = view[c, y], out[y]
+                for x in range(size):
+                    target[size - 1 - x if flip else x, c] = plane[x] * scale[c] + shift[c]
+        return
     for y in range(size):
         red, green, blue = view[0, y], view[1, y], view[2, y]
         target = out[y]
@@ -139,7 +153,7 @@ def _blur(view, sigma, kernel_size, row, spare):
         total += weights[k]
     for k in range(2 * reach + 1):
         weights[k] /= total
-    for c in range(3):
+    for c in range(view.shape[0]):
         plane = view[c]
         for y in range(size):
             source, target = plane[y], spare[y]
@@ -206,7 +220,7 @@ def _resize(image, box, row, out):
     for x in range(size):
         if x_count[x] > 1:
             two[x] = x_weights[x, 1]
-    for c in range(3):
+    for c in range(out.shape[0]):
         for y in range(size):
             source = image[c, y_first[y]]
             weight = y_weights[y, 0]
@@ -233,17 +247,32 @@ def _resize(image, box, row, out):
 
 
 @_compiled
+def _luma(image, luma):
+    """See ops: of three channels ITU-R 601's, of others their mean."""
+    if image.shape[0] == 3:
+        red, green, blue = image[0], image[1], image[2]
+        for p in range(image.shape[1]):
+            luma[p] = red[p] * np.float32(0.2989) + green[p] * np.float32(0.587) + blue[p] * np.float32(0.114)
+        return
+    share = np.float32(1) / np.float32(image.shape[0])
+    for p in range(image.shape[1]):
+        luma[p] = image[0, p] * share
+    for c in range(1, image.shape[0]):
+        for p in range(image.shape[1]):
+            luma[p] += image[c, p] * share
+
+
+@_compiled
 def _blend(image, a, b, c, luma):
     """clamp(a x + b luma(x) + c mean luma(x)): see ops.color_jitter."""
     pixels = image.shape[1]
-    red, green, blue = image[0], image[1], image[2]
+    _luma(image, luma)
     total = np.float32(0)
     for p in range(pixels):
-        value = red[p] * np.float32(0.2989) + green[p] * np.float32(0.587) + blue[p] * np.float32(0.114)
-        luma[p] = b * value
-        total += value
+        total += luma[p]
+        luma[p] *= b
     offset = c * total / np.float32(pixels)
-    for channel in range(3):
+    for channel in range(image.shape[0]):
         plane = image[channel]
         for p in range(pixels):
             plane[p] = min(max(a * plane[p] + luma[p] + offset, np.float32(0)), np.float32(255))

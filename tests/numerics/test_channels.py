@@ -200,3 +200,27 @@ def test_a_method_for_a_loop_of_ones_own_takes_channels() -> None:
     assert made({"images": Batch(views, torch.arange(4))}).total.isfinite()
     with pytest.raises(ValueError, match="channels: colorization takes RGB images alone"):
         sslscale.method("colorization", model="resnet_18_0.25", channels=2)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_kernels_give_what_operations_on_batches_give(channels: int, bits: int) -> None:
+    pytest.importorskip("numba")
+    config = AugmentConfig(
+        crop="resized",
+        flip=True,
+        jitter=JitterConfig(hue=0.1 if channels == 3 else 0.0),
+        grayscale=0.3,
+        blur=BlurConfig(p=0.5),
+        solarize=0.3,
+    )
+    generator = torch.Generator().manual_seed(channels)
+    kind = torch.uint8 if bits == 8 else torch.uint16
+    images = torch.randint(0, 1 << bits, (24, channels, 20, 18), generator=generator, dtype=torch.int32).to(kind)
+    plan = make_plan(torch.rand(24, num_draws(config), generator=generator), config, 12, 20, 18)
+    mean, std = (0.45,) * channels, tuple(0.2 + 0.01 * c for c in range(channels))
+    found = augment.make_view(images, plan, config, 12, mean, std)
+    expected = augment.normalize(augment.augment(images, plan, config, 12), mean, std)
+    # an image that is solarized may have a value on either side of the threshold
+    assert ((found - expected).abs() < 2e-3).float().mean() > 0.999
+    assert found.is_contiguous(memory_format=torch.channels_last) or channels == 1
