@@ -164,8 +164,8 @@ def test_deepclusters_loss_is_the_cross_entropy_of_every_view_with_the_images_cl
     for head in range(2):
         for view in range(3):
             for image in range(4):
-                z = rows[4 * view + image].double().tolist()
-                cosines = [sum(a * b for a, b in zip(z, c, strict=True)) for c in centroids[head].double().tolist()]
+                z = rows[4 * view + image].double()
+                cosines: list[float] = (centroids[head].double() * z).sum(1).tolist()
                 terms.append(-log_softmax(cosines, temperature)[int(target[head, image])])
     found = cluster_entropy(rows, centroids, target, temperature)
     assert float(found) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
