@@ -133,7 +133,7 @@ def build(config: Config) -> list[Stage]:
         name="checkpoint",
         content=partial(open_checkpoint.content, origin),
     )
-    source = config.data.seen_by([read_info(Path(config.model)).image], seed=config.data.seed)
+    source = config.data.seen_by(open_checkpoint.images_of(config.model), seed=config.data.seed)
     data = stage(pack, source, name="data", resources=config.resources.data, content=partial(content, source))
     reports: dict[str, Any] = {}
     probes = tuple(name for name in config.protocols if name in _PROBES)

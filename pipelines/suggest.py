@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from sslscale.graph.dag import Stage, stage
 from sslscale.graph.resources import Resources
 from sslscale.settings.data import PackConfig
-from sslscale.settings.model import read_info
 from sslscale.settings.suggest import SuggestConfig
 from sslscale.stages import open_checkpoint
 from sslscale.stages.pack import content, pack
@@ -41,7 +39,7 @@ def build(config: Config) -> list[Stage]:
     model = stage(
         open_checkpoint.open_checkpoint, origin, name="checkpoint", content=partial(open_checkpoint.content, origin)
     )
-    source = config.data.seen_by([read_info(Path(config.model)).image], seed=config.data.seed)
+    source = config.data.seen_by(open_checkpoint.images_of(config.model), seed=config.data.seed)
     data = stage(pack, source, name="data", content=partial(content, source))
     own = dataclasses.replace(config.suggest, seed=config.seed)
     return [stage(suggest, own, name="suggest", resources=config.resources.suggest, model=model, data=data)]

@@ -11,7 +11,7 @@ from sslscale.errors import DataError
 from sslscale.graph.artifacts import Checkpoint
 from sslscale.graph.context import RunContext
 from sslscale.graph.dag import cpu_only
-from sslscale.settings.model import FILES, read_info
+from sslscale.settings.model import FILES, ImageConfig, read_info
 from sslscale.storage import mirror
 from sslscale.storage.jsonio import digest
 
@@ -22,6 +22,12 @@ class CheckpointConfig:
 
     path: str = field(metadata={"identity": False})
     version: int = field(default=1, init=False)
+
+
+def images_of(path: str) -> list[ImageConfig]:
+    """The images that a checkpoint takes; none if it is not there, which `content` tells."""
+    folder = mirror.local(path, FILES)
+    return [read_info(folder).image] if (folder / FILES[0]).is_file() else []
 
 
 def content(config: CheckpointConfig, root: Path) -> str:

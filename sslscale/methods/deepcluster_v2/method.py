@@ -53,7 +53,6 @@ class DeepClusterV2Method(Method):
 
     centroids: Tensor
     assigned: Tensor
-    clustered: Tensor
 
     def __init__(self, settings: DeepClusterV2, model: ModelConfig):
         super().__init__()
@@ -64,9 +63,7 @@ class DeepClusterV2Method(Method):
         shape = settings.heads, settings.prototypes, settings.projection
         self.register_buffer("centroids", torch.zeros(shape))
         self.register_buffer("assigned", torch.zeros(settings.heads, 0, dtype=torch.int32))
-        self.register_buffer("clustered", torch.zeros((), dtype=torch.int64))  # the epoch of these clusters; 0: none
-        self._clustered: int | None = None
-        self.register_load_state_dict_post_hook(lambda module, keys: setattr(module, "_clustered", None))
+        self._clustered = 0  # the epoch in which this process did so last
 
     def prepare(self, num_images: Mapping[str, int], config: TrainConfig, scratch: Path | None = None) -> None:
         super().prepare(num_images, config, scratch)
@@ -76,21 +73,19 @@ class DeepClusterV2Method(Method):
         self.memory = SampleMemory(count, _VIEWS * self.settings.projection, scratch)
         for rows in self.memory.rows.split(1 << 16):  # until they are seen
             rows.copy_(F.normalize(torch.randn_like(rows), dim=1))
-        self.assigned, self._clustered = torch.zeros(self.settings.heads, count, dtype=torch.int32), None
+        self.assigned = torch.zeros(self.settings.heads, count, dtype=torch.int32)
 
     def before_step(self, step_info: StepInfo) -> None:
         super().before_step(step_info)
-        epoch = int(step_info.epoch)
-        if self._clustered is None:  # asked of the device once, when a training begins or goes on
-            self._clustered = int(self.clustered)
-        if epoch > self._clustered:
+        epoch, step = int(step_info.epoch), step_info.step
+        before = int(step_info.epoch * (step - 1) / step) if step else 0  # of the last step
+        if before < epoch != self._clustered:
             self._cluster(epoch)
-            self.clustered.fill_(epoch)
             self._clustered = epoch
 
     @property
     def frozen(self) -> tuple[Tensor, ...]:
-        return tuple(self.parameters()) if self._clustered == 0 else ()
+        return tuple(self.parameters()) if self.step_info.epoch < 1 else ()
 
     @torch.no_grad()
     def _cluster(self, epoch: int) -> None:
@@ -115,7 +110,7 @@ class DeepClusterV2Method(Method):
     def draw(self, batch: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """The clusters of the images, and whether there are any yet."""
         index = batch["images"].index
-        learns = 0.0 if self._clustered == 0 else 1.0
+        learns = 0.0 if self.step_info.epoch < 1 else 1.0
         return {"target": self.assigned[:, index].long(), "learns": torch.full((), learns, device=index.device)}
 
     def step(self, batch: Mapping[str, Batch], drawn: Mapping[str, Tensor]) -> Losses:
