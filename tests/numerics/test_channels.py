@@ -24,6 +24,8 @@ from sslscale.train.engine import Engine
 from tests.configurations import CONFIGS, batch_of
 
 OTHERS = sorted(name for name, config in CONFIGS.items() if not config.method.rgb_only)
+# those that do more with an image than give it to the network
+FEW = ("mae", "pirl", "ijepa", "dinov2", "rotation", "fixmatch_ctaugment", "remixmatch_ctaugment", "mixmatch", "vat")
 
 
 def images_of(config: TrainConfig, channels: int) -> TrainConfig:
@@ -37,7 +39,7 @@ def images_of(config: TrainConfig, channels: int) -> TrainConfig:
     return dataclasses.replace(config, image=image, augment=plain(config.augment), views=views)
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in OTHERS])
 def test_every_method_learns_from_five_channels(name: str) -> None:
     config = dataclasses.replace(images_of(CONFIGS[name], 5), sync_batch_norm=False)
     torch.manual_seed(0)
