@@ -65,11 +65,11 @@ def pack(
     """Pack `config.source` into folder/labeled, unlabeled, val and test; returns the index of each.
 
     Images keep their encoded bytes unless `resize` is set or their format is none of jpg, png and webp; of other pixels
-    than 8-bit RGB they may be TIFFs and arrays too, and are written again as arrays. Every image is
-    decoded once, so that all bad ones are named by their files: as an error, or with `on_bad_sample: skip` in
-    folder/skipped.txt. `say` is told what became of the rows of a labels file and what was passed over. `run` writes
-    the shards, by default in this process; the same bytes whoever writes which. Shards that an interrupted packing of
-    the same source into this folder wrote are kept. `done` are the images by split, if they are not to be listed.
+    than 8-bit RGB they may be TIFFs and arrays too, and are written again as arrays. Every image is decoded, so that
+    all bad ones are named by their files: as an error, or with `on_bad_sample: skip` in folder/skipped.txt. `say` is
+    told what became of the rows of a labels file and what was passed over. `run` writes the shards, by default in this
+    process; the same bytes whoever writes which. Shards that an interrupted packing of the same source into this folder
+    wrote are kept. `done` are the images by split, if they are not to be listed.
     """
     done = done or split(config, listing(config, config.source, config.captions))
     for note in done.notes:

@@ -59,8 +59,9 @@ def _drawn(source: PackConfig, pixels: PixelConfig, seed: int) -> Iterator[Sampl
             data = item.read()
             image = decode.decode(data, pixels=pixels)
             height, width = image.shape[-2:]
-            array = channels.npy(image.numpy())
-            if pixels != RGB:  # the numbers of its file, of which the range is still to be taken
+            if pixels == RGB:
+                array = channels.npy(image.numpy())
+            else:  # the numbers of its file, of which the range is still to be taken
                 array = channels.rewritten(data, pixels, (height, width), max_pixels=decode.MAX_PIXELS)
         except (DataError, OSError) as error:
             problem = f"; {item.where}: {error}"

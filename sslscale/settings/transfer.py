@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from sslscale.config import require
@@ -38,14 +39,7 @@ class TransferConfig:
         return TrainConfig(
             method=Detection(detector=self.detector),
             model=model,
-            image=ImageConfig(
-                size=self.size,
-                mean=image.mean,
-                std=image.std,
-                channels=image.channels,
-                bits=image.bits,
-                range=image.range,
-            ),
+            image=dataclasses.replace(image, size=self.size, crop=1.0, short_side=None, width=None),
             augment=self.augment,
             optim=self.optim,
             batch_size=self.batch_size,

@@ -11,6 +11,7 @@ import torch
 
 from sslscale.data.batch import Batch
 from sslscale.errors import ConfigError
+from sslscale.methods.deepcluster_v2.method import begins_epoch
 from sslscale.methods.method import Method, StepInfo, build_method
 from sslscale.methods.supcon import SupCon
 from sslscale.nn.ema import cosine_momentum
@@ -256,3 +257,11 @@ def test_deepcluster_remembers_an_epoch_then_learns_its_clusters() -> None:
     assert torch.equal(assigned, method.assigned)  # type: ignore[arg-type] (until the epoch ends)
     with pytest.raises(ConfigError, match="12 are more than the 11 images"):
         method.prepare({"images": 11}, config)
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(64, 16), (1000, 7), (50_000, 128), (1_281_167, 4096), (97, 96)])
+def test_epochs_begin_where_whole_numbers_say(images: int, batch_size: int) -> None:
+    for step in range(3000):
+        info = StepInfo(step, 0.0, step * batch_size / images)
+        expected = step > 0 and step * batch_size // images > (step - 1) * batch_size // images
+        assert begins_epoch(info) == expected, step

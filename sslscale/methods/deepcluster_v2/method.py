@@ -45,6 +45,13 @@ def cluster_entropy(
     return torch.stack(losses).mean()
 
 
+def begins_epoch(info: StepInfo) -> bool:
+    """Whether a step is the first of an epoch but that of the start, which has nothing to cluster: it needs no state,
+    so that a training that goes on clusters where it would have."""
+    before = info.epoch * (info.step - 1) / info.step + 1e-9 if info.step else 0.0
+    return int(before) < int(info.epoch)
+
+
 class DeepClusterV2Method(Method):
     """A backbone, a projector of two layers, the memory of every image's embeddings, and their clusters.
 
@@ -77,9 +84,8 @@ class DeepClusterV2Method(Method):
 
     def before_step(self, step_info: StepInfo) -> None:
         super().before_step(step_info)
-        epoch, step = int(step_info.epoch), step_info.step
-        before = int(step_info.epoch * (step - 1) / step) if step else 0  # of the last step
-        if before < epoch != self._clustered:
+        epoch = int(step_info.epoch)
+        if begins_epoch(step_info) and epoch != self._clustered:
             self._cluster(epoch)
             self._clustered = epoch
 

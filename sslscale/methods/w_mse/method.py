@@ -13,6 +13,7 @@ from sslscale import distributed
 from sslscale.data.batch import Batch
 from sslscale.data.rng import stream_seed
 from sslscale.data.transfer import to_device
+from sslscale.errors import ConfigError
 from sslscale.losses import in_float32
 from sslscale.methods.method import Losses, Method
 from sslscale.methods.w_mse import WMSE
@@ -58,6 +59,9 @@ class WMSEMethod(Method):
         """An order of the images of all workers, the same for each of them."""
         index = batch["images"].index
         count = distributed.total(len(index))
+        wrong = self.settings.unsupported_batch(count)  # of a loop of the user's own: a configuration has been asked
+        if wrong is not None:
+            raise ConfigError(f"batch of {count} images: {wrong}")
         generator = torch.Generator().manual_seed(stream_seed(self.seed, f"order {self.step_info.step}"))
         return {"order": to_device(torch.randperm(count, generator=generator), index.device)}
 
