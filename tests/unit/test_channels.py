@@ -17,7 +17,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from sslscale.data import build, decode
+from sslscale.data import build, channels, decode
 from sslscale.data.check import check
 from sslscale.data.image_views import ImageViews
 from sslscale.data.images import Images
@@ -499,3 +499,21 @@ def test_a_range_that_most_numbers_lie_outside_of_is_told(scenes: Path, tmp_path
     said.clear()
     pack(PackConfig(source=str(scenes), pixels=PIXELS), tmp_path / "right", say=said.append)
     assert not said
+
+
+def test_the_numbers_of_a_tiff_are_limited_whatever_is_asked_for() -> None:
+    five = tiff(np.zeros((5, 7, 9), np.uint16), planarconfig="separate")
+    with pytest.raises(DataError, match="a TIFF of 5 channels of 9 x 7 pixels is over the limit"):
+        channels.decode(five, PixelConfig(channels=1), max_pixels=63)
+    assert channels.decode(five, PixelConfig(channels=5), max_pixels=63).shape == (5, 7, 9)
+
+
+def test_images_of_other_pixels_have_files_of_their_own_in_the_cache(packed: Path, tmp_path: Path) -> None:
+    samples = open_samples(packed / "labeled")
+    place = samples.places(np.arange(4))
+    for bits in (16, 8, 16):
+        pixels = PixelConfig(channels=4, bits=16 if bits == 16 else 8, range=(0.0, 4095.0))
+        images = Images(samples.shards, 12, cache=tmp_path, cache_bytes=1 << 30, threads=2, pixels=pixels)
+        images.make()
+        alone = Images(samples.shards, 12, cache=None, cache_bytes=0, threads=2, pixels=pixels)
+        assert images.cached and images.fetch(*place).equal(alone.fetch(*place))
