@@ -259,7 +259,9 @@ def test_deepcluster_remembers_an_epoch_then_learns_its_clusters() -> None:
         method.prepare({"images": 11}, config)
 
 
-@pytest.mark.parametrize(("images", "batch_size"), [(3, 1), (64, 16), (1000, 7), (50_000, 128), (1_281_167, 4096), (97, 96)])
+@pytest.mark.parametrize(
+    ("images", "batch_size"), [(3, 1), (64, 16), (1000, 7), (50_000, 128), (1_281_167, 4096), (97, 96)]
+)
 def test_epochs_begin_where_whole_numbers_say(images: int, batch_size: int) -> None:
     for step in range(3000):
         info = StepInfo(step, 0.0, step * batch_size / images)
