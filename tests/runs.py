@@ -100,8 +100,15 @@ def write(folder: Path, text: str, name: str = "tiny.yaml") -> Path:
     return folder / name
 
 
-def start(*words: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """`sslscale WORDS` in a process group of its own."""
+def start(*words: str | Path, env: dict[str, str] | None = None, group: Path | None = None) -> subprocess.Popen[str]:
+    """`sslscale WORDS` in a process group of its own, and in this control group of the kernel's, if any."""
+
+    def prepare() -> None:
+        # where the tests run in the background of a shell, Ctrl-C is ignored, and would be here
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if group is not None:
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+
     return subprocess.Popen(
         [sys.executable, "-m", "sslscale", *map(str, words)],
         stdout=subprocess.PIPE,
@@ -110,8 +117,7 @@ def start(*words: str | Path, env: dict[str, str] | None = None) -> subprocess.P
         cwd=ROOT,
         start_new_session=True,
         env={**os.environ, **(env or {})},
-        # where the tests run in the background of a shell, Ctrl-C is ignored, and would be here
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=prepare,
     )
 
 

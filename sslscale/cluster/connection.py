@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -11,6 +13,7 @@ import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,9 @@ def connect() -> Any:
     import ray
 
     _read_environment()
+    from ray._private import worker
+
+    worker.print_to_stdstream = _tell
 
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if os.environ.get("RAY_ADDRESS") is None:  # a bare init would join any cluster that happens to run here
@@ -53,7 +59,8 @@ def connect() -> Any:
     try:
         _require_answer(os.environ.get("RAY_ADDRESS", ""))
         handler = signal.getsignal(signal.SIGTERM)
-        ray.init(**options)
+        with _chosen_ports() if "address" in options else contextlib.nullcontext():
+            ray.init(**options)
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's own ends the process before a training is asked to save
     except OSError as error:  # ConnectionError is one
@@ -68,7 +75,56 @@ def connect() -> Any:
             raise
         where = os.environ.get("RAY_ADDRESS")
         raise ResourceError(f"RAY_ADDRESS {where}: {text} Install the same Ray and Python on both sides") from None
+    except Exception as error:  # Ray raises this very class
+        if "timed out during startup" not in str(error):
+            raise
+        raise ResourceError(
+            "Ray did not start within 30 s: other processes use all cores, or memory is short; run again when they "
+            f"have ended (Ray's own logs: {Path(tempfile.gettempdir(), 'ray/session_latest/logs')})"
+        ) from None
     return ray
+
+
+def _tell(data: dict[str, Any], *_: Any, **__: Any) -> None:
+    """What Ray would print of a process that died, a paragraph to each of several messages, as one line."""
+    text = " ".join(str(line) for line in data.get("lines", ()))
+    if left := re.search(r"There are (\d+) retries remaining", text):
+        print(f"a process of a stage died; Ray starts it again ({left[1]} retries left)", file=sys.stderr, flush=True)
+
+
+_AGENTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
+
+
+@contextlib.contextmanager
+def _chosen_ports() -> Iterator[None]:
+    """Give the agents of a cluster of this run's own their ports.
+
+    Otherwise Ray's node waits until they have imported all they need and said which ports they took, and gives up after
+    15 s, which a busy machine exceeds.
+    """
+    from ray._private import parameter
+
+    plain = parameter.RayParams
+
+    def params(*args: Any, **options: Any) -> Any:
+        return plain(*args, **(options | dict(zip(_AGENTS, _free_ports(len(_AGENTS)), strict=True))))
+
+    parameter.RayParams = params  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        parameter.RayParams = plain
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of the loopback below those that the system gives to connections, so that none takes them meanwhile."""
+    ports: set[int] = set()
+    while len(ports) < count:
+        port = 20_000 + secrets.randbelow(12_000)
+        with contextlib.suppress(OSError), socket.socket() as one:
+            one.bind(("127.0.0.1", port))
+            ports.add(port)
+    return sorted(ports)
 
 
 _saved: dict[str, str | None] = {}  # variables as they were before a cluster of this process's own

@@ -1,28 +1,50 @@
-"""Says what to do when the memory of a worker did not suffice."""
+"""Says what to do when a worker died: its memory did not suffice, or it crashed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from sslscale.errors import ResourceError
+from sslscale.errors import ResourceError, UserError
 from sslscale.graph.execution import Job
 
+_TAIL = 1 << 16
 _KILLED = ("WorkerCrashedError", "ActorDiedError", "RayActorError")
 
 
-def out_of_memory(error: BaseException, job: Job) -> ResourceError | None:
-    """What the user is told if `error` says that memory ran out, or that a worker was killed; None if it does not."""
+def why_it_died(error: BaseException, job: Job, logs: Iterable[Path]) -> UserError | None:
+    """What the user is told if `error` says that memory ran out, or that a worker died; None if it does not.
+
+    `logs` are what its processes wrote: one that the system killed writes nothing, one that crashed the signal.
+    """
     for one in _causes(error):
         kind, text = type(one).__name__, str(one)
         if kind in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in text:
             what = "the GPU's memory ran out" if "CUDA" in text else "a worker's memory ran out"
             return ResourceError(f"{job.context.name}: {what}{_advice(job)}")
         if kind in _KILLED and "node has died" not in text:
+            if signal := next(filter(None, map(_crash, logs)), None):
+                return UserError(
+                    f"{job.context.name}: a worker crashed again and again ({signal}), which is a defect of a library; "
+                    "the worker's log may show where"
+                )
             return ResourceError(
                 f"{job.context.name}: a worker was killed again and again, as the system does when memory runs out "
                 f"(`dmesg` tells){_advice(job)}"
             )
     return None
+
+
+def _crash(log: Path) -> str:
+    """The signal that the last crash told in a log names, or an empty text."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(log.stat().st_size - _TAIL, 0))
+            found = re.findall(rb"\*\*\* (SIG[A-Z]+) received", file.read())
+    except OSError:  # on another machine
+        return ""
+    return found[-1].decode() if found else ""
 
 
 def _advice(job: Job) -> str:
@@ -31,7 +53,8 @@ def _advice(job: Job) -> str:
         return "; run it where there is more memory"
     shared = f", over {workers} workers" if workers > 1 else ""
     smaller = max(batch // 2 // workers, 1) * workers
-    return f": its batch_size is {batch:,}{shared}; try {smaller:,}, or resources.checkpoint_activations: true"
+    trains = ", or resources.checkpoint_activations: true" if job.description.get("stage") == "train" else ""
+    return f": its batch_size is {batch:,}{shared}; try {smaller:,}{trains}"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from sslscale.cluster.autoscaling import autoscales
 from sslscale.cluster.connection import OWN, connect, disconnect
-from sslscale.cluster.memory import out_of_memory
+from sslscale.cluster.memory import why_it_died
 from sslscale.cluster.workers import gpus_per_worker, redirect_output, unwrap
 from sslscale.errors import ConfigError, ResourceError, UserError
 from sslscale.graph.dag import Stage
@@ -205,9 +205,14 @@ class RayRunner:
             except Exception as error:
                 cause = unwrap(error)
                 if not isinstance(cause, UserError):
-                    cause = out_of_memory(error, job) or cause
+                    cause = why_it_died(error, job, self._logs_of(job)) or cause
                 ended.append((job, cause))
         return ended
+
+    def _logs_of(self, job: Job) -> list[Path]:
+        """What this run's processes wrote about a job."""
+        context = job.context
+        return [_log_of(job, self._logs), *(context.root / "logs").glob(f"{context.path.name}-worker*.log")]
 
     def close(self) -> None:
         """Stop the cluster if it is this run's own, else leave it."""
@@ -222,6 +227,10 @@ class RayRunner:
             disconnect()
 
 
+def _log_of(job: Job, logs: Path) -> Path:
+    return logs / f"{job.context.name.replace('/', '-')}.log"
+
+
 def _can_see(file: str, store: str) -> bool:
     if not store:
         return Path(file).exists()
@@ -233,5 +242,5 @@ def _can_see(file: str, store: str) -> bool:
 
 
 def _execute(job: Job, logs: str) -> dict[str, Any]:
-    with redirect_output(Path(logs) / f"{job.context.name.replace('/', '-')}.log"):
+    with redirect_output(_log_of(job, Path(logs))):
         return execute(job)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from sslscale.nn.pointwise import Pointwise
 from sslscale.shapes import Float
 
 DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
@@ -41,7 +42,7 @@ class ResNet(nn.Module):
                 outputs = planes * kind.expansion
                 shortcut = None
                 if stride != 1 or inputs != outputs:
-                    convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+                    convolution = Pointwise(inputs, outputs, stride)
                     shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outputs))
                 blocks.append(kind(inputs, planes, stride, shortcut))
                 inputs = outputs

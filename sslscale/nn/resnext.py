@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslscale.nn.pointwise import Pointwise
 from sslscale.shapes import Float
 
 _WIDEN = 4  # channels of a stage over those of its first 1x1 convolutions' base of 64
@@ -26,7 +27,7 @@ class _Block(nn.Module):
         self.norm3 = nn.BatchNorm2d(outputs, momentum=_MOMENTUM)
         self.shortcut = nn.Sequential()
         if inputs != outputs:
-            convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            convolution = Pointwise(inputs, outputs, stride)
             self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outputs, momentum=_MOMENTUM))
 
     def forward(self, x: Tensor) -> Tensor:

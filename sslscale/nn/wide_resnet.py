@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sslscale.nn.pointwise import Pointwise
 from sslscale.shapes import Float
 
 
@@ -32,7 +33,7 @@ class _Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         changes = inputs != outputs or stride != 1
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if changes else None
+        self.shortcut = Pointwise(inputs, outputs, stride) if changes else None
         self.depth = StochasticDepth(survival)
 
     def forward(self, x: Tensor) -> Tensor:

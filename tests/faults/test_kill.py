@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -230,6 +232,51 @@ def test_a_worker_without_memory_is_told_a_smaller_batch(tmp_path: Path) -> None
         "error: model: a worker's memory ran out: its batch_size is 40; try 20, or resources.checkpoint_activation"
     )
     assert expected in err and "Traceback" not in err
+
+
+@contextlib.contextmanager
+def limited_memory(name: str, num_bytes: int) -> Iterator[Path]:
+    """A control group (v1 or v2) whose processes the kernel kills when they need more; only root may make one."""
+    top = Path("/sys/fs/cgroup/memory") if Path("/sys/fs/cgroup/memory").is_dir() else Path("/sys/fs/cgroup")
+    group = top / name
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        limits = [group / file for file in ("memory.limit_in_bytes", "memory.max") if (group / file).exists()]
+        if not limits:
+            pytest.skip("memory is not limited by control groups here")
+        limits[0].write_text(str(num_bytes))
+        yield group
+    finally:
+        for _ in range(100):  # Ray's processes end a little after the driver
+            with contextlib.suppress(OSError):
+                group.rmdir()
+                break
+            time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_worker_that_the_kernel_kills_for_its_memory_is_told_a_smaller_batch(tmp_path: Path) -> None:
+    """Driver, Ray and workers share 6 GiB; a batch of 400 needs more, one of 40 does not."""
+    config, root = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"), tmp_path / "runs"
+    words = ("run", config, "--root", root, "train.num_steps=2")
+    runs.sslscale(*words)
+    with limited_memory(f"sslscale-{os.getpid()}", 6 << 30) as group:
+        large = (*words, "train.image.size=192", "train.batch_size=400")
+        process = runs.start(*large, group=group)
+        _, err = process.communicate(timeout=280)
+        killed = group / "memory.oom_control"
+        killed = killed if killed.exists() else group / "memory.events"
+        counts = dict(line.split() for line in killed.read_text().splitlines())
+        assert int(counts["oom_kill"]) >= 1
+        assert process.returncode == 4, err[-3000:]
+        assert "error: model: a worker was killed again and again" in err and "Traceback" not in err
+        assert "its batch_size is 400; try 200" in err
+        process = runs.start(*words, "train.image.size=192", "train.batch_size=40", group=group)
+        _, err = process.communicate(timeout=280)
+        assert process.returncode == 0, err[-3000:]
 
 
 @pytest.mark.slow

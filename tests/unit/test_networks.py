@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,25 @@ def test_width_multiplies_channels_and_small_images_keep_their_size() -> None:
     with torch.inference_mode():
         stem = small.maxpool(small.bn1(small.conv1(torch.randn(1, 3, 32, 32))))  # type: ignore[operator]
         assert stem.shape == (1, 64, 32, 32)
+
+
+@pytest.mark.parametrize("name", ["wrn_10_0.5", "resnet_18_0.125", "resnext_11_2x1"])
+def test_a_narrow_network_has_its_gradients_in_every_memory_format(name: str) -> None:
+    """oneDNN's own gradients of a strided 1x1 convolution with few channels are wrong, or end the process."""
+    torch.manual_seed(0)
+    network, _ = build_backbone(ModelConfig(name=name))
+    exact = copy.deepcopy(network).double()
+    images = torch.randn(4, 3, 96, 96)
+    exact(images.double()).square().sum().backward()
+    network = network.to(memory_format=torch.channels_last)
+    network(images.contiguous(memory_format=torch.channels_last)).square().sum().backward()
+    for (key, weight), other in zip(network.named_parameters(), exact.parameters(), strict=True):
+        assert weight.grad is not None and other.grad is not None
+        torch.testing.assert_close(
+            weight.grad.double(), other.grad, rtol=1e-3, atol=1e-3 * float(other.grad.abs().max()), msg=key
+        )
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), network.train()(images))
 
 
 def test_a_stem_of_stride_2_halves_the_side() -> None:

@@ -191,8 +191,10 @@ class ActorDiedError(Exception):
 
 
 def test_memory_that_ran_out_is_told_with_a_smaller_batch_and_a_lost_node_is_not(
-    context: Callable[..., RunContext],
+    context: Callable[..., RunContext], tmp_path: Path
 ) -> None:
+    log = tmp_path / "t.log"
+
     def job(**resources: Any) -> execution.Job:
         return execution.Job(
             fn=train_stage, config=CONFIG, inputs={}, description={}, key="k", git="", context=context("t", **resources)
@@ -201,10 +203,12 @@ def test_memory_that_ran_out_is_told_with_a_smaller_batch_and_a_lost_node_is_not
     def told(error: Exception, job: execution.Job) -> str:
         wrapped = RuntimeError("the trainer failed")
         wrapped.__cause__ = error
-        return str(memory.out_of_memory(wrapped, job))
+        return str(memory.why_it_died(wrapped, job, [tmp_path / "none.log", log]))
 
     assert "t: a worker's memory ran out: its batch_size is 10; try 5" in told(OutOfMemoryError("x"), job())
     assert "the GPU's memory ran out" in told(OutOfMemoryError("CUDA out of memory"), job())
     assert "its batch_size is 10, over 3 workers; try 3" in told(ActorDiedError("it died"), job(num_workers=3))
     assert told(ActorDiedError("the actor died because its node has died."), job()) == "None"
     assert told(ValueError("x"), job()) == "None"
+    log.write_text("step 1\n*** SIGSEGV received at time=1 on cpu 0 ***\nPC: @ 0x7 dnnl::impl::parallel()\n")
+    assert "t: a worker crashed again and again (SIGSEGV)" in told(ActorDiedError("it died"), job())
