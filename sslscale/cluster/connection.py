@@ -89,7 +89,7 @@ def _tell(data: dict[str, Any], *_: Any, **__: Any) -> None:
     """What Ray would print of a process that died, a paragraph to each of several messages, as one line."""
     text = " ".join(str(line) for line in data.get("lines", ()))
     if left := re.search(r"There are (\d+) retries remaining", text):
-        print(f"a process of a stage died; Ray starts it again ({left[1]} retries left)", file=sys.stderr, flush=True)
+        print(f"a process of a stage died; Ray starts it again ({left[1]} retries left)", flush=True)
 
 
 _AGENTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
