@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from sslscale.cli.catalog import methods
 from tests import reference
 
 ROOT = Path(__file__).parent.parent.parent
@@ -36,5 +38,9 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(text), f"{page}: {target}"
 
 
-def test_the_readme_fits() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) < 200
+def test_the_readme_fits_and_counts_the_methods() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 200
+    kinds = Counter(row["kind"] for row in methods())
+    found = re.search(r"(\d+) self-supervised and (\d+) semi-supervised methods", text)
+    assert found and found.groups() == (str(kinds["self-supervised"]), str(kinds["semi-supervised"]))
