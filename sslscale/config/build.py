@@ -85,9 +85,14 @@ def _build(hint: Any, data: Any, key: str, document: Document, problems: list[Pr
     if dataclasses.is_dataclass(hint):
         return _build_dataclass(hint, data, key, document, problems)
     if hint is float and isinstance(data, int | float) and not isinstance(data, bool):
-        if not math.isfinite(data):
-            wrong(f"{data} is not a finite number")
-        return float(data)
+        try:
+            value = float(data)
+        except OverflowError:  # an integer
+            value = math.inf
+        if not math.isfinite(value):
+            wrong(f"{data} is not a finite number" if isinstance(data, float) else "the number is too large")
+            return None
+        return value
     if hint in (int, str, bool) and type(data) is hint:
         return data
     if hint is int and isinstance(data, float) and data.is_integer():

@@ -85,6 +85,7 @@ def test_all_errors_at_once_with_line_and_nearest_name() -> None:
         ("name: !!python/object:os.system x\n", "not allowed"),
         ("name: 2020-01-01\n", "values of type timestamp are not allowed"),
         ("name: x\ninner: {rate: .nan}\n", "not a finite number"),
+        (f"name: x\ninner: {{rate: {'9' * 400}}}\n", "the number is too large"),
         ("name: x\ninner: 3\n", "expected the keys of Inner"),
     ],
 )
