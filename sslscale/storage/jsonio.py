@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import errno
 import hashlib
 import json
 import math
@@ -24,7 +25,9 @@ def fsync_dir(path: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `path` atomically: a reader sees the old file, the new file, or none."""
+    """Write `path` atomically: a reader sees the old file, the new file, or none. A folder raises IsADirectoryError."""
+    if path.is_dir():  # `.` has no name to put a temporary file beside
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:8]}")
     try:
         with open(temporary, "wb") as file:

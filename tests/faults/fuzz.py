@@ -178,7 +178,7 @@ def command(*words: str | Path, out: Path | None = None) -> str:
             code = stop.code
     err = told.getvalue()
     if code not in _CODES:
-        return f"exit code {code}: {err.strip()[-500:]}"
+        return f"exit code {code} of {words}: {err.strip()[-500:]}"
     if "Traceback" in err or "may be a defect" in err:
         return f"not a clear line: {err.strip()[-500:]}"
     if code and not (err + printed.getvalue()).strip():

@@ -20,10 +20,13 @@ from sslscale.methods.ijepa.method import IJEPAMethod, Predictor, feature_loss
 from sslscale.methods.lejepa import LeJEPA
 from sslscale.methods.lejepa.method import LeJEPAMethod, invariance, sigreg
 from sslscale.methods.method import StepInfo
-from sslscale.methods.msn.method import assignments, msn_terms
-from sslscale.methods.tico.method import next_covariance, tico_terms
+from sslscale.methods.msn import MSN
+from sslscale.methods.msn.method import MSNMethod, assignments, msn_terms
+from sslscale.methods.tico import TiCo
+from sslscale.methods.tico.method import TiCoMethod, next_covariance, tico_terms
 from sslscale.methods.w_mse.method import whiten, whitened_error
 from sslscale.nn.blocks_of_patches import block_size, draw_places, draw_sizes
+from sslscale.nn.ema import linear_momentum
 from sslscale.nn.vit_blocks import patch_pixels
 from sslscale.settings.model import ModelConfig
 from tests.configurations import CONFIGS
@@ -159,6 +162,8 @@ def test_ijepas_student_sees_the_context_and_predicts_normed_features_of_the_tea
     method = IJEPAMethod(IJEPA(width=32, depth=1), ModelConfig(name="vit_32x2_4", grid=6))
     images = normal(4, 2, 3, 24, 24).requires_grad_()
     batch = {"images": Batch((images,), torch.arange(2))}
+    with torch.no_grad():  # as after a training: the teacher's own last norm leaves no unit variance
+        method.teacher.norm.weight.copy_(normal(5, 32).exp())
     drawn = method.draw(batch)
     tokens: list[Any] = []
     method.backbone.register_forward_hook(lambda m, i, o: tokens.append(o))
@@ -227,7 +232,43 @@ def test_msn_is_equation_1() -> None:
     assert float(entropy) == pytest.approx(-sum(p * math.log(p) for p in mean), rel=1e-4)
 
 
+def test_msns_step_has_sharpened_targets_and_less_entropy_of_the_mean_is_more_loss() -> None:
+    torch.manual_seed(0)
+    settings = MSN(hidden=16, projection=8, prototypes=6, entropy=3.0, iterations=0, sharpening=0.25, temperature=0.1)
+    method = MSNMethod(settings, ModelConfig(name="vit_32x2_4", grid=4))
+    views = tuple(normal(n, 4, 3, 16, 16) for n in (1, 2))
+    batch = {"images": Batch(views, torch.arange(4))}
+    found = method(batch)
+    with torch.no_grad():
+        rows = assignments(method.teacher(views[1]), method.prototypes, 0.1).double().tolist()
+    targets = [[p ** (1 / 0.25) for p in row] for row in rows]
+    targets = [[p / sum(row) for p in row] for row in targets]
+    kept = method.draw(batch)["kept"]
+    patches = patch_pixels(views[0], 4)[torch.arange(4)[:, None], kept]
+    z = method.projector(method.backbone(patches, kept)[:, 0])
+    anchors = assignments(z, method.prototypes, 0.1).double().tolist()
+    cross = sum(-dot(t, [math.log(p) for p in a]) for t, a in zip(targets, anchors, strict=True)) / 4
+    mean = [sum(column) / 4 for column in zip(*anchors, strict=True)]
+    entropy = -sum(p * math.log(p) for p in mean)
+    assert found.total.item() == pytest.approx(cross - 3 * entropy, rel=1e-3)
+
+
+@pytest.mark.parametrize(("progress", "expected"), [(0.0, 0.996), (0.25, 0.997), (1.0, 1.0)])
+def test_the_teachers_momentum_rises_in_a_line(progress: float, expected: float) -> None:
+    assert linear_momentum(0.996, progress) == pytest.approx(expected, abs=1e-12)
+
+
 # --- TiCo ---------------------------------------------------------------------------------------------------------
+
+
+def test_ticos_step_weighs_the_covariance_by_rho() -> None:
+    torch.manual_seed(0)
+    method = TiCoMethod(TiCo(hidden=16, projection=4, covariance=8.0), ModelConfig(name="wrn_10_0.5"))
+    views = tuple(normal(n, 6, 3, 16, 16) for n in (1, 2))
+    found = method({"images": Batch(views, torch.arange(6))})
+    z, key = method.projector(method.backbone(views[0])), method.slow(views[1])
+    agreement, contrast = tico_terms(z, key, method.covariance)
+    assert found.total.item() == pytest.approx(float(agreement) + 8 * float(contrast), rel=1e-4)
 
 
 def test_tico_is_equation_4_and_lightlys() -> None:

@@ -258,3 +258,12 @@ def test_every_settings_field_is_identity_or_reviewed() -> None:
             if isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__:
                 out = {f.name for f in dataclasses.fields(cls) if not f.metadata.get("identity", True)}
                 assert out == reviewed.get(cls.__name__, set()), cls
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_no_file_is_written_over_a_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which `.` has no name that a temporary file could be named after."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(IsADirectoryError):
+        jsonio.write_bytes(Path(name), b"")
+    assert not list(tmp_path.iterdir())
