@@ -217,6 +217,9 @@ def test_predict_agrees_with_the_evaluation(
     right = np.mean([Path(r["path"]).name[0] == r["predictions"][0]["class"] for r in rows])
     assert len(rows) == 60
     assert right > 0.7
+    table = tmp_path / "table.csv"  # of as many classes as there are
+    runs.in_process(capsys, "predict", model, rows[0]["path"], "--top", "1000000", "--out", table)
+    assert table.read_text().splitlines()[0].endswith("class_10,probability_10")
     (tmp_path / "no.png").write_bytes(b"no")
     out, err = runs.in_process(
         capsys, "predict", model, tmp_path / "no.png", tmp_path / "none.png", rows[0]["path"], code=3

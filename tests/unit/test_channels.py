@@ -211,6 +211,8 @@ def four(**more: object) -> ImageConfig:
 
 
 def test_settings_that_do_not_go_together() -> None:
+    with pytest.raises(ValueError, match="size: must lie between 1 and 65,535 pixels"):
+        ImageConfig(size=65_536)
     with pytest.raises(ValueError, match="mean: must be 4 numbers, one a channel"):
         four(mean=(0.5, 0.5, 0.5))
     with pytest.raises(ValueError, match="std: must be 1 number, one a channel"):

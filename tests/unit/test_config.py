@@ -87,6 +87,7 @@ def test_all_errors_at_once_with_line_and_nearest_name() -> None:
         ("name: x\ninner: {rate: .nan}\n", "not a finite number"),
         (f"name: x\ninner: {{rate: {'9' * 400}}}\n", "the number is too large"),
         ("name: x\ninner: 3\n", "expected the keys of Inner"),
+        ("name: x\nmore: &a {kind: *a}\n", "levels: does an alias hold itself"),
     ],
 )
 def test_hostile_or_broken_yaml(text: str, expected: str) -> None:

@@ -202,6 +202,24 @@ def test_collect_removes_what_no_run_uses(tmp_path: Path) -> None:
     assert not any((tmp_path / "artifacts").glob(f"*/{next(iter(stale))}"))
 
 
+def test_half_written_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    """A stage removes those of its last attempt; a note's, which a run may be writing, goes after an hour."""
+    (first, *_) = dag.plan([graph()], tmp_path)
+    left = first.path / "part" / "scores.tmp-12345678"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    run(graph(), tmp_path)
+    assert not left.exists() and first.path.exists()
+    old, new = (first.path / f"note.json.tmp-{n}" for n in (1, 2))
+    old.touch(), new.touch()
+    os.utime(old, (time.time() - 3700,) * 2)
+    collect.collect(tmp_path, dry_run=True)
+    assert old.exists() and new.exists()
+    collect.remember(tmp_path, "config.yaml", dag.plan([graph()], tmp_path))
+    collect.collect(tmp_path)
+    assert not old.exists() and new.exists()
+
+
 def test_the_record_has_inputs_config_and_environment(tmp_path: Path) -> None:
     record = run(graph(), tmp_path)["sum"]
     on_disk = json.loads(

@@ -292,6 +292,9 @@ def test_errors_of_a_labels_file_are_reported(image_folder: Path, tmp_path: Path
     labels.write_bytes(b"path,label\n\xff\xfe,x\n")
     with pytest.raises(DataError, match="not UTF-8 text"):
         split(config, sources.list_source(str(flat)))
+    labels.write_bytes(f"path,label\n{a},x\n".encode() + b"b\0.png,y\n")
+    with pytest.raises(DataError, match=r"labels\.csv:3: a NUL byte"):
+        split(config, sources.list_source(str(flat)))
 
 
 def test_a_folder_without_labels_is_packed(image_folder: Path, tmp_path: Path) -> None:
