@@ -86,10 +86,12 @@ def connect() -> Any:
 
 
 def _tell(data: dict[str, Any], *_: Any, **__: Any) -> None:
-    """What Ray would print of a process that died, a paragraph to each of several messages, as one line."""
-    text = " ".join(str(line) for line in data.get("lines", ()))
+    """Print what Ray tells the driver in one line each; of a process that died it would print several paragraphs."""
+    text = " ".join(" ".join(str(line) for line in data.get("lines", ())).split())
     if left := re.search(r"There are (\d+) retries remaining", text):
         print(f"a process of a stage died; Ray starts it again ({left[1]} retries left)", flush=True)
+    elif not text.startswith("A worker died or was killed"):  # which the line above, or the stage's error, says
+        print(f"Ray: {text}", flush=True)
 
 
 _AGENTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")

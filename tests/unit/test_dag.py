@@ -211,8 +211,10 @@ def test_half_written_files_of_killed_processes_are_removed(tmp_path: Path) -> N
     run(graph(), tmp_path)
     assert not left.exists() and first.path.exists()
     old, new = (first.path / f"note.json.tmp-{n}" for n in (1, 2))
-    old.touch(), new.touch()
-    os.utime(old, (time.time() - 3700,) * 2)
+    hours_ago = time.time() - 7200
+    old.touch()
+    new.touch()
+    os.utime(old, (hours_ago, hours_ago))
     collect.collect(tmp_path, dry_run=True)
     assert old.exists() and new.exists()
     collect.remember(tmp_path, "config.yaml", dag.plan([graph()], tmp_path))
