@@ -14,7 +14,7 @@ import torch
 from mlflow.exceptions import MlflowException
 
 from sslscale.cli.signals import Terminable
-from sslscale.cluster import memory
+from sslscale.cluster import connection, memory
 from sslscale.data.samples import open_samples
 from sslscale.data.stream import Stream
 from sslscale.errors import Stopped
@@ -212,3 +212,15 @@ def test_memory_that_ran_out_is_told_with_a_smaller_batch_and_a_lost_node_is_not
     assert told(ValueError("x"), job()) == "None"
     log.write_text("step 1\n*** SIGSEGV received at time=1 on cpu 0 ***\nPC: @ 0x7 dnnl::impl::parallel()\n")
     assert "t: a worker crashed again and again (SIGSEGV)" in told(ActorDiedError("it died"), job())
+
+
+def test_the_agents_of_a_cluster_of_ones_own_have_their_ports_before_they_start() -> None:
+    """Ray's node waits for agents without one, and gives up where other processes use all cores."""
+    from ray._private import parameter
+
+    plain = parameter.RayParams
+    with connection._chosen_ports():
+        made = parameter.RayParams(metrics_export_port=None, num_cpus=1)
+    ports = {getattr(made, name) for name in connection._AGENTS}
+    assert len(ports) == 4 and all(20_000 <= port < 32_000 for port in ports)
+    assert made.num_cpus == 1 and parameter.RayParams is plain
