@@ -25,7 +25,7 @@ from sslscale.graph.context import RunContext
 from sslscale.storage import sums
 from sslscale.storage.jsonio import flat
 from sslscale.tracking import outage
-from sslscale.tracking.store import store
+from sslscale.tracking.store import address
 
 _PACKAGE = Path(__file__).parent
 
@@ -163,7 +163,7 @@ def run(experiment: Experiment, root: Path, console: Any) -> dict[str, dict[str,
     """
     planned = dag.plan(experiment.targets, root)
     cached = all(entry.state == "cached" for entry in planned)
-    if cached and outage.pending(root, experiment.run_name, store(root)) is None:
+    if cached and outage.pending(root, experiment.run_name, address(root)) is None:
         records = {p.stage.name: {**sums.read_record(p.path / dag.RECORD), "state": "cached"} for p in planned}
         with contextlib.suppress(OSError):
             collect.remember(root, experiment.run_name, planned)

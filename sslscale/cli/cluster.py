@@ -10,11 +10,13 @@ from sslscale.cli.units import show_age
 
 
 def submit(options: argparse.Namespace) -> int:
-    from sslscale.cluster.jobs import Jobs
+    from sslscale.cluster.jobs import Jobs, kept_back
 
     jobs = Jobs(options.address)
     job = jobs.submit(options.config, options.overrides, options.root)
     print(f"submitted {job}", flush=True)
+    if kept := kept_back():
+        print(f"not sent, being secret: {', '.join(kept)}; the cluster's nodes must set them themselves", flush=True)
     if not options.follow:
         print(f"sslscale stop {job} --address {options.address}  ends it; submitted again, it goes on")
         return 0

@@ -120,10 +120,10 @@ def _ray() -> Iterator[Finding]:
 
 
 def _mlflow(root: Path) -> Iterator[Finding]:
-    from sslscale.tracking.store import store
+    from sslscale.tracking.store import address
 
     version = importlib.import_module("importlib.metadata").version("mlflow")
-    uri = store(root)
+    uri = address(root)
     if uri.startswith(("http://", "https://")):
         host, _, port = uri.split("/")[2].rpartition("@")[2].partition(":")
         try:

@@ -64,8 +64,9 @@ def connect() -> Any:
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's own ends the process before a training is asked to save
     except OSError as error:  # ConnectionError is one
-        where = os.environ.get("RAY_ADDRESS", "this machine")
         text = str(error).splitlines()[0]
+        if (where := os.environ.get("RAY_ADDRESS")) is None:
+            raise ResourceError(f"Ray could not be started on this machine: {text}") from None
         raise ResourceError(
             f"RAY_ADDRESS {where}: no cluster answers there ({text}); mend it, or unset it to run on this machine alone"
         ) from None

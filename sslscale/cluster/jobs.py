@@ -19,10 +19,26 @@ from typing import Any
 
 from sslscale import experiment
 from sslscale.errors import ConfigError, ResourceError, UserError
+from sslscale.storage import addresses
+from sslscale.tracking.store import store
 
+# not MLFLOW_TRACKING_PASSWORD: whoever may see a cluster's jobs sees their variables
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL")
 _ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
 _OLDEST_RAY = (2, 59)
+
+
+def passed_on() -> dict[str, str]:
+    """The variables of this process that a job gets; one that holds a password stays here."""
+    store(Path())  # a web server's password leaves its address
+    found = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return {name: value for name, value in found.items() if not addresses.has_secret(value)}
+
+
+def kept_back() -> list[str]:
+    """The variables that a job may need, and that are not sent because they are secrets."""
+    there = [name for name in (*_PASSED_ON, "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN") if name in os.environ]
+    return [name for name in there if name not in passed_on()]
 
 
 @dataclass(frozen=True)
@@ -83,6 +99,8 @@ class Jobs:
     def submit(self, config: str, overrides: Sequence[str], root: str) -> str:
         """Send a configuration, checked here first; returns the job's id."""
         loaded = experiment.load(config, overrides)
+        if addresses.has_secret(root):
+            raise ConfigError(f"--root {addresses.masked(root)}: {addresses.ADVICE}")
         if "://" not in root and not Path(root).is_absolute():
             raise ConfigError(f"--root {root}: must be a path or URL that every node of the cluster sees as this one")
         name = re.sub(r"[^a-z0-9]+", "-", Path(config).stem.lower()).strip("-")
@@ -106,7 +124,7 @@ class Jobs:
                 submission_id=job,
                 runtime_env={
                     "working_dir": folder,
-                    "env_vars": {n: os.environ[n] for n in _PASSED_ON if n in os.environ},
+                    "env_vars": passed_on(),
                 },
                 metadata=note,
                 entrypoint_num_cpus=0,

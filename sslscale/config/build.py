@@ -11,20 +11,32 @@ import difflib
 import math
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union
 
 from sslscale.config.document import Document, Problem
 from sslscale.errors import ConfigError
+from sslscale.storage import addresses
 
 
 def build(cls: type, document: Document, data: Any = None, key: str = "") -> Any:
     """Make a `cls` of the document's data; raises ConfigError with every problem there is."""
-    problems: list[Problem] = []
-    value = _build(cls, document.data if data is None else data, key, document, problems)
+    data = document.data if data is None else data
+    problems = list(_secrets(data, key, document))
+    value = None if problems else _build(cls, data, key, document, problems)
     if problems:
         raise document.fail(problems)
     return value
+
+
+def _secrets(data: Any, key: str, document: Document) -> Iterator[Problem]:
+    """Addresses with passwords: a configuration is written into records, reports, logs and MLflow."""
+    if isinstance(data, str) and addresses.has_secret(data):
+        yield Problem(key, f"{addresses.masked(data)}: {addresses.ADVICE}", _line(document.lines, key))
+    elif isinstance(data, dict | list | tuple):
+        for name, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _secrets(value, f"{key}.{name}" if key else str(name), document)
 
 
 def _build(hint: Any, data: Any, key: str, document: Document, problems: list[Problem]) -> Any:

@@ -64,7 +64,7 @@ def captions(ctx: RunContext, config: CaptionConfig, *, data: Dataset) -> Captio
         raise DataError(f"{ctx.name}: no image has a caption in {_file(config)}; see captions.member")
     if skipped or counts["cut"]:
         lines = [f"{count:,} {name.replace('_', ' ')}" for name, count in sorted(counts.items()) if name != "used"]
-        log.warning("%s: of %s captions %s", ctx.name, f"{total:,}", ", ".join(lines))
+        log.warning("of %s captions %s", f"{total:,}", ", ".join(lines))
     return Captions(
         path=str(ctx.path),
         num_samples={split: data.num_samples[split] for split in splits},

@@ -144,7 +144,7 @@ def _watch(ctx: RunContext, config: SelectConfig, files: list[Any], data: Datase
             "select.threshold, balance its labels, or go on by select.on_collapse: warn"
         )
     if wrong and config.on_collapse == "warn":
-        log.warning("%s: the pseudo-labels may be collapsing: %s", ctx.name, wrong)
+        log.warning("the pseudo-labels may be collapsing: %s", wrong)
     return found
 
 

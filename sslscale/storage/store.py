@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sslscale.errors import ConfigError, ResourceError
+from sslscale.storage import addresses
 
 T = TypeVar("T")
 _TRIES, _PAUSE = 5, 0.2  # seconds before the second try; twice as many before each next one
@@ -147,6 +148,8 @@ def _open(url: str) -> tuple[Any, str]:
     import fsspec
 
     scheme = url.partition("://")[0]
+    if addresses.has_secret(url):  # it would be written into records, reports and logs
+        raise ConfigError(f"{addresses.masked(url)}: {addresses.ADVICE}")
     options: dict[str, Any] = {}
     if scheme in ("s3", "s3a"):  # or a wrong address waits for minutes
         options["config_kwargs"] = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 1}}

@@ -14,7 +14,8 @@ from typing import Any
 from sslscale.errors import ConfigError, UserError
 from sslscale.settings.model import ImageConfig, read_info
 from sslscale.settings.pixels import RGB
-from sslscale.tracking.store import connect, store
+from sslscale.storage.addresses import masked
+from sslscale.tracking.store import address, connect, store
 
 _FILES = ("model.json", "model.safetensors")
 _EXAMPLE, _REQUEST = "input_example.json", "serving_input_example.json"
@@ -100,8 +101,8 @@ def register(root: Path, checkpoint: Path, name: str, alias: str | None) -> str:
         note = read_json(checkpoint / "mlflow.json")
     except (OSError, ValueError):
         note = {}
-    if note.get("store") != store(root):
-        raise ConfigError(f"{checkpoint}: its training is not in the tracking store {store(root)}; was it run there?")
+    if note.get("store") != address(root):
+        raise ConfigError(f"{checkpoint}: its training is not in the tracking store {address(root)}; was it run there?")
     client = connect(root)
     os.environ["MLFLOW_TRACKING_URI"] = store(root)
     try:
@@ -113,5 +114,5 @@ def register(root: Path, checkpoint: Path, name: str, alias: str | None) -> str:
         if alias is not None:
             client.set_registered_model_alias(name, alias, version)
     except MlflowException as error:
-        raise UserError(f"{name}: {store(root)}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{name}: {address(root)}: {masked(str(error)).splitlines()[0]}") from None
     return str(version)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sslscale.graph.execution import git_commit
 from sslscale.storage import jsonio
-from sslscale.tracking.store import connect, open_experiment, store
+from sslscale.tracking.store import address, connect, open_experiment
 from sslscale.tracking.tracker import NOTE
 
 
@@ -22,12 +22,12 @@ def open_parent(root: Path, folder: Path, experiment: str, name: str) -> str | N
         seen = jsonio.read_json(note) if note.exists() else {}
         client = connect(root)
         experiment_id = open_experiment(client, root, experiment)
-        if seen.get("store") == store(root):
+        if seen.get("store") == address(root):
             client.update_run(seen["run_id"], status="RUNNING")
             return seen["run_id"]
         tags = {"mlflow.runName": name, "mlflow.source.git.commit": git_commit()}
         run_id = client.create_run(experiment_id, tags=tags).info.run_id
-        jsonio.write_json(note, {"store": store(root), "run_id": run_id})
+        jsonio.write_json(note, {"store": address(root), "run_id": run_id})
         return run_id
     except Exception:  # a store that fails never stops a run: its trials will warn
         return None

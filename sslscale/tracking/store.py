@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sslscale.storage import addresses
+
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
@@ -23,8 +25,28 @@ _COLUMNS = 8  # of metrics; more are a click away
 
 
 def store(root: Path) -> str:
-    """The tracking store: MLFLOW_TRACKING_URI, or a SQLite file under the root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').absolute()}"
+    """The tracking store: MLFLOW_TRACKING_URI, or a SQLite file under the root.
+
+    A user and a password in a web server's address go to MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, which
+    MLflow sends too: its own errors and logs would show them otherwise.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return f"sqlite:///{(root / 'mlflow.db').absolute()}"
+    found = addresses.split(uri) if uri.startswith(("http://", "https://")) else None
+    if found is not None:
+        uri, user, password = found
+        os.environ |= {
+            "MLFLOW_TRACKING_URI": uri,
+            "MLFLOW_TRACKING_USERNAME": user,
+            "MLFLOW_TRACKING_PASSWORD": password,
+        }
+    return uri
+
+
+def address(root: Path) -> str:
+    """The tracking store as it may be written down and shown: without the password that a database's may have."""
+    return addresses.masked(store(root))
 
 
 def connect(root: Path) -> Any:

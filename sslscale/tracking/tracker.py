@@ -20,9 +20,10 @@ from sslscale.graph.dag import Planned
 from sslscale.graph.execution import git_commit
 from sslscale.report.results import measures
 from sslscale.storage import jsonio
+from sslscale.storage.addresses import masked
 from sslscale.tracking import outage
 from sslscale.tracking.models import log_model
-from sslscale.tracking.store import connect, open_experiment, set_view, store
+from sslscale.tracking.store import address, connect, open_experiment, set_view
 
 FORWARD_EVERY_S = 2.0
 _UNREACHABLE = "out of reach"
@@ -45,7 +46,7 @@ class Tracker:
         run: str | None = None,  # the name under which the root remembers what the store lacks
     ):
         self.warnings: list[str] = []
-        self._root, self._store = root.absolute(), store(root)
+        self._root, self._store = root.absolute(), address(root)
         self._config, self._pipeline, self._source, self._overrides = config, pipeline, source, overrides
         self._runs: dict[str, str] = {}  # of stages that ran or were there
         self._judged: dict[str, None] = {}  # names of what reports found, in order
@@ -133,7 +134,7 @@ class Tracker:
             except outage.Unreachable:
                 self._off = _UNREACHABLE
             except Exception as error:
-                self._off = str(error).strip().split("\n")[0][:200] or type(error).__name__
+                self._off = masked(str(error)).strip().split("\n")[0][:200] or type(error).__name__
 
     def _start(self) -> None:
         from mlflow.entities import Metric, Param

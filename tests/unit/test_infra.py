@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import re
 import subprocess
@@ -49,8 +50,14 @@ def test_compose_matches_its_schema_and_binds_the_loopback() -> None:
     ports = [port for service in found["services"].values() for port in service.get("ports", [])]
     assert ports and all(port.startswith("127.0.0.1:") for port in ports)
     secrets = re.findall(r"\$\{(\w+)(:\?)?", (INFRA / "compose.yaml").read_text("utf-8"))
-    assert {name for name, _ in secrets} == {"POSTGRES_PASSWORD", "S3_KEY", "S3_SECRET"}
+    expected = {"POSTGRES_PASSWORD", "S3_KEY", "S3_SECRET", "MLFLOW_PASSWORD", "MLFLOW_SECRET_KEY"}
+    assert {name for name, _ in secrets} == expected
     assert {name for name, required in secrets if required} == {name for name, _ in secrets}  # no default password
+    server = found["services"]["mlflow"]
+    assert "--app-name=basic-auth" in server["command"] and server["read_only"] and server["cap_drop"] == ["ALL"]
+    options = configparser.ConfigParser()
+    options.read_string(found["configs"]["auth"]["content"])
+    assert options["mlflow"]["authorization_function"].endswith(":authenticate_request_basic_auth")
 
 
 @pytest.mark.parametrize("name", ["kuberay-cluster.yaml", "kuberay-job.yaml"])
@@ -64,6 +71,7 @@ def test_kubernetes_manifests_match_their_schemas(name: str) -> None:
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, **group["template"]}
         kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
         assert pod["spec"]["securityContext"]["runAsNonRoot"]
+        assert all(one["securityContext"]["readOnlyRootFilesystem"] for one in pod["spec"]["containers"])
         environment = {one["name"]: one["value"] for one in pod["spec"]["containers"][0]["env"]}
         assert environment["RAY_AUTH_MODE"] == "token"
     if found["kind"] == "RayJob":
