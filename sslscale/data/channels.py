@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_png
 
+from sslscale.data import jpeg
 from sslscale.errors import DataError
 from sslscale.settings.pixels import MOST_CHANNELS, PixelConfig
 from sslscale.shapes import Float, UInt, UInt8
@@ -27,6 +28,7 @@ NPY = b"\x93NUMPY"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HEADER = 4096  # bytes that the header of an array may have
+_JPEGS = (6, 7, 99, 33007, 34892)  # of TIFF's compressions
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL has it
 
 
@@ -185,6 +187,8 @@ def _tiff(data: bytes | memoryview, pixels: PixelConfig | None, max_pixels: int,
                 raise DataError(f"a TIFF of {len(pages)} images of shape {list(first.shape)}, which are no channels")
             if size[0] * size[1] * count > max_pixels * max(4, pixels.channels if pixels else 4):
                 raise DataError(f"a TIFF of {count} channels of {size[1]} x {size[0]} pixels is over the limit")
+            if any(int(page.compression) in _JPEGS for page in pages):
+                jpeg.require_few_scans(data, sum(len(page.dataoffsets) for page in pages))
             parts = [_channels_first(page.asarray(maxworkers=1), first.axes.endswith("S")) for page in pages]
             return _upright(parts[0] if len(parts) == 1 else np.concatenate(parts), turn)
     except DataError:
@@ -207,6 +211,8 @@ def _picture(data: bytes | memoryview, max_pixels: int) -> np.ndarray:
     """The numbers of a PNG, JPEG, WebP, BMP or GIF."""
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "BMP", "GIF")) as image:
         _within((image.height, image.width), max_pixels)
+        if image.format == "JPEG":
+            jpeg.require_few_scans(data)
         if bytes(data[:8]) == _PNG and data[24] == 16:  # bits: PIL reads colours of 16 as 8
             turn = image.getexif().get(274, 1)
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import cast
@@ -13,7 +12,7 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageErr
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from sslscale.data import channels
+from sslscale.data import channels, jpeg
 from sslscale.errors import DataError
 from sslscale.settings.pixels import RGB, PixelConfig
 from sslscale.shapes import UInt, UInt8
@@ -36,7 +35,7 @@ def decode(
     if pixels != RGB or data[:6] == channels.NPY:
         return channels.decode(data, pixels, max_pixels=max_pixels)
     if data[:3] == b"\xff\xd8\xff":
-        (width, height), components, plain = _jpeg_header(data)
+        (width, height), components, plain = jpeg.header(data)
         _check_size((width, height), max_pixels)
         if plain and components in (1, 3):
             try:
@@ -67,7 +66,7 @@ def dimensions(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, pixels
         if size is not None:
             return size
     if data[:3] == b"\xff\xd8\xff":
-        (width, height), _, plain = _jpeg_header(data)
+        (width, height), _, plain = jpeg.header(data)
         _check_size((width, height), max_pixels)
         if plain:
             return height, width
@@ -144,26 +143,6 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise DataError(f"image of {size[0]} x {size[1]} pixels is over the limit of {max_pixels:,}")
     if size[0] * size[1] == 0:
         raise DataError("image without pixels")
-
-
-def _jpeg_header(data: bytes | memoryview) -> tuple[tuple[int, int], int, bool]:
-    """Size, components, and whether the fast decoder may have it: no EXIF (which may ask for a turn)."""
-    position, plain = 2, True
-    while position + 9 < len(data):
-        if data[position] != 0xFF:
-            break
-        marker = data[position + 1]
-        if marker == 0xFF:  # padding
-            position += 1
-            continue
-        length = struct.unpack_from(">H", data, position + 2)[0]
-        if marker == 0xE1 and data[position + 4 : position + 8] == b"Exif":
-            plain = False
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width, components = struct.unpack_from(">HHB", data, position + 5)
-            return (width, height), components, plain
-        position += 2 + length
-    raise DataError("undecodable JPEG (no frame header)")
 
 
 def fit(image: UInt[Tensor, "channels height width"], size: int) -> UInt[Tensor, "channels size size"]:

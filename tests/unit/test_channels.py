@@ -519,3 +519,19 @@ def test_images_of_other_pixels_have_files_of_their_own_in_the_cache(packed: Pat
         images.make()
         alone = Images(samples.shards, 12, cache=None, cache_bytes=0, threads=2, pixels=pixels)
         assert images.cached and images.fetch(*place).equal(alone.fetch(*place))
+
+
+def test_a_tiff_of_a_jpeg_of_very_many_scans_is_refused() -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (64, 64), 90).save(buffer, "JPEG", progressive=True)
+    whole = buffer.getvalue()
+    long = whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * 500 + whole[-2:]
+    pixels = PixelConfig(channels=1)
+    for data, refused in ((whole, False), (long, True)):
+        out = io.BytesIO()
+        tifffile.imwrite(out, iter([data]), shape=(64, 64), dtype=np.uint8, compression="jpeg", rowsperstrip=64)
+        if refused:
+            with pytest.raises(DataError, match=r"a JPEG of 50[0-9] scans"):
+                decode.decode(out.getvalue(), pixels=pixels)
+        else:
+            assert decode.decode(out.getvalue(), pixels=pixels).shape == (1, 64, 64)

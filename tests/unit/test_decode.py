@@ -14,6 +14,7 @@ from PIL import Image
 from sslscale.data import decode
 from sslscale.data.preparation import evaluation_view
 from sslscale.errors import DataError
+from sslscale.settings.pixels import PixelConfig
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
 
@@ -89,6 +90,24 @@ def test_a_jpeg_that_claims_too_much_is_refused() -> None:
     data[at + 5 : at + 9] = struct.pack(">HH", 60000, 60000)
     with pytest.raises(DataError, match="60000 x 60000 pixels is over the limit"):
         decode.decode(bytes(data))
+
+
+def many_scans(image: Image.Image, count: int, **options: object) -> bytes:
+    """A progressive JPEG whose last scan comes `count` times more: few bytes each, and as long to decode as all."""
+    data = encode(image, "JPEG", progressive=True, **options)
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * count + data[-2:]
+
+
+@pytest.mark.parametrize("options", [{}, {"exif": b"Exif\0\0"}], ids=["fast decoder", "EXIF"])
+def test_a_jpeg_of_very_many_scans_is_refused(options: dict[str, object]) -> None:
+    """20 MB of them on 49 megapixels would take over an hour."""
+    image = smooth(20, 30)
+    assert decode.decode(many_scans(image, 5, **options)).shape == (3, 20, 30)
+    for read in (decode.decode, decode.dimensions):
+        with pytest.raises(DataError, match=r"a JPEG of 2,0[01][0-9] scans, which would take very long"):
+            read(many_scans(image, 2000, **options))
+    with pytest.raises(DataError, match=r"2,0[01][0-9] scans"):
+        decode.decode(many_scans(image, 2000, **options), pixels=PixelConfig(channels=1))
 
 
 GOOD = encode(smooth(40, 40), "JPEG")
