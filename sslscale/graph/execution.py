@@ -44,7 +44,23 @@ class Job:
 
 
 def execute(job: Job) -> dict[str, Any]:
-    """Run a job in this process and commit its artifact; returns the record. A lock admits one writer per directory."""
+    """Run a job in this process and commit its artifact; returns the record. A lock admits one writer per directory.
+
+    Raises ResourceError if a file cannot be written.
+    """
+    try:
+        return _execute(job)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = error.filename or job.context.path
+        raise ResourceError(
+            f"{job.context.name}: {where}: cannot be written: {error.strerror}; what is finished is kept: make "
+            "room and run again"
+        ) from error
+
+
+def _execute(job: Job) -> dict[str, Any]:
     started = time.monotonic()
     path = job.context.path
     path.mkdir(parents=True, exist_ok=True)
@@ -69,17 +85,8 @@ def execute(job: Job) -> dict[str, Any]:
         inputs = {name: load(Path(where)) for name, where in job.inputs.items()}
         for where in job.inputs.values():
             sums.require_whole(Path(where))
-        try:
-            with collect_warnings(path):
-                artifact = job.fn(context, job.config, **inputs)
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            where = error.filename or path
-            raise ResourceError(
-                f"{job.context.name}: {where}: cannot be written: {error.strerror}; what is finished is kept: make "
-                "room and run again"
-            ) from error
+        with collect_warnings(path):
+            artifact = job.fn(context, job.config, **inputs)
         assert artifact.path == str(path), (artifact.path, path)
         for name in ("progress.json", STOP):
             (path / name).unlink(missing_ok=True)

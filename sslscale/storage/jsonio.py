@@ -35,7 +35,9 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # that of a write has no name
+            error.filename = str(path)
         temporary.unlink(missing_ok=True)
         raise
     fsync_dir(path.parent)

@@ -36,7 +36,13 @@ def try_lock(path: Path, note: str | None = None) -> Lock | None:
         lock.acquire()
     except filelock.Timeout:
         return None
-    path.write_text(note or f"{os.getpid()} on {os.uname().nodename}\n", "utf-8")
+    try:
+        path.write_text(note or f"{os.getpid()} on {os.uname().nodename}\n", "utf-8")
+    except OSError:
+        if note is not None:
+            lock.release()
+            raise
+        # the disk is full: a lock that does not say who holds it is one still
     return Lock(lock, path)
 
 

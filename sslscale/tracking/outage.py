@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sslscale.storage import jsonio
+from sslscale.storage import jsonio, locks
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
 _LAST_TRIES_S = 5.0  # when the run has ended
+_FULL_OR_BUSY = ("database or disk is full", "database is locked", "disk I/O error")
 _BUSY = (429, 500, 502, 503, 504)
 
 
@@ -32,13 +33,11 @@ class PatientClient:
         self._closing, self._until = threading.Event(), float("inf")
 
     def __getattr__(self, name: str) -> Any:
-        call = getattr(self._connect(), name)
-
         def patiently(*values: Any, **named: Any) -> Any:
             wait = _FIRST_WAIT_S
             while True:
                 try:
-                    return call(*values, **named)
+                    return getattr(self._connect(), name)(*values, **named)
                 except Exception as error:
                     if not _is_outage(error):
                         raise
@@ -68,6 +67,8 @@ def _is_outage(error: BaseException) -> bool:
             return True
         seen = seen.__cause__ or seen.__context__
     text = str(error)
+    if any(words in text for words in _FULL_OR_BUSY):  # the root's own database
+        return True
     if isinstance(error, MlflowException):
         busy = any(f"error code {code} " in text for code in _BUSY)
         return busy or "failed with exception" in text or "failed with timeout" in text
@@ -78,15 +79,23 @@ def _file(root: Path, run: str) -> Path:
     return root / "unsent" / f"{jsonio.digest(run)}.json"
 
 
-def note(root: Path, run: str, store: str, parent: str | None) -> None:
-    """Remember that a store lacks something of a run."""
+def hold(root: Path, run: str) -> locks.Lock | None:
+    """A lock that shows that the run is alive; None if there is one already, or if no lock can be made."""
+    try:
+        return locks.try_lock(root / "locks" / f"run-{jsonio.digest(run)}.lock")
+    except OSError:
+        return None
+
+
+def note(root: Path, run: str, store: str, parent: str | None, stages: Sequence[str]) -> None:
+    """Remember that a store lacks something of a run, which has these keys to make."""
     file = _file(root, run)
     file.parent.mkdir(parents=True, exist_ok=True)
-    jsonio.write_json(file, {"run": run, "store": store, "parent": parent})
+    jsonio.write_json(file, {"run": run, "store": store, "parent": parent, "stages": [*stages]})
 
 
 def pending(root: Path, run: str, store: str) -> dict[str, Any] | None:
-    """What is remembered of a run that the store lacks something of: `parent` is its run there, or None."""
+    """What `note` has of a run that the store lacks something of: `parent` is its run there, or None."""
     try:
         found = jsonio.read_json(_file(root, run))
     except (OSError, ValueError):

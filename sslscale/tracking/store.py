@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ _ENVIRONMENT = {
 VIEW = "sslscale"  # names the view of an experiment's runs that `pages` leads to
 _VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 _KIND = "mlflow.experimentKind"  # says that its page is for trainings, not for chats
+_FILE = "mlflow.db"
+_ABANDONED_S = 3600  # after which a half-made database belongs to nobody
 _COLUMNS = 8  # of metrics; more are a click away
 
 
@@ -32,7 +36,7 @@ def store(root: Path) -> str:
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
-        return f"sqlite:///{(root / 'mlflow.db').absolute()}"
+        return _local(root)
     found = addresses.split(uri) if uri.startswith(("http://", "https://")) else None
     if found is not None:
         uri, user, password = found
@@ -42,6 +46,10 @@ def store(root: Path) -> str:
             "MLFLOW_TRACKING_PASSWORD": password,
         }
     return uri
+
+
+def _local(root: Path) -> str:
+    return f"sqlite:///{root.absolute() / _FILE}"
 
 
 def address(root: Path) -> str:
@@ -58,7 +66,33 @@ def connect(root: Path) -> Any:
     from mlflow import MlflowClient
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    file = root.absolute() / _FILE
+    if store(root) == _local(root) and not file.exists():
+        _create(file, lambda uri: MlflowClient(uri).search_experiments(max_results=1))
     return MlflowClient(store(root))
+
+
+def _create(file: Path, make: Callable[[str], object]) -> None:
+    """Let MLflow make its database beside the file, and put it there when it is whole.
+
+    MLflow makes it in dozens of steps that it cannot take up again: where the disk is full, or the process is killed,
+    in between, no run could ever be tracked there.
+    """
+    for left in file.parent.glob(f"{file.name}.tmp-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                left.unlink()
+    new = file.with_name(f"{file.name}.tmp-{uuid.uuid4().hex[:8]}")
+    try:
+        make(f"sqlite:///{new}")
+        try:
+            os.link(new, file)
+        except FileExistsError:  # another run has made it
+            pass
+        except OSError:  # a file system without links
+            new.rename(file)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def open_experiment(client: Any, root: Path, name: str) -> str:
@@ -101,7 +135,7 @@ def _metrics(view: str | None) -> list[str]:
 def pages(root: Path) -> dict[str, str]:
     """Name, and address within MLflow's server, of each experiment in the root's own store, read without MLflow (whose
     first page is for chats)."""
-    file = root / "mlflow.db"
+    file = root / _FILE
     if not file.exists():
         return {}
     with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:

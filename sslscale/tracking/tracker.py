@@ -7,6 +7,7 @@ by the next run of the same command. The files of the root stay the truth.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import threading
@@ -59,9 +60,12 @@ class Tracker:
         self._running: dict[str, Planned] = {}
         self._next_tick = 0.0
         self._work: queue.Queue[Callable[[], object] | None] = queue.Queue()
-        self._name, self._outage = run, False
-        self._unsent = outage.pending(self._root, run, self._store) if run is not None else None
-        self._parent: Any = (self._unsent or {}).get("parent")
+        self._hold = outage.hold(self._root, run) if run is not None else None
+        self._name = run if self._hold is not None else None  # the same command may run twice at a time
+        self._unsent = (outage.pending(self._root, self._name, self._store) if self._name is not None else None) or {}
+        self._parent: Any = self._unsent.get("parent")
+        to_run = [entry.key for entry in planned if entry.state != "cached"]
+        self._stages = sorted({*self._unsent.get("stages", ()), *to_run})
         self._client: Any = outage.PatientClient(lambda: connect(root), self._remember)
         self._off = ""  # why nothing more is sent
         self._thread = threading.Thread(target=self._serve, daemon=True, name="tracking")
@@ -111,17 +115,21 @@ class Tracker:
             self._remember()
         if self._name is not None and not (self._off or late):
             outage.forget(self._root, self._name)
+        if self._hold is not None:
+            self._hold.path.unlink(missing_ok=True)
+            self._hold.release()
         if late or self._off == _UNREACHABLE:
-            kept = "the same command sends it" if self._name is not None else "its last rows are lost there"
-            self.warnings.append(f"tracking at {self._store} does not answer: {kept} when it does")
+            why = "cannot be written" if self._store.startswith("sqlite:") else "does not answer"
+            kept = "the same command sends it later" if self._name is not None else "its last rows are lost there"
+            self.warnings.append(f"tracking at {self._store} {why}: {kept}")
         elif self._off:
             self.warnings.append(f"tracking at {self._store} failed and is off for this run: {self._off}")
 
     def _remember(self) -> None:
-        """Note that the store lacks something, before anything else can happen to this process."""
-        self._outage = True
+        """Note what the store has to get, before anything can happen to this process or to the disk."""
         if self._name is not None:
-            outage.note(self._root, self._name, self._store, self._parent)
+            with contextlib.suppress(OSError):  # the disk may be full; it is tried again at the next failure
+                outage.note(self._root, self._name, self._store, self._parent, self._stages)
 
     # --- called on the tracking thread ---
 
@@ -161,8 +169,7 @@ class Tracker:
         }
         if self._parent is None:
             self._parent = str(self._client.create_run(found_id, tags=tags).info.run_id)
-            if self._outage:
-                self._remember()
+            self._remember()
         else:  # this run sends what an earlier one could not
             self._client.update_run(self._parent, status="RUNNING")
         self._log_params(self._parent, jsonio.flat(self._config))
@@ -180,6 +187,10 @@ class Tracker:
             self._client.update_run(resumed["run_id"], status="RUNNING")
             self._client.set_tag(resumed["run_id"], "mlflow.parentRunId", self._parent)
             return
+        if planned.key in self._unsent.get("stages", ()):  # begun by a process that was killed before it noted that
+            same = f"tags.`mlflow.parentRunId` = '{self._parent}' AND tags.key = '{planned.key}'"
+            for left in self._client.search_runs([self._experiment_id], same):
+                self._client.delete_run(left.info.run_id)
         tags = {
             "mlflow.runName": name,
             "mlflow.parentRunId": self._parent,
@@ -271,7 +282,7 @@ class Tracker:
         known = seen.get("store") == self._store
         if known and seen.get("ended", True):
             self._runs[planned.stage.name] = seen["run_id"]
-        elif known or self._unsent is not None:  # it ended while the store was out of reach
+        elif known or planned.key in self._unsent.get("stages", ()):  # it ended while the store was out of reach
             self._begin(planned)
             self._end(planned, record)
 

@@ -139,7 +139,8 @@ def test_k_means_on_two_workers_gives_the_bytes_of_one_and_survives_a_kill(
         if state["step"] == 3:  # kill -9 one of the two
             import psutil
 
-            mappers = [p for p in psutil.process_iter() if "ray::_Mapper" in " ".join(p.cmdline())]
+            own = psutil.Process().children(recursive=True)
+            mappers = [p for p in own if "ray::_Mapper" in " ".join(p.cmdline())]
             if mappers:
                 os.kill(mappers[0].pid, signal.SIGKILL)
                 killed.append(mappers[0].pid)
