@@ -290,7 +290,9 @@ def quiet(file: Path) -> Iterator[None]:
         os.dup2(target, 2)
         yield
     finally:
-        sys.stderr.flush()
-        os.dup2(saved, 2)
+        try:
+            sys.stderr.flush()
+        finally:
+            os.dup2(saved, 2)
         os.close(saved)
         os.close(target)

@@ -48,7 +48,7 @@ ONLY = {  # a library -> the one file that may import it
 }
 # layers, lowest first: folders, or single files of them. A file may import from its own layer and those below
 LAYERS = [
-    {"errors", "shapes"},
+    {"errors", "interrupts", "shapes"},
     {"storage"},
     {"config", "distributed", "graph.artifacts", "graph.resources", "graph.stage_warnings", "train.allocator"},
     {"settings", "methods.*", "graph.dag", "graph.context"},

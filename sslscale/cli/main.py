@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from sslscale.cli import cluster
 from sslscale.cli.parser import parser
-from sslscale.cli.signals import Terminable
 from sslscale.errors import ConfigError, DataError, ResourceError, Stopped, UserError
+from sslscale.interrupts import Terminable
 from sslscale.storage import mirror
 
 _PATHS = (errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR)  # of a path that is not usable
@@ -27,29 +27,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if "root" in options and options.call is not cluster.submit:
                 options.root = mirror.open_root(options.root)
             return options.call(options)
-    except UserError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if debug:
-            raise
-        where = f"{str(error.filename)[:200]}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error} (--debug shows where)", file=sys.stderr)
-        return (DataError if error.errno in _PATHS else ResourceError).exit_code
-    except Exception as error:
-        if debug:
-            raise
-        text = (str(error).strip() or "no message").splitlines()[0]
-        print(f"error: {type(error).__name__}: {text}\n(--debug shows where; this may be a defect)", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it was", file=sys.stderr)
         return Stopped.exit_code if signals.terminated else 130
+    except Exception as error:
+        if debug:
+            raise
+        code = _tell(error)
+        return Stopped.exit_code if signals.terminated else code  # what was interrupted may fail on its way to the end
+
+
+def _tell(error: Exception) -> int:
+    """Say on stderr what went wrong; returns the exit code."""
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if isinstance(error, OSError):
+        where = f"{str(error.filename)[:200]}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error} (--debug shows where)", file=sys.stderr)
+        return (DataError if error.errno in _PATHS else ResourceError).exit_code
+    text = (str(error).strip() or "no message").splitlines()[0]
+    print(f"error: {type(error).__name__}: {text}\n(--debug shows where; this may be a defect)", file=sys.stderr)
+    return 1
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -18,6 +18,7 @@ from rich.text import Text
 from sslscale.cli.units import show_clock, show_metric
 from sslscale.graph.dag import Planned
 from sslscale.graph.stage_warnings import Warnings
+from sslscale.interrupts import sigterm_blocked
 
 _MARKS = {"planned": " ", "waiting": "…", "ran": "✓", "cached": "=", "failed": "✗"}
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -64,7 +65,8 @@ class Progress:
             self._live = Live(
                 console=console, get_renderable=self._window, redirect_stdout=False, redirect_stderr=False
             )
-            self._live.start()
+            with sigterm_blocked():
+                self._live.start()
         else:
             self._print(f"{len(planned)} stages; logs in {logs}")
 

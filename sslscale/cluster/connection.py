@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sslscale.errors import ResourceError
+from sslscale.interrupts import sigterm_blocked
 
 # Set before ray is imported, in the driver; workers inherit them.
 _ENVIRONMENT = {
@@ -58,11 +59,8 @@ def connect() -> Any:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         _require_answer(os.environ.get("RAY_ADDRESS", ""))
-        handler = signal.getsignal(signal.SIGTERM)
-        with _chosen_ports() if "address" in options else contextlib.nullcontext():
+        with _own_sigterm(), _chosen_ports() if "address" in options else contextlib.nullcontext():
             ray.init(**options)
-        if handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray's own ends the process before a training is asked to save
     except OSError as error:  # ConnectionError is one
         text = str(error).splitlines()[0]
         if (where := os.environ.get("RAY_ADDRESS")) is None:
@@ -93,6 +91,38 @@ def _tell(data: dict[str, Any], *_: Any, **__: Any) -> None:
         print(f"a process of a stage died; Ray starts it again ({left[1]} retries left)", flush=True)
     elif not text.startswith("A worker died or was killed"):  # which the line above, or the stage's error, says
         print(f"Ray: {text}", flush=True)
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Let SIGTERM wait while Ray starts, and keep this process's handler of it.
+
+    Ray sets one in Python before it starts, which exits with code 15, and one in C++ when it connects, which aborts:
+    either would end the process before a training is asked to save. The threads that Ray starts never take the signal;
+    the processes that it starts do.
+    """
+    from ray._private import utils
+
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is None or threading.current_thread() is not threading.main_thread() or sys.platform != "linux":
+        yield
+        return
+    set_handler, die_with_parent = utils.set_sigterm_handler, utils.set_kill_on_parent_death_linux
+
+    def in_a_new_process() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        die_with_parent()
+
+    utils.set_sigterm_handler = lambda handler: None
+    utils.set_kill_on_parent_death_linux = in_a_new_process
+    try:
+        with sigterm_blocked():
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGTERM, handler)
+    finally:
+        utils.set_sigterm_handler, utils.set_kill_on_parent_death_linux = set_handler, die_with_parent
 
 
 _AGENTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
@@ -167,7 +197,13 @@ def disconnect() -> None:
     """Leave the cluster, and stop it if it is this process's own."""
     import ray
 
-    ray.shutdown()
+    handler = signal.getsignal(signal.SIGTERM)
+    with sigterm_blocked():
+        try:
+            ray.shutdown()
+        finally:
+            if handler is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray has set the system's, which ends the process
     for name, value in _saved.items():
         os.environ.pop(name, None)
         if value is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from sslscale.errors import ResourceError, UserError
@@ -13,10 +13,11 @@ _TAIL = 1 << 16
 _KILLED = ("WorkerCrashedError", "ActorDiedError", "RayActorError")
 
 
-def why_it_died(error: BaseException, job: Job, logs: Iterable[Path]) -> UserError | None:
+def why_it_died(error: BaseException, job: Job, logs: Iterable[Path], old: Mapping[Path, int]) -> UserError | None:
     """What the user is told if `error` says that memory ran out, or that a worker died; None if it does not.
 
-    `logs` are what its processes wrote: one that the system killed writes nothing, one that crashed the signal.
+    `logs` are what its processes wrote: one that the system killed writes nothing, one that crashed the signal. The
+    first `old` bytes of a log are of earlier runs.
     """
     for one in _causes(error):
         kind, text = type(one).__name__, str(one)
@@ -24,7 +25,7 @@ def why_it_died(error: BaseException, job: Job, logs: Iterable[Path]) -> UserErr
             what = "the GPU's memory ran out" if "CUDA" in text else "a worker's memory ran out"
             return ResourceError(f"{job.context.name}: {what}{_advice(job)}")
         if kind in _KILLED and "node has died" not in text:
-            if signal := next(filter(None, map(_crash, logs)), None):
+            if signal := next(filter(None, (_crash(log, old.get(log, 0)) for log in logs)), None):
                 return UserError(
                     f"{job.context.name}: a worker crashed again and again ({signal}), which is a defect of a library; "
                     "the worker's log may show where"
@@ -36,11 +37,11 @@ def why_it_died(error: BaseException, job: Job, logs: Iterable[Path]) -> UserErr
     return None
 
 
-def _crash(log: Path) -> str:
-    """The signal that the last crash told in a log names, or an empty text."""
+def _crash(log: Path, start: int) -> str:
+    """The signal that the last crash told in a log after its first bytes names, or an empty text."""
     try:
         with log.open("rb") as file:
-            file.seek(max(log.stat().st_size - _TAIL, 0))
+            file.seek(max(log.stat().st_size - _TAIL, start))
             found = re.findall(rb"\*\*\* (SIG[A-Z]+) received", file.read())
     except OSError:  # on another machine
         return ""

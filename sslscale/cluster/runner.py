@@ -40,6 +40,7 @@ class RayRunner:
         self._own = os.environ.get(OWN) == "1"
         self._logs = logs
         self._jobs: dict[Any, Job] = {}
+        self._old: dict[Path, int] = {}  # bytes of logs that are of earlier runs
         self._waiting: list[tuple[Job, float]] = []  # for nodes; until when
 
     def start(self, job: Job) -> None:
@@ -77,6 +78,7 @@ class RayRunner:
             scheduling_strategy="DEFAULT",  # not inside what a trial was given, which is next to nothing
             max_retries=2,  # a lost node or a killed process; the stage goes on from what it left
         )
+        self._old |= {log: log.stat().st_size for log in self._logs_of(job) if log.exists()}
         self._jobs[task.remote(job, str(self._logs))] = job
 
     def _gpus(self, job: Job) -> float:
@@ -205,7 +207,7 @@ class RayRunner:
             except Exception as error:
                 cause = unwrap(error)
                 if not isinstance(cause, UserError):
-                    cause = why_it_died(error, job, self._logs_of(job)) or cause
+                    cause = why_it_died(error, job, self._logs_of(job), self._old) or cause
                 ended.append((job, cause))
         return ended
 

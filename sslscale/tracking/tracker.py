@@ -19,6 +19,7 @@ from typing import Any
 from sslscale.graph.artifacts import Checkpoint, Report
 from sslscale.graph.dag import Planned
 from sslscale.graph.execution import git_commit
+from sslscale.interrupts import sigterm_blocked
 from sslscale.report.results import measures
 from sslscale.storage import jsonio
 from sslscale.storage.addresses import masked
@@ -70,7 +71,8 @@ class Tracker:
         self._off = ""  # why nothing more is sent
         self._thread = threading.Thread(target=self._serve, daemon=True, name="tracking")
         self._work.put(self._start)
-        self._thread.start()
+        with sigterm_blocked():
+            self._thread.start()
 
     # --- called by the run ---
 

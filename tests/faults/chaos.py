@@ -4,11 +4,12 @@
     python -m tests.faults.chaos --kill worker --kills 100 --out OUT resources.train.num_workers=2
     python -m tests.faults.chaos --kill node --kills 30 --out OUT
     python -m tests.faults.chaos --kill driver --store --kills 30 --out OUT
+    python -m tests.faults.chaos --kill term --kills 30 --out OUT
 
 `driver` kills the command and all that it started; `worker` one of its worker processes; `node` takes one of three
-nodes and brings another. With `--store` the root is in an S3 server (moto's), and every other machine whose driver was
-killed is gone with all its files: the same command goes on elsewhere. Prints one line for each kill, and a count at the
-end; exit code 1 if anything differs.
+nodes and brings another; `term` sends the command SIGTERM, and tells how long it took to end. With `--store` the root
+is in an S3 server (moto's), and every other machine whose driver was killed is gone with all its files: the command
+goes on elsewhere. Prints one line for each kill, and a count at the end; exit code 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Outcome(NamedTuple):
     runs: int  # that ended, and were compared
     attempts: int
     differences: list[str]
+    slowest_s: float  # from SIGTERM to the end
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -75,6 +77,9 @@ def _kill(what: str, process: subprocess.Popen[str], choice: random.Random, node
             with contextlib.suppress(psutil.Error):
                 one.kill()
         return "driver"
+    if what == "term":
+        process.terminate()
+        return "SIGTERM"
     if what == "worker":
         with contextlib.suppress(psutil.Error, ProcessLookupError):
             if there := _workers(process.pid):
@@ -163,6 +168,7 @@ def chaos(
     choice = random.Random(seed)
     killed = ended = attempts = 0
     wrong: list[str] = []
+    slowest = 0.0
     with _cluster(what) as (nodes, own), contextlib.ExitStack() as ending:
         remote = Store(out) if store else None
         if remote is not None:
@@ -189,13 +195,20 @@ def chaos(
                         killed += 1
                         stages = len(list(root.glob("artifacts/*/*/record.json")))
                         tell(f"{killed}: {name} after {time.monotonic() - started:.1f} s, with {stages} stages done")
+                    if what == "term":
+                        break
                     if what == "driver":
                         if remote is not None and choice.random() < 0.5:
                             process.wait()
                             remote.lose()
                             tell("  and its machine is gone")
                         break
+                asked = time.monotonic()
                 _, err = process.communicate(timeout=_PATIENCE_S)
+                if process.returncode == 143 and what == "term":
+                    slowest = max(slowest, time.monotonic() - asked)
+                    tell(f"  it ended {time.monotonic() - asked:.1f} s later")
+                    continue
                 if process.returncode == 0:
                     break
                 if process.returncode > 0:  # more workers were lost than max_failures
@@ -209,13 +222,13 @@ def chaos(
             ended += 1
             if not found:
                 shutil.rmtree(root)
-    return Outcome(killed, ended, attempts, wrong)
+    return Outcome(killed, ended, attempts, wrong, slowest)
 
 
 def main() -> int:
     """The command at the top."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--kill", choices=("driver", "worker", "node"), default="driver")
+    options.add_argument("--kill", choices=("driver", "worker", "node", "term"), default="driver")
     options.add_argument("--kills", type=int, default=100)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--store", action="store_true")
@@ -233,6 +246,8 @@ def main() -> int:
     )
     for name in found.differences[:20]:
         print(name)
+    if found.slowest_s:
+        print(f"the slowest end after SIGTERM took {found.slowest_s:.1f} s")
     print(f"{found.kills} kills, {found.attempts} starts, {found.runs} runs compared, {len(found.differences)} differ")
     return int(bool(found.differences))
 

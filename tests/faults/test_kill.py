@@ -209,6 +209,28 @@ def test_sigterm_saves_the_step_that_a_training_is_at(workers: int, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("moment", ["Ray starts", "Ray has ended"])
+def test_sigterm_beside_the_stages_ends_a_run_as_in_them(moment: str, tmp_path: Path) -> None:
+    """Ray sets its own handlers when it starts, and the system's when it ends."""
+    config, root = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"), tmp_path / "runs"
+    words = ("run", config, "train.num_steps=40", "--root", root)
+    process = runs.start(*words)
+
+    def ready() -> bool:
+        if moment == "Ray starts":
+            return bool(processes_of(process.pid, "gcs_server"))
+        return len(find(root, "*/*/record.json")) == 4 and not processes_of(process.pid, "gcs_server")
+
+    runs.wait_until(ready, process)
+    process.terminate()
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 143, err
+    assert err.strip().splitlines()[-1] == "stopped; the same command goes on where it was"
+    out, _ = runs.sslscale(*words, "--json")
+    assert len(runs.result(out)["stages"]) == 4
+
+
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_given_up_and_all_start_again(tmp_path: Path) -> None:
     """The log shows where the other waited; the result is that of a run in which nothing hung."""
     config, root = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml"), tmp_path / "runs"

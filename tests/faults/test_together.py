@@ -42,7 +42,7 @@ def chain(ran: Path, length: int) -> list[Stage]:
     """Each stage needs the one before."""
     stages: list[Stage] = []
     for number in range(length):
-        inputs = {"before": stages[-1]} if stages else {}
+        inputs: dict[str, Any] = {"before": stages[-1]} if stages else {}
         stages.append(stage(work, Step(number=number, ran=str(ran)), name=f"step_{number}", **inputs))
     return stages[-1:]
 

@@ -13,7 +13,6 @@ import requests
 import torch
 from mlflow.exceptions import MlflowException
 
-from sslscale.cli.signals import Terminable
 from sslscale.cluster import connection, memory
 from sslscale.data.samples import open_samples
 from sslscale.data.stream import Stream
@@ -22,6 +21,7 @@ from sslscale.graph import dag, execution
 from sslscale.graph.artifacts import Report
 from sslscale.graph.context import RunContext
 from sslscale.graph.dag import stage
+from sslscale.interrupts import Terminable
 from sslscale.methods.method import build_method
 from sslscale.methods.supervised import Supervised
 from sslscale.settings.augment import AugmentConfig
@@ -200,10 +200,10 @@ def test_memory_that_ran_out_is_told_with_a_smaller_batch_and_a_lost_node_is_not
             fn=train_stage, config=CONFIG, inputs={}, description={}, key="k", git="", context=context("t", **resources)
         )
 
-    def told(error: Exception, job: execution.Job) -> str:
+    def told(error: Exception, job: execution.Job, old: int = 0) -> str:
         wrapped = RuntimeError("the trainer failed")
         wrapped.__cause__ = error
-        return str(memory.why_it_died(wrapped, job, [tmp_path / "none.log", log]))
+        return str(memory.why_it_died(wrapped, job, [tmp_path / "none.log", log], {log: old}))
 
     assert "t: a worker's memory ran out: its batch_size is 10; try 5" in told(OutOfMemoryError("x"), job())
     assert "the GPU's memory ran out" in told(OutOfMemoryError("CUDA out of memory"), job())
@@ -212,6 +212,7 @@ def test_memory_that_ran_out_is_told_with_a_smaller_batch_and_a_lost_node_is_not
     assert told(ValueError("x"), job()) == "None"
     log.write_text("step 1\n*** SIGSEGV received at time=1 on cpu 0 ***\nPC: @ 0x7 dnnl::impl::parallel()\n")
     assert "t: a worker crashed again and again (SIGSEGV)" in told(ActorDiedError("it died"), job())
+    assert "dmesg" in told(ActorDiedError("it died"), job(), old=log.stat().st_size)  # that was an earlier run
 
 
 def test_the_agents_of_a_cluster_of_ones_own_have_their_ports_before_they_start() -> None:

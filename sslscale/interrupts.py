@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 
@@ -29,3 +31,13 @@ class Terminable:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.terminated = True
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def sigterm_blocked() -> Iterator[None]:
+    """Let SIGTERM wait. Threads that are started meanwhile never take it, which leaves it to the main thread."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
