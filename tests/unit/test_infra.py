@@ -89,9 +89,14 @@ def test_the_dockerfile_passes_lint_and_is_not_root() -> None:
 
 
 def test_the_slurm_script_is_clean_and_asks_for_its_configuration() -> None:
-    assert tool("shellcheck", str(INFRA / "slurm.sh")) == ""
+    assert tool("shellcheck", str(INFRA / "slurm.sh"), str(INFRA.parent / ".ci" / "audit")) == ""
     done = subprocess.run(["bash", str(INFRA / "slurm.sh")], capture_output=True, text=True)
     assert done.returncode == 2 and "usage:" in done.stderr
+
+
+def test_a_vulnerability_that_is_passed_over_has_a_reason() -> None:
+    for line in (INFRA / "allowed-vulnerabilities.txt").read_text("utf-8").splitlines():
+        assert line.startswith("#") or re.fullmatch(r"(CVE|GHSA|PYSEC)-\S+ \S.{20,}", line), line
 
 
 def test_no_file_opens_a_port_to_the_world() -> None:
