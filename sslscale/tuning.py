@@ -171,15 +171,16 @@ class _Trial:
             if search.config.metric not in metrics:
                 raise ConfigError(f"metric: {search.config.metric} is none of {', '.join(sorted(metrics))}")
             tracker.finish(metrics)
-            value = metrics[search.config.metric]
-            last = search.config.early_stop.max_steps + 1 if search.config.early_stop else max(watch.seen, 1)
-            report({"score": value, "step": last, "value": value, trials.LAID: json.dumps(laid)})
             status = "FINISHED"
         except execution.StageFailed as failure:
             status = "FAILED"
             raise UserError(f"{failure.name}: {failure.__cause__}") from None
         finally:
             tracker.close(status)
+        # last: a trial that has reported this is never begun again, so all else must have been said
+        value = metrics[search.config.metric]
+        last = search.config.early_stop.max_steps + 1 if search.config.early_stop else max(watch.seen, 1)
+        report({"score": value, "step": last, "value": value, trials.LAID: json.dumps(laid)})
 
 
 class _Watch:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
+from sslscale.data.index import INDEX
 from sslscale.graph.artifacts import Dataset, Scores
 from sslscale.graph.context import RunContext
 from sslscale.graph.resources import Resources
@@ -64,6 +65,8 @@ def main() -> None:
     scores = root / "scores"
     scores.mkdir()
     write(scores, options.rows, options.classes)
+    (root / "unlabeled").mkdir()
+    (root / "unlabeled" / INDEX).write_text("{}")  # its sum stands in the selection
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     ctx = RunContext(path=root / "select", root=root, name="select", resources=Resources())
     ctx.path.mkdir()

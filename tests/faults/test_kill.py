@@ -168,12 +168,16 @@ def test_two_runs_over_one_root_at_once(tmp_path: Path) -> None:
 def test_one_interrupt_ends_a_run_and_says_what_is_kept(tmp_path: Path) -> None:
     config, root = runs.write(tmp_path, runs.TINY), tmp_path / "runs"
     process = runs.start("run", config, "--root", root)
-    runs.wait_until(lambda: len(find(root, "train/*/state/step-*/commit.json")) >= 1, process)
+
+    def student_saves() -> bool:
+        return len(find(root, "*/*/record.json")) >= 5 and bool(find(root, "train/*/state/step-*/commit.json"))
+
+    runs.wait_until(student_saves, process)
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert re.search(r"kept: 6 of 9 stages, and student_1 up to step \d+", out), out
+    assert re.search(r"kept: [56] of 9 stages, and student_1 up to step \d+", out), out
     assert err.strip().splitlines()[-1] == "stopped; the same command goes on where it was"
     psutil.wait_procs(children, timeout=20)
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
@@ -304,6 +308,7 @@ def test_a_worker_that_the_kernel_kills_for_its_memory_is_told_a_smaller_batch(t
         assert process.returncode == 0, err[-3000:]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.slow
 @pytest.mark.parametrize(("what", "kills"), [("driver", 10), ("worker", 6), ("node", 4)])
 def test_whatever_is_killed_at_random_moments_the_result_is_the_same(what: str, kills: int, tmp_path: Path) -> None:

@@ -79,8 +79,9 @@ def test_a_job_is_stopped_and_goes_on_as_another(head: tuple[str, dict[str, str]
 def test_a_cluster_without_the_gpus_says_what_it_has(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     address, auth = head
     config = runs.write(tmp_path, runs.SHORT_CONFIG, "short.yaml")
-    words = ("submit", config, "resources.gpus_per_worker=1", "--root", tmp_path / "root", "--address", address)
-    out, _ = runs.sslscale(*words, "--follow", code=4, env=auth)
+    words = ("submit", config, "--root", tmp_path / "root", "--address", address)
+    asked = ("resources.gpus_per_worker=1", "resources.wait_for_nodes_s=2")
+    out, _ = runs.sslscale(*words, *asked, "--follow", code=4, env=auth)
     assert "model: 1 workers of 1 GPUs are more than the 0 GPUs there are" in out
 
 

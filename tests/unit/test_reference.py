@@ -44,3 +44,13 @@ def test_the_readme_fits_and_counts_the_methods() -> None:
     kinds = Counter(row["kind"] for row in methods())
     found = re.search(r"(\d+) self-supervised and (\d+) semi-supervised methods", text)
     assert found and found.groups() == (str(kinds["self-supervised"]), str(kinds["semi-supervised"]))
+
+
+def test_the_promises_name_tests_that_exist() -> None:
+    folder = ROOT / "tests" / "faults"
+    named = re.findall(r"`(?:([\w./]+\.py)::)?(test_\w+)`", (folder / "README.md").read_text())
+    assert len(named) > 40
+    file = ""
+    for given, name in named:
+        file = given or file  # a name alone is of the file before it
+        assert f"def {name}(" in (folder / file).read_text(), f"{file}::{name}"
