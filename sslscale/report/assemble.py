@@ -34,9 +34,11 @@ def report(
     out = root / "reports" / f"{stem}-{digest([entry.key for entry in planned], 8)}.html"
     try:
         made = max((entry.path / RECORD).stat().st_mtime for entry in planned)
+        store = mirror.of(root.absolute())
+        if store and not out.exists():  # the machine that ran it has written it, and fetched the images for it
+            store.get([out.absolute()], optional=True)
         if out.exists() and out.stat().st_mtime >= made:
             return out
-        store = mirror.of(root.absolute())
         if store:
             for entry in planned:
                 _fetch(store, entry.path.absolute())
