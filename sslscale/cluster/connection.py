@@ -104,8 +104,14 @@ def _own_sigterm() -> Iterator[None]:
     from ray._private import utils
 
     handler = signal.getsignal(signal.SIGTERM)
-    if handler is None or threading.current_thread() is not threading.main_thread() or sys.platform != "linux":
+    if handler is None or threading.current_thread() is not threading.main_thread():
         yield
+        return
+    if sys.platform != "linux":  # there the processes that Ray starts would not take the signal either
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, handler)
         return
     set_handler, die_with_parent = utils.set_sigterm_handler, utils.set_kill_on_parent_death_linux
 

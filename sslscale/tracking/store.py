@@ -90,9 +90,11 @@ def _create(file: Path, make: Callable[[str], object]) -> None:
         except FileExistsError:  # another run has made it
             pass
         except OSError:  # a file system without links
-            new.rename(file)
+            if not file.exists():
+                new.rename(file)
     finally:
-        new.unlink(missing_ok=True)
+        for left in file.parent.glob(f"{new.name}*"):  # its journal too
+            left.unlink(missing_ok=True)
 
 
 def open_experiment(client: Any, root: Path, name: str) -> str:
