@@ -144,7 +144,8 @@ def ui(options: argparse.Namespace) -> int:
     for name, place in pages(options.root).items():
         print(f"{name}: http://127.0.0.1:{options.port}{place}")
     print(f"http://127.0.0.1:{options.port}  (a few seconds to start; stop with Ctrl-C)", flush=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # an argument, which all users see, would show a database's password
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1"]
     os.execv(sys.executable, [*command, "--port", str(options.port), "--workers", "1"])  # noqa: S606
 
 
