@@ -54,5 +54,5 @@ def test_every_command_of_the_tutorial_works(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
     for name in ("photos.yaml", "predictions.csv", "features.parquet", "model.onnx", "sslscale.schema.json"):
         assert (tmp_path / name).stat().st_size > 100
-    assert len(list((tmp_path / "runs" / "reports").glob("*.html"))) == 3
+    assert len(list((tmp_path / "runs" / "reports").glob("photos-*.html"))) == 3
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 601
