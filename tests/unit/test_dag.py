@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib
 import json
 import multiprocessing
@@ -160,6 +161,19 @@ def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
     assert locks.try_lock(tmp_path / "x.lock") is not None
+
+
+def test_a_lock_on_a_full_disk_is_one_unless_its_note_matters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    held = locks.try_lock(tmp_path / "x.lock")
+    assert held is not None and locks.try_lock(tmp_path / "x.lock") is None
+    with pytest.raises(OSError, match="No space left"):
+        locks.try_lock(tmp_path / "noted.lock", "the names in use")
+    monkeypatch.undo()
+    assert locks.try_lock(tmp_path / "noted.lock", "the names in use") is not None  # it was released
 
 
 def test_a_second_run_waits_for_the_first_ones_stage(tmp_path: Path) -> None:
