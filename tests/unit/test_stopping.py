@@ -13,6 +13,8 @@ import requests
 import torch
 from mlflow.exceptions import MlflowException
 
+from sslscale.cli import cluster
+from sslscale.cli.main import main
 from sslscale.cluster import connection, memory
 from sslscale.data.samples import open_samples
 from sslscale.data.stream import Stream
@@ -21,7 +23,7 @@ from sslscale.graph import dag, execution
 from sslscale.graph.artifacts import Report
 from sslscale.graph.context import RunContext
 from sslscale.graph.dag import stage
-from sslscale.interrupts import Terminable
+from sslscale.interrupts import Terminable, sigterm_blocked
 from sslscale.methods.method import build_method
 from sslscale.methods.supervised import Supervised
 from sslscale.settings.augment import AugmentConfig
@@ -146,6 +148,38 @@ def test_sigterm_interrupts_once_and_then_ends(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(KeyboardInterrupt), signals:
             signal.raise_signal(signal.SIGTERM)
         assert signals.terminated and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_what_fails_on_the_way_to_the_end_of_an_interrupted_command_ends_it_with_143(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(options: Any) -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ValueError("what it needed has ended") from None
+        return 0
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        monkeypatch.setattr(cluster, "list_jobs", interrupted)
+        assert main(["jobs", "--address", "http://127.0.0.1:1"]) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err.startswith("error: ValueError: what it needed has ended")
+
+
+def test_sigterm_waits_while_it_is_blocked_and_comes_afterwards() -> None:
+    taken: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: taken.append(number))
+    try:
+        with sigterm_blocked():
+            signal.raise_signal(signal.SIGTERM)  # to this thread
+            assert not taken
+        assert taken == [signal.SIGTERM]
+        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     finally:
         signal.signal(signal.SIGTERM, before)
 
